@@ -1,0 +1,25 @@
+# Headers, the CMake package `kvc` and a pkg-config file.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/kvc)
+set(exported kvc)
+set(architecture ARCH_INDEPENDENT)
+if(KVC_COMPILED_KERNELS)
+  list(APPEND exported kvc_kernels)
+  set(architecture "")
+endif()
+
+install(DIRECTORY include/kvc DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS ${exported} EXPORT kvc ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT kvc NAMESPACE kvc:: FILE kvcTargets.cmake DESTINATION ${package_folder})
+
+configure_package_config_file(cmake/kvcConfig.cmake.in kvcConfig.cmake INSTALL_DESTINATION ${package_folder})
+write_basic_package_version_file(kvcConfigVersion.cmake COMPATIBILITY SameMinorVersion ${architecture})
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/kvcConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/kvcConfigVersion.cmake
+        DESTINATION ${package_folder})
+
+# Relative to the file itself, so that an installed tree can be moved.
+file(RELATIVE_PATH pkgconfig_to_prefix "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+configure_file(cmake/kvc.pc.in kvc.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/kvc.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -1,0 +1,1 @@
+#include <kvc/kernels.cpp.hpp>

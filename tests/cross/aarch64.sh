@@ -1,0 +1,18 @@
+#!/bin/sh
+# aarch64.sh FOLDER: builds the tests of everything that knows an instruction set for 64-bit Arm in FOLDER and runs
+# them under emulation. SKIPPED (77) where the cross compiler or qemu is missing.
+set -eu
+library=$(cd "$(dirname "$0")/../.." && pwd)
+for tool in aarch64-linux-gnu-g++ qemu-aarch64; do
+  command -v $tool >/dev/null || {
+    echo "SKIPPED: $tool is not installed"
+    exit 77
+  }
+done
+
+${CMAKE:-cmake} -S "$library" -B "$1" -DCMAKE_BUILD_TYPE=Release -DKVC_TEST_FOLDERS="simd;kernels;codec" \
+  -DCMAKE_TOOLCHAIN_FILE="$library/cmake/aarch64-linux-gnu.cmake" \
+  -DKVC_BUILD_TESTS=ON -DKVC_BUILD_EXAMPLES=OFF -DKVC_BUILD_BENCH=OFF
+${CMAKE:-cmake} --build "$1" -j2
+cd "$1"
+${CTEST:-ctest} --output-on-failure --no-tests=error -L unit

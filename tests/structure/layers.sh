@@ -1,0 +1,61 @@
+#!/bin/sh
+# layers.sh: fails when a header includes one of a layer that it must not know. docs/architecture.md has the reasons.
+#   layer     its files (first match wins)                  it may include
+rules='
+  adaptor     eigen.hpp fmt.hpp                             vocabulary interface policy cache umbrella
+  umbrella    kvc.hpp                                       vocabulary interface policy attention cache
+  compiled    kernels.cpp.hpp                               vocabulary simd kernels
+  vocabulary  [^/]*.hpp                                     vocabulary
+  simd        simd/.*.hpp                                   vocabulary simd
+  kernels     kernels/.*.hpp                                vocabulary simd kernels
+  codec       codec/.*.hpp                                  vocabulary kernels codec
+  interface   policy/(head|plan|verbs|stage|budget).hpp     vocabulary interface
+  policy      policy/.*.hpp                                 vocabulary interface policy
+  storage     storage/.*.hpp                                vocabulary kernels codec storage interface
+  attention   attention/.*.hpp                              vocabulary kernels codec storage attention interface
+  cache       cache/.*.hpp                                  vocabulary codec storage attention interface policy cache
+'
+set -eu
+cd "$(dirname "$0")/../../include/kvc"
+
+# A rule's first word is its layer, words with a dot are patterns of files, the others are the layers it may include.
+find . -name '*.hpp' | sed 's|^\./||' | sort | xargs grep -nE '^ *# *include *[<"]' /dev/null | awk -v rules="$rules" '
+  BEGIN {
+    count = split(rules, lines, "\n")
+    for (i = 1; i <= count; ++i) {
+      words = split(lines[i], word, " ")
+      for (j = 2; j <= words; ++j) {
+        if (word[j] ~ /\./) { pattern[++patterns] = "^" word[j] "$"; layer[patterns] = word[1] }
+        else allowed[word[1], word[j]] = 1
+      }
+    }
+  }
+  function layer_of(file,   i) {
+    for (i = 1; i <= patterns; ++i) if (file ~ pattern[i]) return layer[i]
+    return "none"
+  }
+  {
+    split($0, part, ":")
+    file = part[1]
+    target = $0
+    sub(/^[^<"]*/, "", target)                          # <vector> or "kvc/views.hpp", and what follows it
+    if (target ~ /^<(sys\/)?[^\/]*>/) next               # the standard library, the operating system
+    if (target !~ /^.kvc\//) {
+      if (layer_of(file) == "adaptor") next             # Eigen, fmt: paid for by who includes the adaptor
+      print file ":" part[2] ": includes " target ", which is neither <kvc/...> nor of the standard library"
+      wrong = 1
+      next
+    }
+    sub(/^./, "", target)
+    sub(/[>"].*$/, "", target)
+    sub(/^kvc\//, "", target)
+    ++compared
+    if (!((layer_of(file), layer_of(target)) in allowed)) {
+      print file ":" part[2] ": " layer_of(file) " must not include " target " (" layer_of(target) ")"
+      wrong = 1
+    }
+  }
+  END {
+    print compared + 0 " includes compared"
+    exit wrong || !compared
+  }'
