@@ -1,0 +1,20 @@
+#pragma once
+/// Defines the kernels of builds with KVC_COMPILED_KERNELS: include this in exactly one .cpp file of the program. All other
+/// files then compile without intrinsics and without kernels.
+#if !defined(KVC_COMPILED_KERNELS)
+#error "kvc/kernels.cpp.hpp: define KVC_COMPILED_KERNELS for the whole program (or do not include this file)"
+#endif
+
+#include "kvc/kernels/all_targets.hpp"
+#include "kvc/kernels/dispatch.hpp"
+
+namespace kvc::kernels {
+
+const Table& table(Isa isa) {
+  if (!is_available(isa)) fail(ErrorCode::incompatible, std::string("kernels: this machine has no ") + to_string(isa));
+  return compiled_table(isa);
+}
+
+const Table& active() { return compiled_table(current_isa()); }
+
+}  // namespace kvc::kernels

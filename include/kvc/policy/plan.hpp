@@ -1,0 +1,148 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kvc/policy/head.hpp"
+
+namespace kvc {
+
+/// What an evicting policy answers about one head: which slots stay, which are rewritten. It starts as "keep everything";
+/// the first of first/last/range/keep/top/drop_all starts a choice from nothing kept. The core executes it.
+class Plan {
+ public:
+  struct Rewrite {
+    std::size_t slot;
+    std::vector<float> key, value;
+  };
+
+  Plan() = default;
+  explicit Plan(const HeadView& head) { reset(head); }
+  /// Back to "keep everything" for `head`, reusing the memory.
+  void reset(const HeadView& head) {
+    head_ = &head;
+    chosen_.assign(head.size(), 1);
+    choosing_ = false;
+    rewrites_.clear();
+    multiplicities_.clear();
+  }
+
+  /// Room for heads of `slots` slots.
+  void reserve(std::size_t slots) {
+    chosen_.reserve(slots);
+    candidates_.reserve(slots);
+  }
+
+  void first(std::size_t n) { range(0, n); }
+  void last(std::size_t n) { range(chosen_.size() - std::min(n, chosen_.size()), chosen_.size()); }
+  /// Keeps slots [begin, end), clipped to the slots there are.
+  void range(std::size_t begin, std::size_t end) {
+    start();
+    for (std::size_t slot = begin; slot < std::min(end, chosen_.size()); ++slot) chosen_[slot] = 1;
+  }
+  void keep(std::size_t slot) { range(slot, slot + 1); }
+  void drop_all() {
+    choosing_ = true;
+    std::fill(chosen_.begin(), chosen_.end(), std::uint8_t{0});
+  }
+  /// Fills up to `total` kept slots with the highest of `scores` [slots]. On equal scores the older slot stays; NaN loses.
+  void top(std::span<const float> scores, std::size_t total) {
+    start();
+    const std::size_t already = kept_count();
+    if (already >= total) return;
+    candidates_.clear();
+    for (std::size_t slot = 0; slot < std::min(scores.size(), chosen_.size()); ++slot)
+      if (!chosen_[slot]) candidates_.push_back(static_cast<std::uint32_t>(slot));
+    const std::size_t wanted = std::min(total - already, candidates_.size());
+    const auto better = [&](std::uint32_t a, std::uint32_t b) {
+      const float x = scores[a], y = scores[b];
+      if (std::isnan(x) || std::isnan(y)) return std::isnan(y) && (!std::isnan(x) || a < b);
+      return x > y || (x == y && a < b);
+    };
+    if (wanted < candidates_.size())
+      std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(wanted), candidates_.end(), better);
+    for (std::size_t i = 0; i < wanted; ++i) chosen_[candidates_[i]] = 1;
+  }
+
+  bool kept(std::size_t slot) const { return chosen_[slot] != 0; }
+  std::size_t kept_count() const { return static_cast<std::size_t>(std::count(chosen_.begin(), chosen_.end(), std::uint8_t{1})); }
+
+  /// The key, or value, that a kept slot shall have from now on; starts as a copy of what it has.
+  std::span<float> key(std::size_t slot) { return rewrite(slot).key; }
+  std::span<float> value(std::size_t slot) { return rewrite(slot).value; }
+  /// From now on the slot stands for `tokens` tokens: its logit gets log(tokens) added.
+  void multiplicity(std::size_t slot, float tokens) { multiplicities_.emplace_back(slot, tokens); }
+
+  std::span<const std::uint8_t> chosen() const { return chosen_; }
+  std::span<const Rewrite> rewrites() const { return rewrites_; }
+  std::span<const std::pair<std::size_t, float>> multiplicities() const { return multiplicities_; }
+
+ private:
+  void start() {
+    if (!choosing_) drop_all();
+  }
+  Rewrite& rewrite(std::size_t slot) {
+    for (Rewrite& known : rewrites_)
+      if (known.slot == slot) return known;
+    const auto key = head_->keys()[slot];
+    const auto value = head_->values()[slot];
+    rewrites_.push_back({slot, {key.begin(), key.end()}, {value.begin(), value.end()}});
+    return rewrites_.back();
+  }
+
+  const HeadView* head_ = nullptr;
+  std::vector<std::uint8_t> chosen_;
+  bool choosing_ = false;
+  std::vector<Rewrite> rewrites_;
+  std::vector<std::pair<std::size_t, float>> multiplicities_;
+  std::vector<std::uint32_t> candidates_;
+};
+
+/// What a cross-layer policy answers about two adjacent layers that keep the same positions: which keys and values share one
+/// direction, with the norm that each layer scales it to (MiniCache).
+class PairPlan {
+ public:
+  struct Shared {
+    std::size_t slot;
+    std::vector<float> direction;
+    float norm_below, norm_here;
+  };
+
+  void share_key(std::size_t slot, std::span<const float> direction, float norm_below, float norm_here) {
+    keys_.push_back({slot, {direction.begin(), direction.end()}, norm_below, norm_here});
+  }
+  void share_value(std::size_t slot, std::span<const float> direction, float norm_below, float norm_here) {
+    values_.push_back({slot, {direction.begin(), direction.end()}, norm_below, norm_here});
+  }
+  std::span<const Shared> keys() const { return keys_; }
+  std::span<const Shared> values() const { return values_; }
+
+ private:
+  std::vector<Shared> keys_, values_;
+};
+
+/// What a read-time selector answers for one query group: the slots to attend to. It starts empty.
+class Selection {
+ public:
+  void reset(std::size_t slots) { chosen_.assign(slots, 0); }
+  /// Slots [begin, end), clipped to the slots there are.
+  void range(std::size_t begin, std::size_t end) {
+    for (std::size_t slot = begin; slot < std::min(end, chosen_.size()); ++slot) chosen_[slot] = 1;
+  }
+  std::span<const std::uint8_t> chosen() const { return chosen_; }
+  /// Memory for the selector's own `n` numbers, reused from call to call.
+  std::span<float> scratch(std::size_t n) {
+    if (scratch_.size() < n) scratch_.resize(n);
+    return std::span<float>(scratch_).first(n);
+  }
+
+ private:
+  std::vector<std::uint8_t> chosen_;
+  std::vector<float> scratch_;
+};
+
+}  // namespace kvc

@@ -1,0 +1,77 @@
+#pragma once
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvc/error.hpp"
+#include "kvc/views.hpp"
+
+namespace kvc {
+
+/// Index of a token in the original text; it survives eviction.
+using Position = std::int32_t;
+
+/// One KV head of one layer of a sequence.
+struct HeadId {
+  std::uint32_t layer = 0, head = 0;
+  friend bool operator==(HeadId, HeadId) = default;
+};
+
+/// The model's rotary embedding: pair i of a position-m vector is rotated by m * inv_freq[i]. Empty: no rotary.
+struct Rotary {
+  std::vector<float> inv_freq;  ///< one entry per rotated pair, head_dim / 2 or fewer (partial rotary)
+  bool interleaved = false;     ///< pairs (2i, 2i+1); otherwise (i, i + inv_freq.size()), the "rotate-half" form
+
+  /// The unscaled table base^(-2i/dim) of a fully rotated head.
+  static Rotary standard(std::size_t head_dim, double base = 10000.0, bool interleaved = false) {
+    Rotary rotary{{}, interleaved};
+    for (std::size_t i = 0; i < head_dim / 2; ++i)
+      rotary.inv_freq.push_back(static_cast<float>(std::pow(base, -2.0 * double(i) / double(head_dim))));
+    return rotary;
+  }
+};
+
+/// The tensors of the model that the cache serves.
+struct CacheShape {
+  std::size_t layers = 1, query_heads = 1, kv_heads = 1, head_dim = 64;
+  std::size_t value_dim = 0;  ///< 0: head_dim
+  float scale = 0;            ///< of the logits; 0: 1/sqrt(head_dim)
+  float softcap = 0;          ///< logits become softcap * tanh(logit / softcap); 0: no cap
+  Rotary rotary = {};         ///< lets the core un-rotate, re-rotate and place tokens at in-cache positions
+
+  /// Query heads that share a KV head; query head h reads KV head h / group().
+  std::size_t group() const { return query_heads / kv_heads; }
+  std::size_t values_dim() const { return value_dim ? value_dim : head_dim; }
+  std::size_t heads() const { return layers * kv_heads; }
+  float logit_scale() const { return scale > 0 ? scale : 1.0f / std::sqrt(static_cast<float>(head_dim)); }
+
+  /// Throws Error unless every field is usable; called by the constructors that take a shape.
+  void validate() const {
+    auto require = [](bool ok, const std::string& sentence) {
+      if (!ok) fail(ErrorCode::invalid_argument, "CacheShape: " + sentence);
+    };
+    require(layers > 0 && kv_heads > 0 && query_heads > 0, "layers, query_heads and kv_heads must be positive");
+    require(query_heads % kv_heads == 0, "query_heads (" + std::to_string(query_heads) + ") must be a multiple of kv_heads (" +
+                                             std::to_string(kv_heads) + ")");
+    require(group() <= 64, "at most 64 query heads may share a KV head, got " + std::to_string(group()));
+    require(head_dim > 0 && head_dim % 8 == 0, "head_dim must be a positive multiple of 8, got " + std::to_string(head_dim));
+    require(values_dim() % 8 == 0, "value_dim must be a multiple of 8, got " + std::to_string(value_dim));
+    require(rotary.inv_freq.size() * 2 <= head_dim, "rotary has more pairs than head_dim / 2");
+    require(std::isfinite(scale) && scale >= 0 && std::isfinite(softcap) && softcap >= 0,
+            "scale and softcap must be finite and not negative");
+  }
+};
+
+/// What one call appends to one layer, with the rotary embedding already applied.
+struct Tokens {
+  ConstRows q;  ///< [tokens, query_heads * head_dim]
+  ConstRows k;  ///< [tokens, kv_heads * head_dim]
+  ConstRows v;  ///< [tokens, kv_heads * value_dim]
+  std::span<const float> scores = {};        ///< external scores [tokens, kv_heads]; only if a policy asks for them
+  std::span<const Position> positions = {};  ///< strictly ascending; empty: they continue from the last token seen
+};
+
+}  // namespace kvc

@@ -1,0 +1,25 @@
+#pragma once
+#include <cstddef>
+#include <optional>
+
+#include "kvc/format.hpp"
+
+namespace kvc {
+
+/// When and how the keys, or the values, of a head are sealed into their codec's blocks. After every pass the oldest dense
+/// slots are sealed, `batch` at a time, as long as that spares the first `sinks` and the newest `recent` slots.
+/// Keys and values seal apart: of 100 tokens KIVI (R = 32) holds 96 sealed keys (batch 32) and 68 sealed values (recent 32).
+struct Stream {
+  /// Format of sealed rows. None: rows stay dense in the cache's own type. A Dense format is never sealed: it only
+  /// chooses the element type in which rows are stored from the start.
+  std::optional<Format> format = std::nullopt;
+  std::size_t sinks = 0, recent = 0, batch = 1;
+  bool whole_prompt = false;  ///< at prompt_end one block takes every candidate (factorizations); batch rules afterwards
+};
+
+/// The two streams of one head.
+struct Streams {
+  Stream key, value;
+};
+
+}  // namespace kvc
