@@ -1,9 +1,8 @@
 #pragma once
 /// kvc: KV-cache compression policies for C++ inference engines. This header is all an engine includes; it needs nothing
-/// but the C++20 standard library.
+/// but the C++20 standard library. Policies by name, at run time, are apart, in kvc/policy/any_policy.hpp: they cost compile time.
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policy/ada_kv.hpp"
-#include "kvc/policy/any_policy.hpp"
 #include "kvc/policy/external_scores.hpp"
 #include "kvc/policy/full.hpp"
 #include "kvc/policy/h2o.hpp"

@@ -24,6 +24,27 @@ class AnyState {
   virtual std::size_t bytes() const = 0;
 };
 
+/// State<P> in a box.
+template <class P>
+struct StateBox final : AnyState {
+  State<P> value{};
+  std::unique_ptr<AnyState> clone() const override { return std::make_unique<StateBox>(*this); }
+  std::size_t bytes() const override {
+    if constexpr (requires { value.bytes(); }) return value.bytes();
+    return std::is_same_v<State<P>, Nothing> ? 0 : sizeof(State<P>);
+  }
+};
+
+namespace detail {
+template <class P>
+inline constexpr char TypeMark = 0;
+}
+/// Tells policy types apart without RTTI.
+template <class P>
+const void* type_key() {
+  return &detail::TypeMark<P>;
+}
+
 /// A head with one stage's memory, type erased.
 struct AnyHead {
   HeadView view;
@@ -41,6 +62,8 @@ class Stage {
   };
 
   virtual ~Stage() = default;
+  /// type_key() of the policy.
+  virtual const void* type() const = 0;
   virtual Verbs verbs() const = 0;
   virtual Needs needs() const = 0;
   virtual Positions positions() const = 0;
@@ -67,19 +90,11 @@ template <class P>
 class StageOf final : public Stage {
   static_assert(check_policy<P>());
 
-  struct StateBox final : AnyState {
-    State<P> value{};
-    std::unique_ptr<AnyState> clone() const override { return std::make_unique<StateBox>(*this); }
-    std::size_t bytes() const override {
-      if constexpr (requires { value.bytes(); }) return value.bytes();
-      return std::is_same_v<State<P>, Nothing> ? 0 : sizeof(State<P>);
-    }
-  };
-
  public:
   explicit StageOf(P policy) : policy_(std::move(policy)) {}
   const P& policy() const { return policy_; }
 
+  const void* type() const override { return type_key<P>(); }
   Verbs verbs() const override {
     return {.observe = Observes<P>,
             .allocate = Allocates<P>,
@@ -107,7 +122,7 @@ class StageOf final : public Stage {
     const Slot<P> fresh{};
     std::memcpy(slot, &fresh, slot_bytes());
   }
-  std::unique_ptr<AnyState> new_state() const override { return std::make_unique<StateBox>(); }
+  std::unique_ptr<AnyState> new_state() const override { return std::make_unique<StateBox<P>>(); }
   std::size_t budget(HeadId id, std::size_t seen, const CacheShape& shape) const override {
     if constexpr (requires { Budget(policy_.budget); }) return Budget(policy_.budget).at(id, seen, shape);
     return Unlimited;
@@ -170,7 +185,7 @@ class StageOf final : public Stage {
     static_cast<HeadView&>(head) = any.view;
     if constexpr (!std::is_same_v<Slot<P>, Nothing>)
       head.slots = {reinterpret_cast<Slot<P>*>(any.slots), any.view.size()};
-    if (any.state) head.state = &static_cast<StateBox*>(any.state)->value;
+    if (any.state) head.state = &static_cast<StateBox<P>*>(any.state)->value;
     return head;
   }
   static std::vector<Head<P>> typed(std::span<const AnyHead> heads) {

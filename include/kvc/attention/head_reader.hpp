@@ -1,0 +1,193 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "kvc/attention/rotary.hpp"
+#include "kvc/kernels/dispatch.hpp"
+#include "kvc/storage/head_store.hpp"
+
+namespace kvc::attention {
+
+/// Rows of a head that are scored, exponentiated and summed before the next ones: their scores stay in the nearest cache.
+/// Chunks begin at fixed rows, so a query's result does not depend on how its prompt was cut into calls.
+inline constexpr std::size_t ChunkRows = 256;
+
+inline constexpr float MinusInfinity = -std::numeric_limits<float>::infinity();
+
+/// What attention needs to know of the model and of the policy's placement.
+struct Settings {
+  const CacheShape* shape = nullptr;
+  bool in_cache = false;  ///< tokens stand at their slot index, not at their position in the text
+};
+
+/// Queries of one KV head: row t * group + g belongs to token t, scaled by the logit scale already.
+struct Queries {
+  const float* data = nullptr;  ///< [tokens * group, head_dim], contiguous
+  std::size_t tokens = 0, group = 1, dim = 0;
+  /// Per token, where it stands in the cache minus where its rotary embedding put it; only read for in-cache positions.
+  std::span<const std::int32_t> shifts = {};
+
+  std::size_t rows() const { return tokens * group; }
+  kernels::Coefficients coefficients() const { return {data, rows(), dim}; }
+  /// The queries of tokens [first, first + count).
+  Queries part(std::size_t first, std::size_t count) const {
+    return {data + first * group * dim, count, group, dim, shifts.empty() ? shifts : shifts.subspan(first, count)};
+  }
+};
+
+/// Copies the head's queries out of a layer's rows and scales them.
+inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, std::size_t head, std::span<float> memory) {
+  const std::size_t group = shape.group(), dim = shape.head_dim;
+  const float scale = shape.logit_scale();
+  for (std::size_t t = 0; t < layer_queries.count; ++t) {
+    const float* source = layer_queries[t].data() + head * group * dim;
+    float* target = memory.data() + t * group * dim;
+    for (std::size_t i = 0; i < group * dim; ++i) target[i] = source[i] * scale;
+  }
+  return {memory.data(), layer_queries.count, group, dim, {}};
+}
+
+/// Scores of rows [first, first + count) of one segment, whatever multiple its codec wants ranges to begin on.
+inline void segment_scores(const Segment& segment, std::size_t first, std::size_t count, const kernels::Coefficients& queries,
+                           const kernels::Results& results) {
+  const Block& block = *segment.block;
+  const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
+  if (outside == 0) return block.codec().scores(block.data(), block.capacity(), begin, count, queries, results);
+  const std::size_t wide = outside + count;
+  auto memory = detail::scratch<struct UnalignedScores>(queries.rows * wide);
+  block.codec().scores(block.data(), block.capacity(), begin - outside, wide, queries, {memory.data(), wide, false});
+  for (std::size_t row = 0; row < queries.rows; ++row)
+    std::copy_n(memory.data() + row * wide + outside, count, results.data + row * results.stride);
+}
+
+/// results += weights · rows [first, first + count) of one segment.
+inline void segment_accumulate(const Segment& segment, std::size_t first, std::size_t count, const kernels::Coefficients& weights,
+                               const kernels::Results& results) {
+  const Block& block = *segment.block;
+  const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
+  if (outside == 0) return block.codec().accumulate(block.data(), block.capacity(), begin, count, weights, results);
+  const std::size_t wide = outside + count;
+  auto memory = detail::scratch<struct UnalignedWeights>(weights.rows * wide);
+  for (std::size_t row = 0; row < weights.rows; ++row) {
+    std::fill_n(memory.data() + row * wide, outside, 0.0f);
+    std::copy_n(weights.data + row * weights.stride, count, memory.data() + row * wide + outside);
+  }
+  block.codec().accumulate(block.data(), block.capacity(), begin - outside, wide, {memory.data(), weights.rows, wide}, results);
+}
+
+/// Calls visit(segment, first row inside it, count, offset from `begin`) for the segments that hold rows [begin, end).
+template <class Visit>
+void for_each_segment(std::span<const Segment> segments, std::size_t begin, std::size_t end, Visit visit) {
+  auto segment = std::upper_bound(segments.begin(), segments.end(), begin,
+                                  [](std::size_t row, const Segment& candidate) { return row < candidate.first; });
+  if (segment != segments.begin()) --segment;
+  for (; segment != segments.end() && segment->first < end; ++segment) {
+    const std::size_t from = std::max(begin, segment->first), to = std::min(end, segment->first + segment->rows());
+    if (from < to) visit(*segment, from - segment->first, to - from, from - begin);
+  }
+}
+
+/// How one head is read in one pass by one thread: its bias, its runs of equally shifted rows, and the arithmetic on row ranges.
+/// It works in the thread's scratch memory, so a thread has at most one at a time.
+class HeadReader {
+ public:
+  HeadReader(const HeadStore& head, const Settings& settings, std::span<const std::uint8_t> selected = {})
+      : head_(head), settings_(settings) {
+    bias_ = head.key_bias(detail::scratch<struct BiasPurpose>(kernels::round_up(head.keys().rows(), kernels::TileLanes)));
+    if (!selected.empty()) mask_unselected(selected);
+    if (settings.in_cache) find_runs();
+  }
+
+  const HeadStore& head() const { return head_; }
+  std::size_t rows() const { return head_.keys().rows(); }
+  const float* bias(std::size_t row) const { return bias_.empty() ? nullptr : bias_.data() + row; }
+  bool skips(std::size_t begin, std::size_t end) const {
+    return selects_ && std::all_of(bias_.begin() + std::ptrdiff_t(begin), bias_.begin() + std::ptrdiff_t(end),
+                                   [](float b) { return b == MinusInfinity; });
+  }
+
+  /// Scores of key rows [begin, end), soft-capped, without bias: results[row][0 … end - begin).
+  void scores(std::size_t begin, std::size_t end, const Queries& queries, const kernels::Results& results) const {
+    if (!settings_.in_cache) score_rows(begin, end, queries.coefficients(), results);
+    else score_shifted(begin, end, queries, results);
+    if (const float cap = settings_.shape->softcap; cap > 0)
+      for (std::size_t row = 0; row < queries.rows(); ++row)
+        kernels::active().softcap(results.data + row * results.stride, end - begin, cap);
+  }
+
+  /// results += weights · value rows [begin, end).
+  void accumulate(std::size_t begin, std::size_t end, const kernels::Coefficients& weights, const kernels::Results& results) const {
+    for_each_segment(head_.values().segments(), begin, end, [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
+      segment_accumulate(segment, first, count, {weights.data + offset, weights.rows, weights.stride}, results);
+    });
+  }
+
+ private:
+  struct Run {
+    std::size_t end;
+    std::int32_t shift;  // position in the text minus slot
+  };
+
+  void score_rows(std::size_t begin, std::size_t end, const kernels::Coefficients& queries, const kernels::Results& results) const {
+    for_each_segment(head_.keys().segments(), begin, end, [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
+      segment_scores(segment, first, count, queries, {results.data + offset, results.stride, false});
+    });
+  }
+
+  /// A key stands at its original position and is wanted at its slot. Turning the query by the difference gives the same
+  /// product, and one turn serves every row that is shifted by as much.
+  void score_shifted(std::size_t begin, std::size_t end, const Queries& queries, kernels::Results results) const {
+    auto turned = detail::scratch<struct TurnedPurpose>(queries.rows() * queries.dim);
+    for (const Run& run : runs_) {
+      if (run.end <= begin) continue;
+      for (std::size_t row = 0; row < queries.rows(); ++row) {
+        const std::span<float> target = turned.subspan(row * queries.dim, queries.dim);
+        std::copy_n(queries.data + row * queries.dim, queries.dim, target.begin());
+        const std::int32_t delta = run.shift + (queries.shifts.empty() ? 0 : queries.shifts[row / queries.group]);
+        if (delta != 0) rotate(target, settings_.shape->rotary, delta);
+      }
+      const std::size_t stop = std::min(end, run.end);
+      score_rows(begin, stop, {turned.data(), queries.rows(), queries.dim}, results);
+      results.data += stop - begin;
+      begin = stop;
+      if (begin == end) return;
+    }
+  }
+
+  void find_runs() {
+    const HeadStore& head = head_;
+    auto shifts = detail::scratch<struct ShiftPurpose, std::int32_t>(rows());
+    std::fill(shifts.begin(), shifts.end(), std::numeric_limits<std::int32_t>::min());
+    for (std::size_t slot = 0; slot < head.size(); ++slot)
+      shifts[static_cast<std::size_t>(head.keys().map()[slot])] = head.position(slot) - static_cast<std::int32_t>(slot);
+    auto runs = detail::scratch<struct RunPurpose, Run>(rows());
+    std::size_t count = 0;
+    for (std::size_t row = 0; row < rows(); ++row) {
+      const bool dead = shifts[row] == std::numeric_limits<std::int32_t>::min();
+      if (count > 0 && (dead || runs[count - 1].shift == shifts[row])) runs[count - 1].end = row + 1;
+      else runs[count++] = {row + 1, dead ? 0 : shifts[row]};
+    }
+    runs_ = runs.first(count);
+  }
+
+  void mask_unselected(std::span<const std::uint8_t> selected) {
+    auto memory = detail::scratch<struct BiasPurpose>(kernels::round_up(rows(), kernels::TileLanes));
+    if (bias_.empty()) std::fill(memory.begin(), memory.end(), 0.0f);
+    for (std::size_t slot = 0; slot < head_.size(); ++slot)
+      if (!selected[slot]) memory[static_cast<std::size_t>(head_.keys().map()[slot])] = MinusInfinity;
+    bias_ = memory;
+    selects_ = true;
+  }
+
+  const HeadStore& head_;
+  Settings settings_;
+  std::span<const float> bias_;
+  std::span<const Run> runs_;
+  bool selects_ = false;
+};
+
+}  // namespace kvc::attention

@@ -1,0 +1,143 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+
+#include "kvc/attention/head_reader.hpp"
+
+namespace kvc::attention {
+
+/// Attention over part of the rows, not yet divided by its sum: per query row its largest logit, the sum of
+/// exp(logit - largest), and the weighted sum of values. Partial results of disjoint rows merge exactly.
+struct Partial {
+  float* maximum = nullptr;  ///< [rows]
+  float* sum = nullptr;      ///< [rows]
+  float* values = nullptr;   ///< [rows, stride]; null: only maximum and sum are wanted
+  std::size_t rows = 0, stride = 0;
+
+  static std::size_t floats(std::size_t rows, std::size_t value_dim) {
+    return rows * (2 + kernels::round_up(value_dim, kernels::TileLanes));
+  }
+  /// Lays an empty state over memory of floats(rows, value_dim).
+  static Partial empty_in(std::span<float> memory, std::size_t rows, std::size_t value_dim) {
+    const std::size_t stride = kernels::round_up(value_dim, kernels::TileLanes);
+    std::fill_n(memory.data(), rows * stride, 0.0f);
+    std::fill_n(memory.data() + rows * stride, rows, MinusInfinity);
+    std::fill_n(memory.data() + rows * stride + rows, rows, 0.0f);
+    return {memory.data() + rows * stride, memory.data() + rows * stride + rows, memory.data(), rows, stride};
+  }
+
+  /// Takes in the other rows' result.
+  void merge(const Partial& other) {
+    for (std::size_t row = 0; row < rows; ++row) {
+      if (other.sum[row] == 0) continue;
+      const float together = std::max(maximum[row], other.maximum[row]);
+      const float mine = sum[row] == 0 ? 0.0f : std::exp(maximum[row] - together);
+      const float theirs = std::exp(other.maximum[row] - together);
+      maximum[row] = together;
+      sum[row] = sum[row] * mine + other.sum[row] * theirs;
+      float* out = values + row * stride;
+      const float* in = other.values + row * stride;
+      for (std::size_t c = 0; c < stride; ++c) out[c] = out[c] * mine + in[c] * theirs;
+    }
+  }
+  float log_sum_exp(std::size_t row) const { return sum[row] > 0 ? maximum[row] + std::log(sum[row]) : MinusInfinity; }
+  /// Row `row` of the attention output; zeros if it saw nothing.
+  void finish(std::size_t row, std::span<float> out) const {
+    const float factor = sum[row] > 0 ? 1.0f / sum[row] : 0.0f;
+    for (std::size_t c = 0; c < out.size(); ++c) out[c] = values[row * stride + c] * factor;
+  }
+};
+
+/// Keeps what decode already computed, for policies that want the probabilities of the pass.
+struct KeptScores {
+  float* weights = nullptr;   ///< [rows, stride]: exp(logit - the chunk's maximum), in key row order
+  float* maxima = nullptr;    ///< [chunks, rows]: that maximum
+  std::size_t stride = 0;
+};
+
+/// What a chunk that no selected slot touches leaves behind.
+inline void skip_chunk(const KeptScores& kept, std::size_t chunk, std::size_t count, std::size_t rows) {
+  if (!kept.weights) return;
+  for (std::size_t row = 0; row < rows; ++row) std::fill_n(kept.weights + row * kept.stride + chunk, count, 0.0f);
+  std::fill_n(kept.maxima + chunk / ChunkRows * rows, rows, MinusInfinity);
+}
+
+/// Adds rows [begin, end) of a head whose keys and values lie in the same order. `limit` gives, per token, the rows its
+/// queries may see: [0, limit_first + token); pass rows() - tokens + 1 for tokens that were appended last.
+inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries, std::size_t limit_first,
+                        Partial& state, const KeptScores& kept = {}) {
+  const auto& table = kernels::active();
+  const std::size_t rows = queries.rows();
+  auto memory = detail::scratch<struct ScoresPurpose>(rows * ChunkRows + rows);
+  float* correction = memory.data() + rows * ChunkRows;
+  for (std::size_t chunk = begin; chunk < end; chunk += ChunkRows) {
+    const std::size_t stop = std::min(chunk + ChunkRows, end), count = stop - chunk;
+    if (reader.skips(chunk, stop)) {
+      skip_chunk(kept, chunk, count, rows);
+      continue;
+    }
+    float* scores = kept.weights ? kept.weights + chunk : memory.data();
+    const std::size_t stride = kept.weights ? kept.stride : ChunkRows;
+    reader.scores(chunk, stop, queries, {scores, stride, false});
+    for (std::size_t token = 0; token < queries.tokens; ++token) {
+      const std::size_t limit = limit_first + token;
+      if (limit >= stop) break;
+      const std::size_t visible = limit > chunk ? limit - chunk : 0;
+      for (std::size_t g = 0; g < queries.group; ++g)
+        std::fill(scores + (token * queries.group + g) * stride + visible, scores + (token * queries.group + g) * stride + count, MinusInfinity);
+    }
+    table.softmax_update(scores, stride, rows, count, reader.bias(chunk), state.maximum, state.sum, correction);
+    if (state.values) {
+      table.scale_rows(state.values, state.stride, rows, state.stride, correction);
+      reader.accumulate(chunk, stop, {scores, rows, stride}, {state.values, state.stride, true});
+    }
+    if (kept.maxima) std::copy_n(state.maximum, rows, kept.maxima + chunk / ChunkRows * rows);
+  }
+}
+
+/// The same over all rows of a head whose keys and values lie in different orders: every score first, then each goes to its
+/// value's row.
+inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first, Partial& state,
+                               const KeptScores& kept = {}) {
+  const auto& table = kernels::active();
+  const HeadStore& head = reader.head();
+  const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
+  auto scores = detail::scratch<struct KeyOrderPurpose>(rows * key_rows);
+  auto weights = detail::scratch<struct ValueOrderPurpose>(rows * value_rows + rows);
+  float* correction = weights.data() + rows * value_rows;
+  reader.scores(0, key_rows, queries, {scores.data(), key_rows, false});
+  std::fill_n(weights.data(), rows * value_rows, MinusInfinity);
+  const float* bias = reader.bias(0);
+  for (std::size_t row = 0; row < rows; ++row) {
+    const std::size_t limit = limit_first + row / queries.group;
+    for (std::size_t slot = 0; slot < head.size(); ++slot) {
+      const auto key = static_cast<std::size_t>(head.keys().map()[slot]);
+      if (key < limit)
+        weights[row * value_rows + static_cast<std::size_t>(head.values().map()[slot])] =
+            scores[row * key_rows + key] + (bias ? bias[key] : 0.0f);
+    }
+  }
+  table.softmax_update(weights.data(), value_rows, rows, value_rows, nullptr, state.maximum, state.sum, correction);
+  if (state.values) {
+    table.scale_rows(state.values, state.stride, rows, state.stride, correction);
+    reader.accumulate(0, value_rows, {weights.data(), rows, value_rows}, {state.values, state.stride, true});
+  }
+  if (kept.weights) {
+    for (std::size_t row = 0; row < rows; ++row)
+      for (std::size_t slot = 0; slot < head.size(); ++slot)
+        kept.weights[row * kept.stride + static_cast<std::size_t>(head.keys().map()[slot])] =
+            weights[row * value_rows + static_cast<std::size_t>(head.values().map()[slot])];
+    for (std::size_t chunk = 0; chunk * ChunkRows < key_rows; ++chunk) std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
+  }
+}
+
+/// Rows [begin, end) of any head; a head out of step takes all its rows at once and needs begin 0 and end rows().
+inline void attend(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries, std::size_t limit_first,
+                   Partial& state, const KeptScores& kept = {}) {
+  if (reader.head().in_step()) attend_rows(reader, begin, end, queries, limit_first, state, kept);
+  else attend_out_of_step(reader, queries, limit_first, state, kept);
+}
+
+}  // namespace kvc::attention

@@ -1,0 +1,191 @@
+#pragma once
+#include "kvc/cache/impl.hpp"
+
+// Policies at work: observe, allocate, evict, seal, in that order, over the stages of the pipeline.
+namespace kvc {
+
+inline AnyHead CacheCore::Impl::any_head(std::size_t stage, std::size_t head, Event event, HeadSource& source) {
+  HeadStore& store = heads_[head];
+  HeadMemory& memory = memory_[head];
+  AnyHead any;
+  HeadView& view = any.view;
+  view.id = id_of(head);
+  view.event = event;
+  view.seen = store.seen();
+  view.incoming = event == Event::make_room ? incoming_ : 0;
+  view.shape = &shape_;
+  view.positions = store.positions().identity() ? std::span<const Position>(ramp_).first(store.size()) : store.positions().entries();
+  view.multiplicity = store.multiplicity();
+  view.source = &source;
+  view.budget = memory.budgets[stage] != Unlimited ? memory.budgets[stage] : stages_[stage]->budget(view.id, view.seen, shape_);
+  any.slots = store.column(stage);
+  any.state = memory.states[stage].get();
+  return any;
+}
+
+inline detail::HeadFeed CacheCore::Impl::feed_of(std::size_t head) const {
+  const LayerState& state = layers_[head / shape_.kv_heads];
+  const std::size_t dim = shape_.query_heads * shape_.head_dim;
+  return {heads_[head], {&shape_, in_cache_}, head % shape_.kv_heads, {state.window.data(), state.window_tokens, dim}};
+}
+
+inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Event event) {
+  if (!indexes_) return;
+  detail::HeadFeed feed = feed_of(head);
+  for (std::size_t stage = 0; stage < stages_.size(); ++stage)
+    if (stages_[stage]->verbs().index) stages_[stage]->index(any_head(stage, head, event, feed), from);
+}
+
+inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, std::size_t first_new) {
+  if (!observes_) return;
+  HeadWork& memory = work(head);
+  const std::size_t local = head % shape_.kv_heads, group = shape_.group(), dim = shape_.head_dim, tokens = pass.tokens->q.count;
+  Observation seen;
+  seen.event = pass.event;
+  seen.first_new = first_new;
+  seen.queries_count = tokens;
+  seen.probe_begin = pass.probe_begin;
+  seen.probe_end = pass.probe_end;
+  if (pass.feed != Feed::none)
+    seen.attention = {memory.attention.data(), memory.attention_rows, heads_[head].size()};
+  std::vector<float> queries, unrotated, scores;
+  if (needs_.queries) {
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const auto row = pass.tokens->q[t].subspan(local * group * dim, group * dim);
+      queries.insert(queries.end(), row.begin(), row.end());
+    }
+    unrotated = queries;
+    for (std::size_t row = 0; row < tokens * group; ++row)
+      rotate({unrotated.data() + row * dim, dim}, shape_.rotary, -double(heads_[head].position(first_new + row / group)));
+    seen.queries = {queries.data(), tokens * group, dim};
+    seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
+  }
+  if (needs_.external_scores) {
+    for (std::size_t t = 0; t < tokens; ++t) scores.push_back(pass.tokens->scores[t * shape_.kv_heads + local]);
+    seen.scores = scores;
+  }
+  detail::HeadFeed feed = feed_of(head);
+  for (std::size_t stage = 0; stage < stages_.size(); ++stage)
+    if (stages_[stage]->verbs().observe) stages_[stage]->observe(any_head(stage, head, pass.event, feed), seen);
+  memory_[head].changed = true;
+}
+
+inline void CacheCore::Impl::evict_head(std::size_t stage, std::size_t head, Event event) {
+  if (!stages_[stage]->verbs().evict) return;
+  detail::HeadFeed feed = feed_of(head);
+  const AnyHead any = any_head(stage, head, event, feed);
+  Plan& plan = work(head).plan;
+  plan.reset(any.view);
+  stages_[stage]->evict(any, plan);
+  execute(head, event);
+}
+
+/// Carries out the plan of a head: rewrites, multiplicities, evictions; then tells the indexes.
+inline void CacheCore::Impl::execute(std::size_t head, Event event) {
+  HeadStore& store = heads_[head];
+  HeadMemory& memory = memory_[head];
+  const Plan& plan = work(head).plan;
+  std::size_t from = store.size();
+  for (const Plan::Rewrite& rewrite : plan.rewrites()) {
+    store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
+    from = std::min(from, rewrite.slot);
+  }
+  for (const auto& [slot, tokens] : plan.multiplicities()) store.set_multiplicity(slot, tokens);
+  const auto chosen = plan.chosen();
+  const auto dropped = static_cast<std::size_t>(std::find(chosen.begin(), chosen.end(), std::uint8_t{0}) - chosen.begin());
+  if (dropped < chosen.size()) {
+    store.keep(chosen, event == Event::prompt_end);
+    from = std::min(from, dropped);
+  }
+  memory.changed |= from < chosen.size() || !plan.multiplicities().empty();
+  if (from < chosen.size()) index_head(head, from, event);
+}
+
+/// All stages of a pipeline in which no stage looks beyond one head.
+inline void CacheCore::Impl::act_alone(std::size_t head, Event event) {
+  if (event == Event::probe) return;
+  for (std::size_t stage = 0; stage < stages_.size(); ++stage) evict_head(stage, head, event);
+  if (event == Event::prompt_chunk) return;
+  const std::size_t sealed = heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
+  heads_[head].seal(event == Event::prompt_end);
+  memory_[head].changed |= sealed != heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
+}
+
+/// Stages [first, last) of one layer; each stage allocates over the heads, then evicts from each.
+inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size_t first_stage, std::size_t last_stage) {
+  const std::size_t first = first_head(layer);
+  for (std::size_t stage = first_stage; stage < last_stage; ++stage) {
+    if (stages_[stage]->verbs().allocate) {
+      std::vector<detail::HeadFeed> feeds;
+      std::vector<AnyHead> heads;
+      std::vector<std::size_t> budgets;
+      feeds.reserve(shape_.kv_heads);
+      for (std::size_t local = 0; local < shape_.kv_heads; ++local) {
+        feeds.push_back(feed_of(first + local));
+        heads.push_back(any_head(stage, first + local, event, feeds.back()));
+        budgets.push_back(heads.back().view.budget);
+      }
+      stages_[stage]->allocate(heads, budgets);
+      for (std::size_t local = 0; local < shape_.kv_heads; ++local) memory_[first + local].budgets[stage] = budgets[local];
+    }
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) { evict_head(stage, first + local, event); });
+  }
+}
+
+inline void CacheCore::Impl::seal_layer(std::size_t layer, Event event) {
+  if (event == Event::prompt_chunk) return;
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    HeadStore& store = heads_[first_head(layer) + local];
+    const std::size_t sealed = store.keys().sealed_rows() + store.values().sealed_rows();
+    store.seal(event == Event::prompt_end);
+    memory_[first_head(layer) + local].changed |= sealed != store.keys().sealed_rows() + store.values().sealed_rows();
+  });
+}
+
+/// After a pass over a layer, and after the last layer what waits for all of them.
+inline void CacheCore::Impl::act(std::size_t layer, Event event) {
+  if (event == Event::probe) return;
+  if (acts_alone_) {
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) { act_alone(first_head(layer) + local, event); });
+    return finish_layer(layer, event);
+  }
+  act_layer(layer, event, 0, std::min(joint_from_, stages_.size()));
+  if (joint_from_ >= stages_.size()) seal_layer(layer, event);
+  if (joint_from_ >= stages_.size()) return finish_layer(layer, event);
+  if (layer + 1 != shape_.layers) return;
+  for (std::size_t stage = joint_from_; stage < stages_.size(); ++stage) {
+    if (stages_[stage]->verbs().allocate_all) {
+      std::vector<detail::HeadFeed> feeds;
+      std::vector<AnyHead> heads;
+      std::vector<std::size_t> budgets;
+      feeds.reserve(heads_.size());
+      for (std::size_t head = 0; head < heads_.size(); ++head) {
+        feeds.push_back(feed_of(head));
+        heads.push_back(any_head(stage, head, event, feeds.back()));
+        budgets.push_back(heads.back().view.budget);
+      }
+      stages_[stage]->allocate_all(heads, budgets);
+      for (std::size_t head = 0; head < heads_.size(); ++head) memory_[head].budgets[stage] = budgets[head];
+    }
+    for (std::size_t each = 0; each < shape_.layers; ++each) act_layer(each, event, stage, stage + 1);
+  }
+  for (std::size_t each = 0; each < shape_.layers; ++each) {
+    seal_layer(each, event);
+    finish_layer(each, event);
+  }
+}
+
+/// Notes what truncate() must know, and lets go of the prompt's queries once the policy has acted on them.
+inline void CacheCore::Impl::finish_layer(std::size_t layer, Event event) {
+  LayerState& state = layers_[layer];
+  for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
+    if (memory_[head].changed) state.changed_at = state.next_position;
+    memory_[head].changed = false;
+  }
+  if (event == Event::prompt_end) {
+    std::vector<float>().swap(state.window);
+    state.window_tokens = 0;
+  }
+}
+
+}  // namespace kvc

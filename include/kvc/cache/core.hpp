@@ -1,0 +1,109 @@
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kvc/cache/options.hpp"
+#include "kvc/compiled.hpp"
+#include "kvc/policy/pipeline.hpp"
+#include "kvc/stats.hpp"
+
+namespace kvc {
+
+class HeadStore;
+class RowStore;
+
+/// The cache of one sequence: storage, attention and the execution of policies. It is not a template; KVCache<Policy> is its
+/// typed face. Layers are fed in order, each with the same tokens; every call either does all it says or throws Error
+/// before anything changed.
+///
+/// One cache is used by one thread at a time, except attend(), stats() and the other const members, which any number of
+/// threads may call together. Work inside a call is spread over CacheOptions::executor.
+class CacheCore {
+ public:
+  CacheCore(const CacheShape& shape, Stages stages, const CacheOptions& options = {});
+  virtual ~CacheCore();
+  CacheCore& operator=(const CacheCore&) = delete;
+
+  /// Appends a prompt, or the next part of one, to a layer and writes its causal attention to `out`
+  /// [tokens, query_heads * value_dim]; an empty `out` (no data) says that the engine did the attention itself. The policy
+  /// acts after the last part. Fed whole or in parts, a prompt gives the same result.
+  void prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk = true);
+  /// Appends generated tokens (usually one), attends, and lets the policy act.
+  void decode(std::size_t layer, const Tokens& tokens, Rows<float> out);
+  /// Appends and attends as decode does, but the policy sleeps until accept(): speculative decoding.
+  void draft(std::size_t layer, const Tokens& tokens, Rows<float> out);
+  /// Of the drafted tokens keeps the first `tokens`; the policy now observes them and acts. Of the others no trace is left.
+  void accept(std::size_t tokens);
+  /// Queries that leave nothing behind: their tokens are appended, attended to, observed with the positions asked about
+  /// (KVzip), and dropped again.
+  void probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin, Position end);
+  /// Attention of `queries` [tokens, query_heads * head_dim] over all slots, storing nothing: a pure read, thread-safe.
+  /// Each query sees every slot. `lse` (may be null) receives log-sum-exp of the logits [tokens, query_heads], with which
+  /// partial attentions over disjoint contexts merge exactly.
+  void attend(std::size_t layer, ConstRows queries, Rows<float> out, float* lse = nullptr) const;
+
+  /// Lets the policy act now as it does at the end of a prompt.
+  void compress();
+  /// Tells the policy that `tokens` tokens are about to come (StreamingLLM's evict_for_space).
+  void make_room(std::size_t tokens);
+  /// Forgets every token from position `from` on. Returns whether the cache is exactly what it was before they came: not if
+  /// a policy acted on them or because of them.
+  bool truncate(Position from);
+  /// Forgets everything; memory stays with the cache.
+  void clear();
+  /// Obtains the memory that a sequence of `tokens` tokens needs, so that decode steps up to there allocate nothing.
+  void reserve(std::size_t tokens);
+
+  const CacheShape& shape() const;
+  const Stages& stages() const;
+  /// Sums over the whole cache, a layer, a head.
+  Stats stats() const;
+  Stats stats(std::size_t layer) const;
+  Stats stats(HeadId id) const;
+  /// Original positions of the live slots, ascending.
+  std::vector<Position> positions(HeadId id) const;
+  /// Dense copies of all keys [slots, head_dim] and values [slots, value_dim] of a head, in slot order.
+  void gather(HeadId id, Rows<float> keys, Rows<float> values) const;
+  /// The rows of a head as they lie in memory, for engines with kernels of their own: segments of blocks, and the row of
+  /// every slot (kvc/storage/row_store.hpp).
+  const RowStore& key_rows(HeadId id) const;
+  const RowStore& value_rows(HeadId id) const;
+
+  /// What policy P keeps per slot of a head, in slot order; and per head. Throws Error(unknown_name) if P is not a stage.
+  template <class P>
+  std::span<const Slot<P>> slots(HeadId id) const {
+    return {reinterpret_cast<const Slot<P>*>(slot_bytes(type_key<P>(), id)), slot_count(id)};
+  }
+  template <class P>
+  const State<P>& state(HeadId id) const {
+    return static_cast<const StateBox<P>&>(any_state(type_key<P>(), id)).value;
+  }
+
+  friend void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
+                           Executor& executor);
+
+ protected:
+  /// A fork: shares all blocks, copies what changes.
+  CacheCore(const CacheCore& other);
+
+ private:
+  struct Impl;
+
+  std::size_t slot_count(HeadId id) const;
+  const std::byte* slot_bytes(const void* policy, HeadId id) const;
+  const AnyState& any_state(const void* policy, HeadId id) const;
+
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One generated token for each of several sequences: row b of the matrices belongs to caches[b], whose heads all run as
+/// independent tasks of `executor`. The caches have the same number of KV heads; their policies may differ.
+void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out, Executor& executor);
+
+}  // namespace kvc
+
+#if !defined(KVC_COMPILED_KERNELS)
+#include "kvc/cache/forward.hpp"
+#endif

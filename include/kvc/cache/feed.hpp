@@ -1,0 +1,82 @@
+#pragma once
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kvc/attention/observe.hpp"
+#include "kvc/policy/head.hpp"
+
+namespace kvc::detail {
+
+/// The core's side of a HeadView: decodes and computes what the policy asks for, once per event.
+class HeadFeed final : public HeadSource {
+ public:
+  HeadFeed(const HeadStore& head, const attention::Settings& settings, std::size_t head_index, ConstRows window)
+      : head_(head), settings_(settings), head_index_(head_index), window_(window) {}
+
+  ConstRows keys() override { return keys_from(0); }
+  ConstRows keys_from(std::size_t first) override {
+    if (keys_.empty() || first < keys_first_) {
+      keys_first_ = first;
+      gather(head_.keys(), first, keys_);
+    }
+    const std::size_t dim = head_.keys().dim();
+    return {keys_.data() + (first - keys_first_) * dim, head_.size() - first, dim};
+  }
+  ConstRows values() override {
+    if (values_.empty()) gather(head_.values(), 0, values_);
+    return {values_.data(), head_.size(), head_.values().dim()};
+  }
+  ConstRows unrotated_keys() override {
+    const ConstRows rotated = keys();
+    if (settings_.shape->rotary.inv_freq.empty())
+      fail(ErrorCode::missing_feed, "CacheShape::rotary: the policy needs un-rotated keys, but the table is empty");
+    if (unrotated_.empty()) {
+      unrotated_.assign(rotated.data, rotated.data + rotated.count * rotated.dim);
+      for (std::size_t slot = 0; slot < rotated.count; ++slot)
+        rotate({unrotated_.data() + slot * rotated.dim, rotated.dim}, settings_.shape->rotary, -double(head_.position(slot)));
+    }
+    return {unrotated_.data(), rotated.count, rotated.dim};
+  }
+  ConstRows window_attention(std::size_t window) override {
+    const ConstRows logits = window_logits(window);
+    attention::softmax_rows(logits_, logits.count, logits.dim);
+    logits_window_ = 0;  // the logits are probabilities now
+    return logits;
+  }
+  ConstRows window_logits(std::size_t window) override {
+    const std::size_t tokens = std::min({window, window_.count, head_.size()}), slots = head_.size();
+    const std::size_t group = settings_.shape->group();
+    if (logits_window_ != tokens || logits_.empty()) {
+      std::vector<float> memory(tokens * group * settings_.shape->head_dim);
+      attention::Queries queries = attention::load_queries(
+          *settings_.shape, window_.subrows(window_.count - tokens, tokens), head_index_, memory);
+      std::vector<std::int32_t> shifts;
+      if (settings_.in_cache) {
+        for (std::size_t slot = slots - tokens; slot < slots; ++slot)
+          shifts.push_back(static_cast<std::int32_t>(slot) - head_.position(slot));
+        queries.shifts = shifts;
+      }
+      logits_.resize(tokens * group * slots);
+      const attention::HeadReader reader(head_, settings_);
+      attention::slot_logits(reader, queries, slots - tokens + 1, logits_);
+      logits_window_ = tokens;
+    }
+    return {logits_.data(), tokens * group, slots};
+  }
+
+ private:
+  void gather(const RowStore& store, std::size_t first, std::vector<float>& into) const {
+    into.resize((head_.size() - first) * store.dim());
+    store.gather(first, {into.data(), head_.size() - first, store.dim()});
+  }
+
+  const HeadStore& head_;
+  attention::Settings settings_;
+  std::size_t head_index_;
+  ConstRows window_;
+  std::vector<float> keys_, values_, unrotated_, logits_;
+  std::size_t keys_first_ = 0, logits_window_ = 0;
+};
+
+}  // namespace kvc::detail

@@ -1,0 +1,367 @@
+#pragma once
+#include "kvc/cache/impl.hpp"
+
+// A pass: tokens are appended to every head of a layer, their queries attend, policies observe.
+namespace kvc {
+
+namespace detail {
+/// Query rows of a prompt that are computed together: enough to reuse what a kernel unpacks, few enough for the cache.
+inline constexpr std::size_t TileQueryRows = 64;
+/// Rows of a head that one task attends to while decoding; longer heads are split.
+inline constexpr std::size_t PartRows = 16 * attention::ChunkRows;
+}  // namespace detail
+
+inline void CacheCore::Impl::prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk) {
+  check_tokens("prefill", layer, tokens, out, true);
+  Pass pass{.layer = layer, .event = last_chunk ? Event::prompt_end : Event::prompt_chunk, .tokens = &tokens, .out = out,
+            .feed = needs_.prompt};
+  run_pass(pass);
+}
+
+inline void CacheCore::Impl::decode(std::size_t layer, const Tokens& tokens, Rows<float> out) {
+  check_tokens("decode", layer, tokens, out, false);
+  if (layers_[layer].drafted_tokens != 0)
+    fail(ErrorCode::invalid_argument, "decode: drafted tokens are waiting; call accept() first");
+  Pass pass{.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .feed = needs_.decode};
+  run_pass(pass);
+}
+
+inline void CacheCore::Impl::draft(std::size_t layer, const Tokens& tokens, Rows<float> out) {
+  check_tokens("draft", layer, tokens, out, false);
+  const Pass pass{.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out};
+  const auto positions = begin_pass(pass);
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
+  std::vector<float> lse;
+  attend_tiles(pass, lse);
+  LayerState& state = layers_[layer];
+  for (std::size_t t = 0; t < tokens.q.count; ++t) state.drafted.insert(state.drafted.end(), tokens.q[t].begin(), tokens.q[t].end());
+  state.drafted_tokens += tokens.q.count;
+}
+
+inline void CacheCore::Impl::accept(std::size_t tokens) {
+  for (const LayerState& state : layers_)
+    if (state.drafted_tokens != layers_[0].drafted_tokens || tokens > state.drafted_tokens)
+      fail(ErrorCode::invalid_argument, "accept: asked for " + std::to_string(tokens) + " of " +
+                                            std::to_string(state.drafted_tokens) + " drafted tokens; every layer must have drafted the same");
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    LayerState& state = layers_[layer];
+    const std::size_t rejected = state.drafted_tokens - tokens;
+    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head)
+      heads_[head].truncate(heads_[head].size() - rejected, rejected);
+    state.seen -= rejected;
+    state.next_position -= static_cast<Position>(rejected);
+    std::vector<float> queries = std::move(state.drafted);
+    state.drafted.clear();
+    state.drafted_tokens = 0;
+    if (tokens == 0) continue;
+    const std::size_t dim = shape_.query_heads * shape_.head_dim;
+    const Tokens observed{.q = {queries.data(), tokens, dim}, .k = {nullptr, tokens, 0}, .v = {}};
+    Pass pass{.layer = layer, .event = Event::decode, .tokens = &observed, .feed = needs_.decode};
+    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head)
+      index_head(head, heads_[head].size() - tokens, Event::decode);
+    if (pass.feed != Feed::none) {
+      attend_tiles(pass, lse_);
+      observe_prompt(pass, lse_);
+    }
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
+      observe_head(pass, first_head(layer) + head, heads_[first_head(layer) + head].size() - tokens);
+    });
+    act(layer, Event::decode);
+  }
+}
+
+inline void CacheCore::Impl::probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin, Position end) {
+  check_tokens("probe", layer, tokens, out, true);
+  Pass pass{.layer = layer, .event = Event::probe, .tokens = &tokens, .out = out, .probe_begin = begin, .probe_end = end,
+            .feed = needs_.probe};
+  const LayerState before{.seen = layers_[layer].seen, .next_position = layers_[layer].next_position};
+  const auto positions = begin_pass(pass);
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
+  attend_tiles(pass, lse_);
+  if (pass.feed != Feed::none) observe_prompt(pass, lse_);
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    const std::size_t head = first_head(layer) + local;
+    const std::size_t slots = heads_[head].size() - tokens.k.count;
+    observe_head(pass, head, slots);
+    heads_[head].truncate(slots, tokens.k.count);
+  });
+  layers_[layer].seen = before.seen;
+  layers_[layer].next_position = before.next_position;
+}
+
+inline void CacheCore::Impl::attend(std::size_t layer, ConstRows queries, Rows<float> out, float* lse) const {
+  check_layer(layer);
+  check_rows("attend", "queries", queries, queries.count, shape_.query_heads * shape_.head_dim);
+  if (out.count != queries.count || out.dim != shape_.query_heads * shape_.values_dim())
+    fail(ErrorCode::shape_mismatch, "attend: out: got [" + std::to_string(out.count) + ", " + std::to_string(out.dim) +
+                                        "], expected [" + std::to_string(queries.count) + ", " +
+                                        std::to_string(shape_.query_heads * shape_.values_dim()) + "]");
+  const std::size_t group = shape_.group(), value_dim = shape_.values_dim();
+  const attention::Settings settings{&shape_, in_cache_};
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    const HeadStore& store = heads_[first_head(layer) + head];
+    const attention::HeadReader reader(store, settings);
+    for (std::size_t t = 0; t < queries.count; ++t) {
+      auto memory = detail::scratch<struct AttendQueries>(group * shape_.head_dim);
+      attention::Queries one = attention::load_queries(shape_, queries.subrows(t, 1), head, memory);
+      const auto shift = static_cast<std::int32_t>(store.size()) - layers_[layer].next_position;
+      if (in_cache_) one.shifts = {&shift, 1};
+      auto state_memory = detail::scratch<struct AttendState>(attention::Partial::floats(group, value_dim));
+      auto state = attention::Partial::empty_in(state_memory, group, value_dim);
+      attention::attend(reader, 0, reader.rows(), one, reader.rows(), state);
+      for (std::size_t g = 0; g < group; ++g) {
+        state.finish(g, out[t].subspan((head * group + g) * value_dim, value_dim));
+        if (lse) lse[t * shape_.query_heads + head * group + g] = state.log_sum_exp(g);
+      }
+    }
+  }
+}
+
+/// Counts the tokens in and says at which positions they stand.
+inline std::span<const Position> CacheCore::Impl::begin_pass(const Pass& pass) {
+  LayerState& state = layers_[pass.layer];
+  const std::size_t count = pass.tokens->k.count;
+  const std::size_t needed = std::max(state.seen, static_cast<std::size_t>(state.next_position)) + count + 1;
+  if (ramp_.size() < needed) {
+    const std::size_t known = ramp_.size();
+    ramp_.resize(needed + needed / 2 + 64);
+    for (std::size_t i = known; i < ramp_.size(); ++i) ramp_[i] = static_cast<Position>(i);
+  }
+  std::span<const Position> positions = pass.tokens->positions;
+  if (positions.empty()) positions = std::span<const Position>(ramp_).subspan(static_cast<std::size_t>(state.next_position), count);
+  state.seen += count;
+  if (count != 0) state.next_position = positions[count - 1] + 1;
+  return positions;
+}
+
+inline void CacheCore::Impl::append_head(const Pass& pass, std::size_t head, std::span<const Position> positions) {
+  const std::size_t local = head % shape_.kv_heads, count = pass.tokens->k.count;
+  if (count == 0) return;
+  heads_[head].append(pass.tokens->k.columns(local * shape_.head_dim, shape_.head_dim),
+                      pass.tokens->v.columns(local * shape_.values_dim(), shape_.values_dim()), positions);
+  if (pass.event != Event::probe) index_head(head, heads_[head].size() - count, pass.event);
+}
+
+inline std::size_t CacheCore::Impl::parts_of(std::size_t head) const {
+  if (!heads_[head].in_step()) return 1;
+  return std::max<std::size_t>(1, kernels::divide_up(heads_[head].keys().rows(), detail::PartRows));
+}
+
+inline void CacheCore::Impl::run_pass(Pass& pass) {
+  const std::size_t layer = pass.layer, count = pass.tokens->k.count, first = first_head(layer);
+  const auto positions = begin_pass(pass);
+  LayerState& state = layers_[layer];
+  const bool token = pass.event == Event::decode && count == 1;
+
+  std::size_t parts = 1;
+  if (token && shape_.kv_heads < 64)
+    for (std::size_t head = first; head < first + shape_.kv_heads; ++head) parts = std::max(parts, parts_of(head));
+  if (token && (parts == 1 || pass.feed != Feed::none || selects_)) {
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { token_pass(pass, positions, first + head); });
+    if (acts_alone_) return finish_layer(layer, pass.event);
+    return act(layer, pass.event);
+  }
+
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first + head, positions); });
+  if (pass.event != Event::decode && needs_.query_window != 0) remember_window(state, pass.tokens->q, needs_.query_window);
+  if (parts > 1) {
+    attend_parts(pass, parts);
+  } else if (pass.out.data != nullptr || pass.feed != Feed::none) {
+    attend_tiles(pass, lse_);
+  }
+  if (pass.feed != Feed::none) observe_prompt(pass, lse_);
+  if (observes_ || pass.feed != Feed::none)
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { observe_head(pass, first + head, heads_[first + head].size() - count); });
+  act(layer, pass.event);
+}
+
+/// One token of one head, from append to the policy's act, on one thread.
+inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head) {
+  append_head(pass, head, positions);
+  const std::size_t group = shape_.group(), value_dim = shape_.values_dim(), local = head % shape_.kv_heads;
+  HeadStore& store = heads_[head];
+  HeadWork& memory = work(head);
+  auto query_memory = detail::scratch<struct TokenQueries>(group * shape_.head_dim);
+  attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
+  std::int32_t shift = 0;
+  if (in_cache_) {
+    load_shifts(store, 1, {&shift, 1});
+    queries.shifts = {&shift, 1};
+  }
+  const auto selected = select(head, pass.tokens->q.columns(local * group * shape_.head_dim, group * shape_.head_dim));
+  const attention::HeadReader reader(store, {&shape_, in_cache_}, selected);
+
+  attention::KeptScores kept;
+  const std::size_t rows = reader.rows();
+  if (pass.feed != Feed::none) {
+    const std::size_t chunks = kernels::divide_up(rows, attention::ChunkRows);
+    auto kept_memory = detail::scratch<struct KeptPurpose>(group * (rows + chunks));
+    kept = {kept_memory.data(), kept_memory.data() + group * rows, rows};
+  }
+  auto state_memory = detail::scratch<struct TokenState>(attention::Partial::floats(group, value_dim));
+  auto state = attention::Partial::empty_in(state_memory, group, value_dim);
+  attention::attend(reader, 0, rows, queries, rows, state, kept);
+  for (std::size_t g = 0; g < group; ++g) state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
+  if (pass.feed != Feed::none) {
+    memory.attention.resize(group * store.size());
+    memory.attention_rows = group;
+    attention::kept_probabilities(store, kept, state, memory.attention);
+  }
+  observe_head(pass, head, store.size() - 1);
+  if (acts_alone_) act_alone(head, pass.event);
+}
+
+/// Where the last `tokens` tokens stand in the cache, minus their positions in the text.
+inline void CacheCore::Impl::load_shifts(const HeadStore& head, std::size_t tokens, std::span<std::int32_t> shifts) const {
+  const std::size_t first = head.size() - tokens;
+  for (std::size_t t = 0; t < tokens; ++t) shifts[t] = static_cast<std::int32_t>(first + t) - head.position(first + t);
+}
+
+/// Causal attention of all tokens of the pass, tile by tile of queries; leaves every query's log-sum-exp in `lse`
+/// [kv_heads, tokens * group] if the pass feeds policies.
+inline void CacheCore::Impl::attend_tiles(const Pass& pass, std::vector<float>& lse) {
+  const std::size_t group = shape_.group(), dim = shape_.head_dim, value_dim = shape_.values_dim(), tokens = pass.tokens->q.count;
+  const std::size_t tile_tokens = std::max<std::size_t>(1, detail::TileQueryRows / group);
+  const std::size_t tiles = kernels::divide_up(tokens, tile_tokens);
+  const bool wants_lse = pass.feed != Feed::none, wants_values = pass.out.data != nullptr;
+  if (wants_lse) lse.resize(shape_.kv_heads * tokens * group);
+  executor().parallel_for(shape_.kv_heads * tiles, [&](std::size_t task) {
+    // The longest tiles first: they decide when the last thread is done.
+    const std::size_t tile = tiles - 1 - task / shape_.kv_heads, local = task % shape_.kv_heads;
+    const std::size_t first = tile * tile_tokens, count = std::min(tile_tokens, tokens - first);
+    const HeadStore& store = heads_[first_head(pass.layer) + local];
+    auto query_memory = detail::scratch<struct TileQueries>(count * group * dim);
+    attention::Queries queries = attention::load_queries(shape_, pass.tokens->q.subrows(first, count), local, query_memory);
+    auto shifts = detail::scratch<struct TileShifts, std::int32_t>(tokens);
+    if (in_cache_) {
+      load_shifts(store, tokens, shifts);
+      queries.shifts = shifts.subspan(first, count);
+    }
+    const attention::HeadReader reader(store, {&shape_, in_cache_});
+    auto state_memory = detail::scratch<struct TileState>(attention::Partial::floats(queries.rows(), value_dim));
+    auto state = attention::Partial::empty_in(state_memory, queries.rows(), value_dim);
+    float* values = state.values;
+    if (!wants_values) state.values = nullptr;
+    const std::size_t limit_first = reader.rows() - tokens + 1 + first;
+    const std::size_t end = store.in_step() ? limit_first + count - 1 : reader.rows();
+    attention::attend(reader, 0, end, queries, limit_first, state);
+    state.values = values;
+    for (std::size_t row = 0; row < queries.rows(); ++row) {
+      if (wants_lse) lse[(local * tokens + first) * group + row] = state.log_sum_exp(row);
+      if (wants_values)
+        state.finish(row, pass.out[first + row / group].subspan((local * group + row % group) * value_dim, value_dim));
+    }
+  });
+}
+
+/// One token over heads so long that several threads share one.
+inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
+  const std::size_t group = shape_.group(), value_dim = shape_.values_dim(), first = first_head(pass.layer);
+  const std::size_t floats = attention::Partial::floats(group, value_dim);
+  partials_.resize(shape_.kv_heads * parts * floats);
+  const auto part_of = [&](std::size_t task) { return std::span<float>(partials_).subspan(task * floats, floats); };
+  const auto state_in = [&](std::size_t task) {
+    float* memory = part_of(task).data();
+    const std::size_t stride = kernels::round_up(value_dim, kernels::TileLanes);
+    return attention::Partial{memory + group * stride, memory + group * stride + group, memory, group, stride};
+  };
+  executor().parallel_for(shape_.kv_heads * parts, [&](std::size_t task) {
+    const std::size_t local = task / parts, part = task % parts;
+    const HeadStore& store = heads_[first + local];
+    auto query_memory = detail::scratch<struct PartQueries>(group * shape_.head_dim);
+    attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
+    std::int32_t shift = 0;
+    if (in_cache_) {
+      load_shifts(store, 1, {&shift, 1});
+      queries.shifts = {&shift, 1};
+    }
+    const attention::HeadReader reader(store, {&shape_, in_cache_});
+    auto state = attention::Partial::empty_in(part_of(task), group, value_dim);
+    const std::size_t begin = part * detail::PartRows, rows = reader.rows();
+    if (!store.in_step()) {
+      if (part == 0) attention::attend(reader, 0, rows, queries, rows, state);
+    } else if (begin < rows) {
+      attention::attend(reader, begin, std::min(begin + detail::PartRows, rows), queries, rows, state);
+    }
+  });
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    attention::Partial whole = state_in(local * parts);
+    for (std::size_t part = 1; part < parts; ++part) whole.merge(state_in(local * parts + part));
+    for (std::size_t g = 0; g < group; ++g) whole.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
+  });
+}
+
+/// What Observation::attention shows after a pass of several tokens: a second look at the scores, now that every query's
+/// log-sum-exp is known.
+inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const float> lse) {
+  const std::size_t group = shape_.group(), tokens = pass.tokens->q.count, first = first_head(pass.layer);
+  if (pass.feed == Feed::rows) {
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+      HeadWork& memory = work_[local];
+      const HeadStore& store = heads_[first + local];
+      std::vector<float> query_memory(tokens * group * shape_.head_dim);
+      attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
+      std::vector<std::int32_t> shifts(in_cache_ ? tokens : 0);
+      if (in_cache_) load_shifts(store, tokens, shifts);
+      queries.shifts = shifts;
+      memory.attention_rows = tokens * group;
+      memory.attention.resize(memory.attention_rows * store.size());
+      const attention::HeadReader reader(store, {&shape_, in_cache_});
+      attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.attention);
+      attention::softmax_rows(memory.attention, memory.attention_rows, store.size());
+    });
+    return;
+  }
+  std::size_t most = 0;
+  for (std::size_t local = 0; local < shape_.kv_heads; ++local) most = std::max(most, heads_[first + local].keys().rows());
+  const std::size_t chunks = kernels::divide_up(most, attention::ChunkRows);
+  sums_.resize(shape_.kv_heads * group * most);
+  executor().parallel_for(shape_.kv_heads * chunks, [&](std::size_t task) {
+    const std::size_t local = task / chunks, begin = task % chunks * attention::ChunkRows;
+    const HeadStore& store = heads_[first + local];
+    const std::size_t rows = store.keys().rows();
+    if (begin >= rows) return;
+    auto query_memory = detail::scratch<struct SumQueries>(tokens * group * shape_.head_dim);
+    attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
+    auto shifts = detail::scratch<struct SumShifts, std::int32_t>(tokens);
+    if (in_cache_) {
+      load_shifts(store, tokens, shifts);
+      queries.shifts = shifts;
+    }
+    const attention::HeadReader reader(store, {&shape_, in_cache_});
+    attention::column_sums(reader, begin, std::min(begin + attention::ChunkRows, rows), queries, rows - tokens + 1,
+                           lse.data() + local * tokens * group, sums_.data() + local * group * most + begin, most);
+  });
+  for (std::size_t local = 0; local < shape_.kv_heads; ++local) {
+    HeadWork& memory = work_[local];
+    const HeadStore& store = heads_[first + local];
+    memory.attention_rows = group;
+    memory.attention.resize(group * store.size());
+    for (std::size_t g = 0; g < group; ++g)
+      attention::to_slots(store, sums_.data() + (local * group + g) * most, memory.attention.data() + g * store.size());
+  }
+}
+
+inline void CacheCore::Impl::remember_window(LayerState& state, ConstRows queries, std::size_t capacity) const {
+  const std::size_t dim = shape_.query_heads * shape_.head_dim;
+  const std::size_t fresh = std::min(capacity, queries.count), old = std::min(state.window_tokens, capacity - fresh);
+  std::vector<float> window((old + fresh) * dim);
+  std::copy_n(state.window.data() + (state.window_tokens - old) * dim, old * dim, window.data());
+  for (std::size_t t = 0; t < fresh; ++t) std::ranges::copy(queries[queries.count - fresh + t], window.begin() + std::ptrdiff_t((old + t) * dim));
+  state.window = std::move(window);
+  state.window_tokens = old + fresh;
+}
+
+/// The slots a read-time selector wants for this query group; empty: all.
+inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, ConstRows queries) {
+  if (!selects_) return {};
+  HeadWork& memory = work(head);
+  memory.selection.reset(heads_[head].size());
+  detail::HeadFeed feed = feed_of(head);
+  for (std::size_t stage = 0; stage < stages_.size(); ++stage)
+    if (stages_[stage]->verbs().select)
+      stages_[stage]->select(any_head(stage, head, Event::decode, feed), {queries.data, shape_.group(), shape_.head_dim}, memory.selection);
+  return memory.selection.chosen();
+}
+
+}  // namespace kvc

@@ -1,0 +1,234 @@
+#pragma once
+#include "kvc/cache/impl.hpp"
+
+// Construction, forks, and what an engine asks of a cache between passes.
+namespace kvc {
+
+inline CacheCore::Impl::Impl(const CacheShape& shape, Stages stages, const CacheOptions& options)
+    : shape_(shape),
+      stages_(std::move(stages)),
+      options_(options),
+      executor_(options.executor ? options.executor : &serial_),
+      arena_(options.memory ? nullptr : std::make_shared<Arena>()),
+      block_memory_(options.memory ? options.memory : arena_.get()),
+      joint_from_(stages_.size()) {
+  check_stages(stages_, shape_);
+  Streams unsealed;
+  const Stage* quantizer = nullptr;
+  std::vector<std::vector<std::byte>> defaults;
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    const Stage& stage = *stages_[i];
+    const Stage::Verbs verbs = stage.verbs();
+    if (verbs.merge) fail(ErrorCode::incompatible, "cross-layer merging (the verb merge) is not executed by this version");
+    if (verbs.quantize) quantizer = &stage;
+    if (verbs.allocate_all) joint_from_ = std::min(joint_from_, i);
+    acts_alone_ &= !verbs.allocate && !verbs.allocate_all;
+    observes_ |= verbs.observe;
+    indexes_ |= verbs.index;
+    selects_ |= verbs.select;
+    shrinks_ |= verbs.evict;
+    in_cache_ |= stage.positions() == Positions::in_cache;
+    const Needs needs = stage.needs();
+    needs_.prompt = std::max(needs_.prompt, needs.prompt);
+    needs_.decode = std::max(needs_.decode, needs.decode);
+    needs_.probe = std::max(needs_.probe, needs.probe);
+    needs_.query_window = std::max(needs_.query_window, needs.query_window);
+    needs_.queries |= needs.queries;
+    needs_.external_scores |= needs.external_scores;
+    defaults.emplace_back(stage.slot_bytes());
+    stage.default_slot(defaults.back().data());
+  }
+  if (in_cache_ && shape_.rotary.inv_freq.empty())
+    fail(ErrorCode::missing_feed, "CacheShape::rotary: in-cache positions need the model's rotary table, but it is empty");
+  layers_.resize(shape_.layers);
+  memory_.resize(shape_.heads());
+  work_.resize(shape_.kv_heads);
+  heads_.reserve(shape_.heads());
+  for (std::size_t head = 0; head < shape_.heads(); ++head) {
+    heads_.emplace_back(shape_, quantizer ? quantizer->quantize(id_of(head)) : unsealed, options_.dense, defaults, block_memory_);
+    memory_[head].budgets.assign(stages_.size(), Unlimited);
+    for (const auto& stage : stages_) memory_[head].states.push_back(stage->new_state());
+  }
+}
+
+inline CacheCore::Impl::Impl(const Impl& other)
+    : shape_(other.shape_),
+      stages_(other.stages_),
+      options_(other.options_),
+      executor_(options_.executor ? options_.executor : &serial_),
+      arena_(other.arena_),
+      block_memory_(other.block_memory_),
+      needs_(other.needs_),
+      in_cache_(other.in_cache_),
+      selects_(other.selects_),
+      indexes_(other.indexes_),
+      observes_(other.observes_),
+      shrinks_(other.shrinks_),
+      acts_alone_(other.acts_alone_),
+      joint_from_(other.joint_from_),
+      heads_(other.heads_),
+      work_(other.work_.size()),
+      layers_(other.layers_),
+      ramp_(other.ramp_) {
+  for (const HeadMemory& source : other.memory_) {
+    HeadMemory& memory = memory_.emplace_back();
+    memory.budgets = source.budgets;
+    for (const auto& state : source.states) memory.states.push_back(state->clone());
+  }
+}
+
+inline void CacheCore::Impl::compress() {
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) act(layer, Event::prompt_end);
+}
+
+inline void CacheCore::Impl::make_room(std::size_t tokens) {
+  incoming_ = tokens;
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) act(layer, Event::make_room);
+}
+
+inline bool CacheCore::Impl::truncate(Position from) {
+  if (from < 0) fail(ErrorCode::invalid_argument, "truncate: position " + std::to_string(from) + " is negative");
+  bool exact = true;
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    LayerState& state = layers_[layer];
+    if (from >= state.next_position) continue;
+    exact &= from >= state.changed_at;
+    const auto forgotten = std::min(state.seen, static_cast<std::size_t>(state.next_position - from));
+    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
+      HeadStore& store = heads_[head];
+      std::size_t slots = store.size();
+      while (slots > 0 && store.position(slots - 1) >= from) --slots;
+      store.truncate(slots, std::min(forgotten, store.seen()));
+      index_head(head, slots, Event::decode);
+    }
+    state.seen -= forgotten;
+    state.next_position = from;
+    state.changed_at = std::min(state.changed_at, from);
+    state.window.clear();
+    state.window_tokens = 0;
+    state.drafted.clear();
+    state.drafted_tokens = 0;
+  }
+  return exact;
+}
+
+inline void CacheCore::Impl::clear() {
+  std::vector<std::vector<std::byte>> defaults;
+  const Stage* quantizer = nullptr;
+  for (const auto& stage : stages_) {
+    if (stage->verbs().quantize) quantizer = stage.get();
+    defaults.emplace_back(stage->slot_bytes());
+    stage->default_slot(defaults.back().data());
+  }
+  for (std::size_t head = 0; head < heads_.size(); ++head) {
+    heads_[head] = HeadStore(shape_, quantizer ? quantizer->quantize(id_of(head)) : Streams{}, options_.dense, defaults, block_memory_);
+    memory_[head].budgets.assign(stages_.size(), Unlimited);
+    for (std::size_t stage = 0; stage < stages_.size(); ++stage) memory_[head].states[stage] = stages_[stage]->new_state();
+  }
+  layers_.assign(shape_.layers, {});
+}
+
+inline void CacheCore::Impl::reserve(std::size_t tokens) {
+  while (ramp_.size() < tokens + 1) ramp_.push_back(static_cast<Position>(ramp_.size()));
+  std::vector<std::pair<std::size_t, std::size_t>> demands;
+  for (std::size_t head = 0; head < heads_.size(); ++head) {
+    HeadStore& store = heads_[head];
+    store.reserve(tokens + 1, shrinks_);
+    for (const RowStore* rows : {&store.keys(), &store.values()})
+      for (const auto& demand : {rows->dense_demand(tokens), rows->sealed_demand(tokens)}) {
+        if (demand.second == 0) continue;
+        const auto known = std::find_if(demands.begin(), demands.end(), [&](const auto& d) { return d.first == demand.first; });
+        if (known != demands.end()) known->second += demand.second;
+        else demands.push_back(demand);
+      }
+  }
+  for (HeadWork& work : work_) {
+    if (needs_.decode != Feed::none) work.attention.reserve(shape_.group() * (tokens + 1));
+    work.plan.reserve(tokens + 1);
+    if (selects_) work.selection.reset(tokens + 1);
+  }
+  if (!arena_) return;
+  std::size_t blocks = 0;
+  for (const auto& [bytes, count] : demands) {
+    arena_->reserve(bytes, count);
+    blocks += count;
+  }
+  arena_->reserve(Block::SharedBytes, blocks);
+}
+
+inline Stats CacheCore::Impl::stats(std::size_t layer) const {
+  check_layer(layer);
+  Stats sum;
+  for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
+    sum += heads_[head].stats(shape_);
+    for (const auto& state : memory_[head].states) sum.metadata += state->bytes();
+  }
+  sum.metadata += (layers_[layer].window.capacity() + layers_[layer].drafted.capacity()) * sizeof(float);
+  return sum;
+}
+
+inline Stats CacheCore::Impl::stats() const {
+  Stats sum;
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) sum += stats(layer);
+  sum.metadata += ramp_.capacity() * sizeof(Position);
+  return sum;
+}
+
+inline std::vector<Position> CacheCore::Impl::positions(HeadId id) const {
+  const HeadStore& head = store(id);
+  std::vector<Position> positions(head.size());
+  for (std::size_t slot = 0; slot < head.size(); ++slot) positions[slot] = head.position(slot);
+  return positions;
+}
+
+inline void CacheCore::Impl::gather(HeadId id, Rows<float> keys, Rows<float> values) const {
+  const HeadStore& head = store(id);
+  const auto check = [&](const char* name, const Rows<float>& rows, std::size_t dim) {
+    if (rows.count != head.size() || rows.dim != dim)
+      fail(ErrorCode::shape_mismatch, std::string("gather: ") + name + ": got [" + std::to_string(rows.count) + ", " +
+                                          std::to_string(rows.dim) + "], expected [" + std::to_string(head.size()) + ", " +
+                                          std::to_string(dim) + "]");
+  };
+  check("keys", keys, shape_.head_dim);
+  check("values", values, shape_.values_dim());
+  head.keys().gather(0, keys);
+  head.values().gather(0, values);
+}
+
+inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out, Executor& executor) {
+  if (tokens.q.count != caches.size() || tokens.k.count != caches.size() || tokens.v.count != caches.size() || out.count != caches.size())
+    fail(ErrorCode::shape_mismatch, "decode_batch: got " + std::to_string(tokens.k.count) + " rows, expected one per cache (" +
+                                        std::to_string(caches.size()) + ")");
+  if (caches.empty()) return;
+  const std::size_t heads = caches[0]->shape_.kv_heads;
+  auto rows = detail::scratch<struct BatchRows, Tokens>(caches.size());
+  for (std::size_t b = 0; b < caches.size(); ++b) {
+    const Impl& cache = *caches[b];
+    if (cache.shape_.kv_heads != heads) fail(ErrorCode::shape_mismatch, "decode_batch: caches with different numbers of KV heads");
+    rows[b] = {.q = tokens.q.subrows(b, 1), .k = tokens.k.subrows(b, 1), .v = tokens.v.subrows(b, 1)};
+    if (!tokens.scores.empty()) rows[b].scores = tokens.scores.subspan(b * heads, heads);
+    if (!tokens.positions.empty()) rows[b].positions = tokens.positions.subspan(b, 1);
+    cache.check_tokens("decode_batch", layer, rows[b], out.subrows(b, 1), false);
+    if (cache.layers_[layer].drafted_tokens != 0)
+      fail(ErrorCode::invalid_argument, "decode_batch: drafted tokens are waiting; call accept() first");
+  }
+  struct Item {
+    Pass pass;
+    std::span<const Position> positions;
+  };
+  auto items = detail::scratch<struct BatchItems, Item>(caches.size());
+  for (std::size_t b = 0; b < caches.size(); ++b) {
+    items[b].pass = {.layer = layer, .event = Event::decode, .tokens = &rows[b], .out = out.subrows(b, 1), .feed = caches[b]->needs_.decode};
+    items[b].positions = caches[b]->begin_pass(items[b].pass);
+  }
+  executor.parallel_for(caches.size() * heads, [&](std::size_t task) {
+    Impl& cache = *caches[task / heads];
+    cache.token_pass(items[task / heads].pass, items[task / heads].positions, cache.first_head(layer) + task % heads);
+  });
+  for (Impl* cache : caches) {
+    if (cache->acts_alone_) cache->finish_layer(layer, Event::decode);
+    else cache->act(layer, Event::decode);
+  }
+}
+
+}  // namespace kvc

@@ -1,0 +1,100 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory_resource>
+#include <mutex>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace kvc {
+
+/// Where blocks live by default: 64-byte aligned pieces of large chunks, huge pages where the system gives them. Freed
+/// pieces are kept by size and reused, so a cache in a steady state asks its upstream for nothing. Thread-safe.
+class Arena final : public std::pmr::memory_resource {
+ public:
+  explicit Arena(std::pmr::memory_resource* upstream = std::pmr::new_delete_resource()) : upstream_(upstream) {}
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena() override {
+    for (const Chunk& chunk : chunks_) upstream_->deallocate(chunk.data, chunk.bytes, Alignment);
+  }
+
+  /// Makes sure that `count` pieces of `bytes` can be had without asking upstream.
+  void reserve(std::size_t bytes, std::size_t count) {
+    const std::scoped_lock lock(mutex_);
+    std::vector<std::byte*>& free = free_[rounded(bytes)];
+    if (free.capacity() < count) free.reserve(count);
+    while (free.size() < count) free.push_back(carve(rounded(bytes)));
+  }
+
+  /// Bytes obtained from upstream, in use or not.
+  std::size_t held_bytes() const {
+    const std::scoped_lock lock(mutex_);
+    std::size_t bytes = 0;
+    for (const Chunk& chunk : chunks_) bytes += chunk.bytes;
+    return bytes;
+  }
+
+ private:
+  static constexpr std::size_t Alignment = 64, SmallestChunk = std::size_t{1} << 16, HugePage = std::size_t{1} << 21;
+  struct Chunk {
+    std::byte* data;
+    std::size_t bytes;
+  };
+
+  static std::size_t rounded(std::size_t bytes) { return (bytes + Alignment - 1) / Alignment * Alignment; }
+
+  std::byte* carve(std::size_t bytes) {
+    if (remaining_ < bytes) {
+      // Chunks double, so that a small cache stays small and a large one lives in huge pages.
+      const std::size_t wanted = std::max({bytes, SmallestChunk, std::min(HugePage * 8, total_)});
+      const std::size_t size = wanted >= HugePage ? (wanted + HugePage - 1) / HugePage * HugePage : wanted;
+      const std::size_t alignment = Alignment;
+      auto* data = static_cast<std::byte*>(upstream_->allocate(size, alignment));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+      if (size >= HugePage) {
+        const auto begin = (reinterpret_cast<std::uintptr_t>(data) + HugePage - 1) / HugePage * HugePage;
+        const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) / HugePage * HugePage;
+        if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+      }
+#endif
+      chunks_.push_back({data, size});
+      total_ += size;
+      next_ = data;
+      remaining_ = size;
+    }
+    std::byte* piece = next_;
+    next_ += bytes;
+    remaining_ -= bytes;
+    return piece;
+  }
+
+  void* do_allocate(std::size_t bytes, std::size_t) override {
+    const std::scoped_lock lock(mutex_);
+    if (const auto found = free_.find(rounded(bytes)); found != free_.end() && !found->second.empty()) {
+      std::byte* piece = found->second.back();
+      found->second.pop_back();
+      return piece;
+    }
+    return carve(rounded(bytes));
+  }
+  void do_deallocate(void* piece, std::size_t bytes, std::size_t) override {
+    const std::scoped_lock lock(mutex_);
+    free_[rounded(bytes)].push_back(static_cast<std::byte*>(piece));
+  }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+
+  std::pmr::memory_resource* upstream_;
+  mutable std::mutex mutex_;
+  std::vector<Chunk> chunks_;
+  std::map<std::size_t, std::vector<std::byte*>> free_;
+  std::byte* next_ = nullptr;
+  std::size_t remaining_ = 0, total_ = 0;
+};
+
+}  // namespace kvc

@@ -1,0 +1,49 @@
+#pragma once
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <memory_resource>
+#include <utility>
+
+#include "kvc/codec/codec.hpp"
+
+namespace kvc {
+
+/// Rows encoded together: the unit of allocation and of sharing between forks. Whoever writes owns it alone (see
+/// RowStore::own).
+class Block {
+ public:
+  Block(std::shared_ptr<const Codec> codec, std::size_t capacity, std::pmr::memory_resource* memory)
+      : codec_(std::move(codec)), capacity_(capacity), bytes_(codec_->block_bytes(capacity)), memory_(memory) {
+    data_ = static_cast<std::byte*>(memory_->allocate(bytes_, 64));
+    std::memset(data_, 0, bytes_);
+  }
+  Block(const Block& other) : Block(other.codec_, other.capacity_, other.memory_) { std::memcpy(data_, other.data_, bytes_); }
+  Block& operator=(const Block&) = delete;
+  ~Block() { memory_->deallocate(data_, bytes_, 64); }
+
+  static std::shared_ptr<Block> make(std::shared_ptr<const Codec> codec, std::size_t capacity, std::pmr::memory_resource* memory) {
+    return std::allocate_shared<Block>(std::pmr::polymorphic_allocator<Block>(memory), std::move(codec), capacity, memory);
+  }
+  std::shared_ptr<Block> clone() const {
+    return std::allocate_shared<Block>(std::pmr::polymorphic_allocator<Block>(memory_), *this);
+  }
+
+  /// About what allocate_shared asks for besides the rows: the Block and its counts.
+  static constexpr std::size_t SharedBytes = 64 + 16;
+
+  const Codec& codec() const { return *codec_; }
+  const std::shared_ptr<const Codec>& shared_codec() const { return codec_; }
+  std::size_t capacity() const { return capacity_; }
+  std::size_t bytes() const { return bytes_; }
+  const std::byte* data() const { return data_; }
+  std::byte* data() { return data_; }
+
+ private:
+  std::shared_ptr<const Codec> codec_;
+  std::size_t capacity_, bytes_;
+  std::pmr::memory_resource* memory_;
+  std::byte* data_;
+};
+
+}  // namespace kvc

@@ -1,0 +1,76 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
+namespace kvc {
+
+/// A list of indices that costs nothing while entry i is i: positions, and slot to row, before anything was evicted.
+class IndexMap {
+ public:
+  std::size_t size() const { return size_; }
+  bool identity() const { return identity_; }
+  std::int32_t operator[](std::size_t i) const { return identity_ ? static_cast<std::int32_t>(i) : entries_[i]; }
+  std::size_t bytes() const { return entries_.capacity() * sizeof(std::int32_t); }
+  /// The explicit entries; empty while identity.
+  std::span<const std::int32_t> entries() const { return entries_; }
+
+  void push_back(std::int32_t index) {
+    if (identity_ && index != static_cast<std::int32_t>(size_)) materialise();
+    if (!identity_) entries_.push_back(index);
+    ++size_;
+  }
+  void set(std::size_t i, std::int32_t index) {
+    if ((*this)[i] == index) return;
+    materialise();
+    entries_[i] = index;
+  }
+  /// Keeps the entries whose flag is not 0; identity survives if all that is dropped lies at the end.
+  void keep(std::span<const std::uint8_t> flags) {
+    std::size_t kept = 0;
+    while (kept < size_ && flags[kept]) ++kept;
+    std::size_t next = kept;
+    while (next < size_ && !flags[next]) ++next;
+    if (next < size_) materialise();
+    if (!identity_) {
+      for (; next < size_; ++next)
+        if (flags[next]) entries_[kept++] = entries_[next];
+      entries_.resize(kept);
+    }
+    size_ = kept;
+  }
+  void truncate(std::size_t size) {
+    if (!identity_) entries_.resize(size);
+    size_ = size;
+  }
+  /// Entry i is i again, for `size` entries.
+  void reset(std::size_t size) {
+    entries_.clear();
+    identity_ = true;
+    size_ = size;
+  }
+  /// Room for `size` explicit entries.
+  void reserve(std::size_t size) { entries_.reserve(size); }
+  /// change(index) for every entry; the list becomes explicit.
+  template <class Change>
+  void transform(Change change) {
+    materialise();
+    for (std::int32_t& index : entries_) index = change(index);
+  }
+
+ private:
+  void materialise() {
+    if (!identity_) return;
+    entries_.resize(size_);
+    std::iota(entries_.begin(), entries_.end(), 0);
+    identity_ = false;
+  }
+
+  std::vector<std::int32_t> entries_;
+  std::size_t size_ = 0;
+  bool identity_ = true;
+};
+
+}  // namespace kvc

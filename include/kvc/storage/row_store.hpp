@@ -1,0 +1,444 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <memory_resource>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kvc/stats.hpp"
+#include "kvc/storage/block.hpp"
+#include "kvc/storage/index_map.hpp"
+#include "kvc/storage/scratch.hpp"
+#include "kvc/stream.hpp"
+
+namespace kvc {
+
+/// A run of rows in one block: rows [begin, end) of it belong to the head.
+struct Segment {
+  std::shared_ptr<Block> block;
+  std::size_t begin = 0, end = 0;
+  std::size_t dead = 0;   ///< rows whose slot was evicted
+  bool sealed = false;    ///< encoded by the stream's codec; otherwise dense and writable
+  std::size_t first = 0;  ///< number of its first row in the head's row order
+
+  std::size_t rows() const { return end - begin; }
+};
+
+/// The keys, or the values, of one head. Rows are numbered through the segments:
+///
+///   | dense sinks | sealed | sealed | … | dense | dense (open) |
+///   row 0          …                                 rows() - 1
+///
+/// Slot i lies in row map()[i]; the map costs nothing until an eviction breaks the order. Rows never move while decoding: an
+/// evicted dense row is reused (if the stream never seals), an evicted sealed row is dead until its block is.
+class RowStore {
+ public:
+  /// Rows per block: of a prompt, of tokens appended one by one, of tokens that will be sealed soon, and of codes sealed
+  /// one by one. Large blocks feed the kernels, small ones waste less.
+  static constexpr std::size_t PromptRows = 256, OpenRows = 64, TransientRows = 16, SealedRows = 64;
+
+  /// `sealed` is null if rows stay dense.
+  RowStore(std::shared_ptr<const Codec> dense, std::shared_ptr<const Codec> sealed, const Stream& stream,
+           std::pmr::memory_resource* memory)
+      : dense_(std::move(dense)), sealed_(std::move(sealed)), stream_(stream), memory_(memory) {}
+
+  std::size_t dim() const { return dense_->dim(); }
+  std::size_t rows() const { return segments_.empty() ? 0 : segments_.back().first + segments_.back().rows(); }
+  std::size_t dead_rows() const { return rows() - map_.size(); }
+  std::span<const Segment> segments() const { return segments_; }
+  const IndexMap& map() const { return map_; }
+  bool seals() const { return sealed_ != nullptr; }
+  std::size_t sealed_rows() const { return sealed_count_; }
+
+  /// Appends rows behind all others, as new slots.
+  void append(ConstRows rows) {
+    for (std::size_t done = 0; done < rows.count;) {
+      Segment& open = open_segment(rows.count - done);
+      const std::size_t count = std::min(rows.count - done, open.block->capacity() - open.end);
+      dense_->encode(rows.subrows(done, count), open.block->data(), open.block->capacity(), open.end);
+      for (std::size_t i = 0; i < count; ++i) map_.push_back(static_cast<std::int32_t>(open.first + open.rows() + i));
+      open.end += count;
+      done += count;
+    }
+  }
+  /// Appends one row as a new slot, in the place of an evicted row if there is one.
+  void append_reusing(ConstRows row) {
+    if (free_.empty()) return append(row);
+    const std::size_t place = free_.back();
+    free_.pop_back();
+    Segment& segment = segments_[segment_of(place)];
+    --segment.dead;
+    write(segment, place, row);
+    map_.push_back(static_cast<std::int32_t>(place));
+  }
+
+  /// Drops the slots whose flag is 0. With `compact`, the rows that stay move together, in slot order.
+  void keep(std::span<const std::uint8_t> flags, bool compact) {
+    if (compact && sealed_count_ == 0) return compact_to(flags);
+    for (std::size_t slot = 0; slot < flags.size(); ++slot)
+      if (!flags[slot]) kill(static_cast<std::size_t>(map_[slot]));
+    map_.keep(flags);
+    sweep();
+    if (seals()) release_mostly_dead();
+  }
+
+  /// Drops the newest slots, so that `slots` stay.
+  void truncate(std::size_t slots) {
+    if (!map_.identity() || dead_rows() != 0) {
+      for (std::size_t slot = slots; slot < map_.size(); ++slot) kill(static_cast<std::size_t>(map_[slot]));
+      map_.truncate(slots);
+      return sweep();
+    }
+    map_.truncate(slots);
+    while (!segments_.empty() && segments_.back().first >= slots) segments_.pop_back();
+    if (!segments_.empty()) {
+      Segment& last = segments_.back();
+      const std::size_t surplus = last.first + last.rows() - slots;
+      // Half a group that shares scales cannot be cut off; its rows stay behind dead.
+      if (last.sealed && sealed_->granule() > 1) last.dead += surplus;
+      else last.end -= surplus;
+    }
+    number();
+  }
+
+  /// Gives a slot another row; a sealed slot goes back to a dense row.
+  void rewrite(std::size_t slot, std::span<const float> values) {
+    const ConstRows row(values.data(), 1, values.size());
+    const auto place = static_cast<std::size_t>(map_[slot]);
+    if (!in_sealed_rows(place)) return write(segments_[segment_of(place)], place, row);
+    rewrite_behind(slot, place, row);
+    sweep();
+  }
+
+  /// Seals the oldest dense slots as the stream's rule allows now.
+  void seal(bool prompt_end) {
+    if (!seals()) return;
+    const std::span<const std::uint32_t> candidates = seal_candidates();
+    const bool whole = stream_.whole_prompt && prompt_end;
+    const std::size_t step = whole ? sealed_->granule() : stream_.batch;
+    const std::size_t count = candidates.size() / step * step;
+    const std::size_t piece = whole ? count : std::max(PromptRows / stream_.batch * stream_.batch, stream_.batch);
+    const bool in_order = map_.identity() && dead_rows() == 0;
+    for (std::size_t done = 0; done < count;) {
+      const std::size_t rows = std::min(piece, count - done);
+      if (in_order) seal_in_order(candidates[done], rows);
+      else seal_scattered(candidates.subspan(done, rows));
+      done += rows;
+    }
+    if (prompt_end && count != 0) shrink_tail();
+  }
+
+  /// Rows of slots [first, first + rows.count), decoded.
+  void gather(std::size_t first, Rows<float> rows) const {
+    for (std::size_t i = 0; i < rows.count;) {
+      const auto place = static_cast<std::size_t>(map_[first + i]);
+      const Segment& segment = segments_[segment_of(place)];
+      std::size_t run = 1;
+      while (i + run < rows.count && place + run < segment.first + segment.rows() &&
+             static_cast<std::size_t>(map_[first + i + run]) == place + run)
+        ++run;
+      decode_rows(segment, place, rows.subrows(i, run));
+      i += run;
+    }
+  }
+
+  /// Room for `slots` slots, so that reaching them allocates nothing. `reorders`: evictions will break the slot order.
+  void reserve(std::size_t slots, bool reorders) {
+    const std::size_t open = open_capacity();
+    segments_.reserve(segments_.size() + slots / open + 4 + (seals() ? slots / SealedRows : 0));
+    if (reorders) {
+      map_.reserve(slots);
+      free_.reserve(slots);
+    }
+  }
+  /// Bytes of the blocks that appending `slots` tokens one by one asks for: {size, count} of dense, then of sealed ones.
+  std::pair<std::size_t, std::size_t> dense_demand(std::size_t slots) const {
+    const std::size_t capacity = open_capacity();
+    const std::size_t live = seals() ? std::min(slots, stream_.sinks + stream_.recent + stream_.batch) + 2 * capacity : slots;
+    return {dense_->block_bytes(capacity), kernels::divide_up(live, capacity) + 1};
+  }
+  std::pair<std::size_t, std::size_t> sealed_demand(std::size_t slots) const {
+    if (!seals()) return {0, 0};
+    const std::size_t capacity = sealed_capacity(stream_.batch);
+    return {sealed_->block_bytes(capacity), kernels::divide_up(slots, capacity) + 1};
+  }
+
+  void add_to(Stats& stats) const {
+    for (const Segment& segment : segments_) {
+      const std::size_t used = std::min(segment.block->codec().block_bytes(segment.rows()), segment.block->bytes());
+      stats.payload += used;
+      stats.slack += segment.block->bytes() - used;
+      stats.dead += segment.dead;
+      stats.metadata += sizeof(Segment) + sizeof(Block) + 2 * sizeof(void*);  // and the shared pointer's counts
+    }
+    stats.metadata += map_.bytes() + free_.capacity() * sizeof(std::uint32_t);
+  }
+
+ private:
+  /// A sixteenth of what is there: growth stays cheap and the open block's unused rows stay a small share.
+  std::size_t open_capacity() const {
+    if (seals()) return TransientRows;
+    return std::clamp(rows() / 256 * kernels::TileLanes, kernels::TileLanes, OpenRows);
+  }
+  /// Rows sealed one by one share a block; rows that share scales get one of their own size.
+  std::size_t sealed_capacity(std::size_t rows) const {
+    if (sealed_->granule() > 1 || rows >= SealedRows) return kernels::round_up(rows, sealed_->granule());
+    return SealedRows;
+  }
+  bool in_sealed_rows(std::size_t row) const { return row >= sealed_first_ && row < sealed_first_ + sealed_count_; }
+  std::size_t segment_of(std::size_t row) const {
+    const auto after = std::upper_bound(segments_.begin(), segments_.end(), row,
+                                        [](std::size_t number, const Segment& segment) { return number < segment.first; });
+    return static_cast<std::size_t>(after - segments_.begin()) - 1;
+  }
+  static void decode_rows(const Segment& segment, std::size_t first_row, Rows<float> rows) {
+    const Block& block = *segment.block;
+    block.codec().decode(block.data(), block.capacity(), segment.begin + (first_row - segment.first), rows);
+  }
+
+  /// The segment's block, copied first if a fork shares it.
+  static Block& own(Segment& segment) {
+    if (segment.block.use_count() > 1) segment.block = segment.block->clone();
+    return *segment.block;
+  }
+  void write(Segment& segment, std::size_t place, ConstRows row) {
+    Block& block = own(segment);
+    dense_->encode(row, block.data(), block.capacity(), segment.begin + (place - segment.first));
+  }
+  /// The last segment, made dense, owned and open for at least one of `wanted` rows.
+  Segment& open_segment(std::size_t wanted) {
+    const bool open = !segments_.empty() && !segments_.back().sealed && segments_.back().end < segments_.back().block->capacity();
+    if (!open) {
+      const std::size_t capacity =
+          wanted > open_capacity() ? std::min(PromptRows, kernels::round_up(wanted, kernels::TileLanes)) : open_capacity();
+      segments_.push_back({Block::make(dense_, capacity, memory_), 0, 0, 0, false, rows()});
+    }
+    own(segments_.back());
+    return segments_.back();
+  }
+
+  /// Moves a slot from `place` to a new dense row.
+  void rewrite_behind(std::size_t slot, std::size_t place, ConstRows row) {
+    Segment& open = open_segment(1);
+    dense_->encode(row, open.block->data(), open.block->capacity(), open.end);
+    map_.set(slot, static_cast<std::int32_t>(open.first + open.rows()));
+    ++open.end;
+    kill(place);
+  }
+
+  void kill(std::size_t row) {
+    ++segments_[segment_of(row)].dead;
+    if (!seals()) free_.push_back(static_cast<std::uint32_t>(row));
+  }
+
+  /// Recomputes the row numbers after segments changed.
+  void number() {
+    std::size_t first = 0;
+    sealed_first_ = sealed_count_ = 0;
+    for (Segment& segment : segments_) {
+      segment.first = first;
+      if (segment.sealed && sealed_count_ == 0) sealed_first_ = first;
+      if (segment.sealed) sealed_count_ += segment.rows();
+      first += segment.rows();
+    }
+  }
+
+  static bool all_dead(const Segment& segment) { return segment.dead == segment.rows(); }
+
+  /// Frees the segments without a live row and renumbers the rows behind them.
+  void sweep() {
+    if (std::none_of(segments_.begin(), segments_.end(), all_dead)) return;
+    auto shift = detail::scratch<struct SweepPurpose, std::int32_t>(segments_.size());
+    std::int32_t gone = 0;
+    bool moves = false;
+    for (std::size_t i = 0; i < segments_.size(); ++i) {
+      shift[i] = gone;
+      if (all_dead(segments_[i])) gone += static_cast<std::int32_t>(segments_[i].rows());
+      else moves |= gone != 0;
+    }
+    if (moves) map_.transform([&](std::int32_t row) { return row - shift[segment_of(static_cast<std::size_t>(row))]; });
+    std::erase_if(segments_, all_dead);
+    number();
+    recount_free();
+  }
+  /// The free rows of a store that never seals are those that no slot uses.
+  void recount_free() {
+    free_.clear();
+    if (seals() || dead_rows() == 0) return;
+    auto used = detail::scratch<struct RecountPurpose, std::uint8_t>(rows());
+    std::fill(used.begin(), used.end(), std::uint8_t{0});
+    for (std::size_t slot = 0; slot < map_.size(); ++slot) used[static_cast<std::size_t>(map_[slot])] = 1;
+    for (std::size_t row = rows(); row-- > 0;)
+      if (!used[row]) free_.push_back(static_cast<std::uint32_t>(row));
+  }
+
+  /// The few rows left in a sealed segment that is three quarters dead go back to dense rows, to be sealed again with the
+  /// oldest; so the bytes held stay within a small factor of the slots that live.
+  void release_mostly_dead() {
+    const auto mostly_dead = [](const Segment& segment) { return segment.sealed && segment.dead * 4 >= segment.rows() * 3; };
+    const auto found = std::find_if(segments_.begin(), segments_.end(), mostly_dead);
+    if (found == segments_.end()) return;
+    auto row = detail::scratch<struct ReleasePurpose>(dim());
+    const std::size_t first = found->first, last = found->first + found->rows();
+    for (std::size_t slot = 0; slot < map_.size(); ++slot) {
+      const auto place = static_cast<std::size_t>(map_[slot]);
+      if (place < first || place >= last) continue;
+      gather(slot, {row.data(), 1, dim()});
+      rewrite_behind(slot, place, {row.data(), 1, dim()});
+    }
+    sweep();
+  }
+
+  void compact_to(std::span<const std::uint8_t> flags) {
+    RowStore fresh(dense_, sealed_, stream_, memory_);
+    auto rows = detail::scratch<struct CompactPurpose>(PromptRows * dim());
+    std::size_t filled = 0;
+    for (std::size_t slot = 0; slot < flags.size(); ++slot) {
+      if (!flags[slot]) continue;
+      gather(slot, {rows.data() + filled * dim(), 1, dim()});
+      if (++filled == PromptRows) fresh.append({rows.data(), std::exchange(filled, 0), dim()});
+    }
+    fresh.append({rows.data(), filled, dim()});
+    segments_ = std::move(fresh.segments_);
+    map_.reset(map_count(flags));
+    free_.clear();
+    number();
+  }
+  static std::size_t map_count(std::span<const std::uint8_t> flags) {
+    return flags.size() - static_cast<std::size_t>(std::count(flags.begin(), flags.end(), std::uint8_t{0}));
+  }
+
+  /// Dense slots, oldest first, beyond the sinks and without the newest `recent`.
+  std::span<const std::uint32_t> seal_candidates() const {
+    const std::size_t slots = map_.size();
+    auto found = detail::scratch<struct CandidatesPurpose, std::uint32_t>(slots);
+    if (slots <= stream_.sinks + stream_.recent) return {};
+    std::size_t sealed_dead = 0;
+    for (const Segment& segment : segments_) sealed_dead += segment.sealed ? segment.dead : 0;
+    // From the newest backwards: the dense slots lie together at the end, so this stops early.
+    std::size_t dense_left = slots - (sealed_count_ - sealed_dead), begin = slots;
+    for (std::size_t slot = slots; slot-- > stream_.sinks && dense_left > 0;) {
+      if (in_sealed_rows(static_cast<std::size_t>(map_[slot]))) continue;
+      --dense_left;
+      if (slot + stream_.recent < slots) found[--begin] = static_cast<std::uint32_t>(slot);
+    }
+    return found.subspan(begin);
+  }
+
+  /// A sealed segment with room for `rows` more, at index `at` or right before it; returns its index.
+  std::size_t sealed_segment(std::size_t at, std::size_t rows) {
+    if (at > 0 && segments_[at - 1].sealed) {
+      Segment& last = segments_[at - 1];
+      if (last.end + rows <= last.block->capacity()) return own(last), at - 1;
+    }
+    segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at),
+                     Segment{Block::make(sealed_, sealed_capacity(rows), memory_), 0, 0, 0, true, 0});
+    return at;
+  }
+  void encode_sealed(std::size_t index, ConstRows rows) {
+    Segment& segment = segments_[index];
+    sealed_->encode(rows, segment.block->data(), segment.block->capacity(), segment.end);
+    segment.end += rows.count;
+  }
+  /// How many of `wanted` rows the open sealed segment before `at` takes; all of them go into a new one if it is full.
+  std::size_t sealed_room(std::size_t at, std::size_t wanted) const {
+    if (at == 0 || !segments_[at - 1].sealed || sealed_->granule() > 1) return wanted;
+    const std::size_t room = segments_[at - 1].block->capacity() - segments_[at - 1].end;
+    return room == 0 ? wanted : std::min(room, wanted);
+  }
+
+  /// Seals slots [first, first + count) of a store whose rows are in slot order: row numbers do not change.
+  void seal_in_order(std::size_t first, std::size_t count) {
+    while (count > 0) {
+      std::size_t at = segment_of(first);
+      if (first > segments_[at].first) at = split(at, first);
+      const std::size_t taken = sealed_room(at, count);
+      auto rows = detail::scratch<struct SealPurpose>(taken * dim());
+      gather(first, {rows.data(), taken, dim()});
+      const std::size_t sealed = sealed_segment(at, taken);
+      encode_sealed(sealed, {rows.data(), taken, dim()});
+      std::size_t left = taken, next = sealed + 1;
+      while (left > 0) {
+        const std::size_t consumed = std::min(left, segments_[next].rows());
+        segments_[next].begin += consumed;
+        left -= consumed;
+        if (segments_[next].rows() == 0) segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(next));
+      }
+      number();
+      first += taken;
+      count -= taken;
+    }
+  }
+  /// Moves the rows of a dense segment in front of `row` into a segment of their own; returns the index of the rest.
+  std::size_t split(std::size_t at, std::size_t row) {
+    const std::size_t count = row - segments_[at].first;
+    auto rows = detail::scratch<struct SplitPurpose>(count * dim());
+    decode_rows(segments_[at], segments_[at].first, {rows.data(), count, dim()});
+    Segment front{Block::make(dense_, kernels::round_up(count, kernels::TileLanes), memory_), 0, count, 0, false, 0};
+    dense_->encode({rows.data(), count, dim()}, front.block->data(), front.block->capacity(), 0);
+    segments_[at].begin += count;
+    segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at), std::move(front));
+    number();
+    return at + 1;
+  }
+
+  /// Seals slots whose rows lie anywhere: they get rows behind the sealed ones, and the rows behind those move up.
+  void seal_scattered(std::span<const std::uint32_t> slots) {
+    while (!slots.empty()) {
+      std::size_t at = 0;
+      for (std::size_t i = 0; i < segments_.size(); ++i)
+        if (segments_[i].sealed) at = i + 1;
+      const std::size_t taken = sealed_room(at, slots.size());
+      auto rows = detail::scratch<struct SealPurpose>(taken * dim());
+      for (std::size_t i = 0; i < taken; ++i) {
+        gather(slots[i], {rows.data() + i * dim(), 1, dim()});
+        ++segments_[segment_of(static_cast<std::size_t>(map_[slots[i]]))].dead;
+      }
+      const std::size_t sealed = sealed_segment(at, taken);
+      encode_sealed(sealed, {rows.data(), taken, dim()});
+      number();
+      const auto behind = static_cast<std::int32_t>(segments_[sealed].first + segments_[sealed].rows());
+      const auto inserted = static_cast<std::int32_t>(taken);
+      map_.transform([&](std::int32_t row) { return row >= behind - inserted ? row + inserted : row; });
+      for (std::size_t i = 0; i < taken; ++i) map_.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
+      sweep();
+      slots = slots.subspan(taken);
+    }
+  }
+
+  /// After a prompt was sealed, the few dense rows left move out of its large blocks.
+  void shrink_tail() {
+    std::size_t first = 0;
+    while (first < segments_.size() && (segments_[first].sealed || segments_[first].first < sealed_first_)) ++first;
+    if (first == segments_.size() || segments_[first].dead != 0) return;
+    if (segments_[first].begin < TransientRows) return;
+    const std::size_t begin = segments_[first].first, count = rows() - begin;
+    auto values = detail::scratch<struct ShrinkPurpose>(count * dim());
+    for (std::size_t i = first; i < segments_.size(); ++i) {
+      if (segments_[i].dead != 0) return;
+      decode_rows(segments_[i], segments_[i].first, {values.data() + (segments_[i].first - begin) * dim(), segments_[i].rows(), dim()});
+    }
+    segments_.resize(first);
+    for (std::size_t done = 0; done < count;) {
+      const std::size_t taken = std::min(count - done, TransientRows);
+      Segment segment{Block::make(dense_, TransientRows, memory_), 0, taken, 0, false, begin + done};
+      dense_->encode({values.data() + done * dim(), taken, dim()}, segment.block->data(), TransientRows, 0);
+      segments_.push_back(std::move(segment));
+      done += taken;
+    }
+    number();
+  }
+
+  std::shared_ptr<const Codec> dense_, sealed_;
+  Stream stream_;
+  std::pmr::memory_resource* memory_;
+  std::vector<Segment> segments_;
+  IndexMap map_;
+  std::vector<std::uint32_t> free_;
+  std::size_t sealed_first_ = 0, sealed_count_ = 0;
+};
+
+}  // namespace kvc
