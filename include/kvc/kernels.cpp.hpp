@@ -1,10 +1,11 @@
 #pragma once
-/// Defines the kernels of builds with KVC_COMPILED_KERNELS: include this in exactly one .cpp file of the program. All other
-/// files then compile without intrinsics and without kernels.
+/// Defines the kernels and the cache's inside for builds with KVC_COMPILED_KERNELS: include this in exactly one .cpp file of
+/// the program. All other files then compile without intrinsics, kernels and storage.
 #if !defined(KVC_COMPILED_KERNELS)
 #error "kvc/kernels.cpp.hpp: define KVC_COMPILED_KERNELS for the whole program (or do not include this file)"
 #endif
 
+#include "kvc/cache/forward.hpp"
 #include "kvc/kernels/all_targets.hpp"
 #include "kvc/kernels/dispatch.hpp"
 

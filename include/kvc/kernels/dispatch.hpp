@@ -1,0 +1,35 @@
+#pragma once
+#include "kvc/kernels/table.hpp"
+#include "kvc/simd/isa.hpp"
+
+#if !defined(KVC_COMPILED_KERNELS)
+#include "kvc/kernels/all_targets.hpp"
+#endif
+
+namespace kvc::kernels {
+
+#if defined(KVC_COMPILED_KERNELS)
+
+/// The kernels of one level; Error(incompatible) where the machine lacks it. Defined in kvc/kernels.cpp.hpp.
+const Table& table(Isa isa);
+/// The kernels of current_isa().
+const Table& active();
+
+#else
+
+inline namespace KVC_ABI {
+
+/// The kernels of one level; Error(incompatible) where the machine lacks it.
+inline const Table& table(Isa isa) {
+  if (!is_available(isa)) fail(ErrorCode::incompatible, std::string("kernels: this machine has no ") + to_string(isa));
+  return compiled_table(isa);
+}
+
+/// The kernels of current_isa(): one relaxed load and a branch.
+inline const Table& active() { return compiled_table(current_isa()); }
+
+}  // namespace KVC_ABI
+
+#endif
+
+}  // namespace kvc::kernels

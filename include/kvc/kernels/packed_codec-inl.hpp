@@ -1,0 +1,220 @@
+// Quantizing into and reading from group-quantized blocks. Re-included, no guard.
+//
+// Encoding is two passes. The first finds scale and minimum, 16 groups at a time (16 p, or 16 lanes); the second walks
+// the dwords of a tile, where 16 lanes of one p quantize at once and a plane is one shift. Every step is elementwise
+// and correctly rounded, so codes, scales and minima are the same bits on every machine.
+namespace kvc::kernels {
+inline namespace KVC_ABI {
+namespace KVC_TARGET {
+
+/// Lanes [lane, lane + count) of the block lie in one tile, from its lane `first` on.
+struct TileSpan {
+  std::size_t tile, first, lane, count;
+};
+
+inline TileSpan span_at(const PackedLayout& layout, std::size_t lane, std::size_t lane_end) {
+  if (layout.along == GroupsAlong::p) {
+    const std::size_t first = lane % TileLanes;
+    return {lane / TileLanes, first, lane, smaller(TileLanes - first, lane_end - lane)};
+  }
+  const std::size_t in_group = lane % layout.group, first = in_group % TileLanes;
+  const std::size_t left = smaller(layout.group - in_group, lane_end - lane);
+  return {lane / layout.group * layout.tiles_per_group() + in_group / TileLanes, first, lane,
+          smaller(TileLanes - first, left)};
+}
+
+/// Stores `count` (at most TileLanes) scales or minima, and replaces them in `values` by what was stored.
+inline void store_metadata(unsigned char* metadata, Scalar type, std::size_t index, float* values, std::size_t count) {
+  if (type == Scalar::f32) {
+    float* to = static_cast<float*>(static_cast<void*>(metadata)) + index;
+    for (std::size_t i = 0; i < count; ++i) to[i] = values[i];
+    return;
+  }
+  std::uint16_t halves[TileLanes];
+  encode_run<Scalar::f16>(values, halves);
+  decode_run<Scalar::f16>(halves, values);
+  std::uint16_t* to = static_cast<std::uint16_t*>(static_cast<void*>(metadata)) + index;
+  for (std::size_t i = 0; i < count; ++i) to[i] = halves[i];
+}
+
+/// Scale and minimum of up to 16 groups: column c of group element e is source[c * column_stride + e * element_stride].
+inline void find_ranges(const float* source, std::size_t column_stride, std::size_t columns, std::size_t element_stride,
+                        std::size_t elements, unsigned bits, float* scale, float* minimum_of_group) {
+  float buffer[TileLanes];
+  Vector low[TileVectors], high[TileVectors];
+  for (std::size_t e = 0; e < elements; ++e) {
+    const float* x = contiguous(source + e * element_stride, column_stride, columns, buffer);
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) {
+      const Vector value = load(x + i * Width);
+      low[i] = e == 0 ? value : minimum(value, low[i]);
+      high[i] = e == 0 ? value : maximum(value, high[i]);
+    }
+  }
+  const Vector levels = set(static_cast<float>((1u << bits) - 1));
+  KVC_UNROLL
+  for (std::size_t i = 0; i < TileVectors; ++i) {
+    store(scale + i * Width, divide(subtract(high[i], low[i]), levels));
+    store(minimum_of_group + i * Width, low[i]);
+  }
+}
+
+/// Scales and minima of one group (along lanes: for every p; along p: for every lane) as they will be read back.
+struct MetadataView {
+  const PackedLayout& layout;
+  unsigned char *scales, *minima;
+
+  MetadataView(const PackedLayout& packed, void* block)
+      : layout(packed),
+        scales(static_cast<unsigned char*>(block) + packed.scale_offset()),
+        minima(static_cast<unsigned char*>(block) + packed.minimum_offset()) {}
+
+  void put(std::size_t p, std::size_t lane, float* scale, float* minimum_of_group, std::size_t count) const {
+    const std::size_t index = layout.metadata_index(p, lane);
+    store_metadata(scales, layout.metadata, index, scale, count);
+    store_metadata(minima, layout.metadata, index, minimum_of_group, count);
+  }
+
+  /// Of the element (p, lane) and the `count` - 1 that follow, along p or along the lanes, in groups of their own.
+  void get(std::size_t p, std::size_t lane, std::size_t count, float* scale, float* minimum_of_group) const {
+    const std::size_t index = layout.metadata_index(p, lane);
+    read_metadata(scales, layout.metadata, index, count, scale);
+    read_metadata(minima, layout.metadata, index, count, minimum_of_group);
+  }
+};
+
+inline void encode_metadata(const MetadataView& view, const Window& window, const ConstFloatMatrix& source) {
+  const PackedLayout& layout = view.layout;
+  const bool along_lanes = layout.along == GroupsAlong::lanes;
+  const std::size_t columns = along_lanes ? window.p_count : window.lanes;
+  const std::size_t elements = along_lanes ? window.lanes : window.p_count;
+  const std::size_t column_stride = along_lanes ? source.p_stride : source.lane_stride;
+  const std::size_t element_stride = along_lanes ? source.lane_stride : source.p_stride;
+  float scale[TileLanes], low[TileLanes];
+  for (std::size_t e = 0; e < elements; e += layout.group) {
+    for (std::size_t c = 0; c < columns; c += TileLanes) {
+      const std::size_t count = smaller(TileLanes, columns - c);
+      find_ranges(source.data + c * column_stride + e * element_stride, column_stride, count, element_stride,
+                  smaller(layout.group, elements - e), layout.bits, scale, low);
+      const std::size_t p = window.p_begin + (along_lanes ? c : e), lane = window.lane_begin + (along_lanes ? e : c);
+      view.put(p, lane, scale, low, count);
+    }
+  }
+}
+
+/// Codes of 16 lanes of one p: clamp((x - minimum) / scale) rounded half to even; 0 where the scale is 0.
+KVC_ALWAYS_INLINE Words quantize(Vector x, Vector scale, Vector low, Vector levels) {
+  const Vector ratio = divide(subtract(x, low), scale);
+  // minimum() and maximum() return their second operand for a NaN, so a NaN becomes the highest code.
+  const Vector code = round_even(maximum(minimum(ratio, levels), zero()));
+  return to_words(select_less(zero(), scale, code, zero()));
+}
+
+/// Writes the dword row that holds p from `p` on, for the lanes of one span; returns the first p it did not write.
+inline std::size_t encode_dwords(const MetadataView& view, std::uint32_t* codes, const Window& window,
+                                 const TileSpan& span, std::size_t p, const ConstFloatMatrix& source) {
+  const PackedLayout& layout = view.layout;
+  const PackedLayout::CodePlace place = layout.code_place(p, span.lane);
+  const std::size_t first_plane = place.shift / layout.bits;
+  const std::size_t group_end =
+      layout.along == GroupsAlong::p ? (p / layout.group + 1) * layout.group : p + layout.planes();
+  const std::size_t p_end =
+      smaller(smaller(group_end, window.p_begin + window.p_count), p + layout.planes() - first_plane);
+  std::uint32_t* target = codes + place.dword;
+  std::uint32_t dwords[TileLanes] = {};
+  Words built[TileVectors];
+  // Planes before the window keep their codes (tokens appended one by one); planes behind it become zero.
+  if (first_plane > 0)
+    for (std::size_t i = 0; i < span.count; ++i) dwords[i] = target[i] & ((1u << place.shift) - 1);
+  for (std::size_t i = 0; i < TileVectors; ++i) built[i] = load_words(dwords + i * Width);
+  const Vector levels = set(static_cast<float>((1u << layout.bits) - 1));
+  const bool along_lanes = layout.along == GroupsAlong::lanes;
+  float scale[TileLanes], low[TileLanes], buffer[TileLanes];
+  view.get(p, span.lane, along_lanes ? p_end - p : span.count, scale, low);
+  for (std::size_t q = p; q < p_end; ++q) {
+    const float* from =
+        source.data + (q - window.p_begin) * source.p_stride + (span.lane - window.lane_begin) * source.lane_stride;
+    const float* x = contiguous(from, source.lane_stride, span.count, buffer);
+    const unsigned shift = place.shift + static_cast<unsigned>(q - p) * layout.bits;
+    for (std::size_t i = 0; i < TileVectors; ++i) {
+      const Vector scales = along_lanes ? set(scale[q - p]) : load(scale + i * Width);
+      const Vector minima = along_lanes ? set(low[q - p]) : load(low + i * Width);
+      built[i] = bit_or(built[i], shift_left_by(quantize(load(x + i * Width), scales, minima, levels), shift));
+    }
+  }
+  for (std::size_t i = 0; i < TileVectors; ++i) store_words(dwords + i * Width, built[i]);
+  for (std::size_t i = 0; i < span.count; ++i) target[i] = dwords[i];
+  return p_end;
+}
+
+/// Zeroes the lanes of a tile that belong to no element, once its last real lanes are written.
+inline void clear_padding(const PackedLayout& layout, std::uint32_t* codes, const TileSpan& span, std::size_t p_begin,
+                          std::size_t p_end) {
+  const std::size_t used = span.first + span.count;
+  const bool ends_group = layout.along == GroupsAlong::lanes && (span.lane + span.count) % layout.group == 0;
+  if (used == TileLanes || !(ends_group || span.lane + span.count == layout.lanes)) return;
+  for (std::size_t p = p_begin; p < p_end; ++p) {
+    const std::size_t dword = layout.code_place(p, span.lane).dword - span.first;
+    for (std::size_t i = used; i < TileLanes; ++i) codes[dword + i] = 0;
+  }
+}
+
+inline void packed_encode(const PackedLayout& layout, void* block, const Window& window,
+                          const ConstFloatMatrix& source) {
+  const MetadataView view(layout, block);
+  std::uint32_t* codes = static_cast<std::uint32_t*>(block);
+  encode_metadata(view, window, source);
+  const std::size_t lane_end = window.lane_begin + window.lanes, p_end = window.p_begin + window.p_count;
+  for (std::size_t lane = window.lane_begin; lane < lane_end;) {
+    const TileSpan span = span_at(layout, lane, lane_end);
+    for (std::size_t p = window.p_begin; p < p_end;) p = encode_dwords(view, codes, window, span, p, source);
+    clear_padding(layout, codes, span, window.p_begin, p_end);
+    lane += span.count;
+  }
+}
+
+inline void decode_span(const MetadataView& view, const std::uint32_t* codes, const Window& window,
+                        const TileSpan& span, const FloatMatrix& target) {
+  const PackedLayout& layout = view.layout;
+  const bool along_lanes = layout.along == GroupsAlong::lanes;
+  const std::size_t p_end = window.p_begin + window.p_count;
+  float scale[TileLanes], low[TileLanes];
+  const Words mask = words((1u << layout.bits) - 1);
+  std::uint32_t dwords[TileLanes] = {};
+  float values[TileLanes];
+  for (std::size_t p = window.p_begin; p < p_end; ++p) {
+    const std::size_t step = (p - window.p_begin) % TileLanes;
+    const PackedLayout::CodePlace place = layout.code_place(p, span.lane);
+    if (along_lanes && step == 0) view.get(p, span.lane, smaller(TileLanes, p_end - p), scale, low);
+    if (!along_lanes && (p == window.p_begin || p % layout.group == 0)) view.get(p, span.lane, span.count, scale, low);
+    for (std::size_t i = 0; i < span.count; ++i) dwords[i] = codes[place.dword + i];
+    float* to =
+        target.data + (p - window.p_begin) * target.p_stride + (span.lane - window.lane_begin) * target.lane_stride;
+    const bool in_place = span.count == TileLanes && target.lane_stride == 1;
+    for (std::size_t i = 0; i < TileVectors; ++i) {
+      const Vector code = to_float(bit_and(shift_right_by(load_words(dwords + i * Width), place.shift), mask));
+      const Vector scales = along_lanes ? set(scale[step]) : load(scale + i * Width);
+      const Vector minima = along_lanes ? set(low[step]) : load(low + i * Width);
+      // Two roundings, here as everywhere: a fused one would differ between machines with and without FMA.
+      store((in_place ? to : values) + i * Width, add(opaque(multiply(code, scales)), minima));
+    }
+    if (!in_place)
+      for (std::size_t i = 0; i < span.count; ++i) to[i * target.lane_stride] = values[i];
+  }
+}
+
+inline void packed_decode(const PackedLayout& layout, const void* block, const Window& window,
+                          const FloatMatrix& target) {
+  const MetadataView view(layout, const_cast<void*>(block));  // only read from here on
+  const std::uint32_t* codes = static_cast<const std::uint32_t*>(block);
+  const std::size_t lane_end = window.lane_begin + window.lanes;
+  for (std::size_t lane = window.lane_begin; lane < lane_end;) {
+    const TileSpan span = span_at(layout, lane, lane_end);
+    decode_span(view, codes, window, span, target);
+    lane += span.count;
+  }
+}
+
+}  // namespace KVC_TARGET
+}  // namespace KVC_ABI
+}  // namespace kvc::kernels

@@ -1,0 +1,77 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "kvc/format.hpp"
+#include "kvc/kernels/layout.hpp"
+
+namespace kvc::kernels {
+
+/// Rows of coefficients: queries when scores are computed, attention weights when values are summed.
+struct Coefficients {
+  const float* data = nullptr;
+  std::size_t rows = 0, stride = 0;
+};
+
+/// Rows of results, `stride` floats apart.
+struct Results {
+  float* data = nullptr;
+  std::size_t stride = 0;
+  bool add = false;  ///< add to what is there instead of replacing it
+};
+
+/// Plain floats seen as x[p][lane], for encoding from and decoding to.
+struct FloatMatrix {
+  float* data = nullptr;
+  std::size_t p_stride = 0, lane_stride = 0;
+};
+struct ConstFloatMatrix {
+  const float* data = nullptr;
+  std::size_t p_stride = 0, lane_stride = 0;
+};
+
+/// The part [lane_begin, lane_begin + lanes) × [p_begin, p_begin + p_count) of a block.
+struct Window {
+  std::size_t lane_begin = 0, lanes = 0, p_begin = 0, p_count = 0;
+};
+
+/// One instruction set's kernels. Every block is a matrix x[p][lane] (see layout.hpp):
+///   keys:   lane = token, p = channel; product(queries) gives scores
+///   values: lane = channel, p = token; product(weights) gives outputs
+/// so one loop, out[row][lane] (+)= sum over p of coefficient[row][p] * x[p][lane], serves scores and accumulation, decode
+/// (rows = the query group) and prefill (rows = many queries), dense and packed.
+struct Table {
+  const char* name;
+
+  /// out[row][lane - lane_begin] (+)= sum over p in the window of coefficients[row][p - p_begin] * x[p][lane].
+  /// The sum over p runs in ascending order in one accumulator per result: results do not depend on how rows or lanes
+  /// are split over calls. lane_begin is a multiple of 16. Writes exactly `lanes` results a row.
+  void (*dense_product)(const DenseLayout&, const void* block, const Window&, const Coefficients&, const Results&);
+  /// The same over codes, without decoding to memory. lane_begin and p_begin lie on group and dword boundaries
+  /// (PackedLayout::lane_granule, p_granule).
+  void (*packed_product)(const PackedLayout&, const void* block, const Window&, const Coefficients&, const Results&);
+
+  /// Writes the window of a block from floats; source element (0, 0) is the window's first.
+  void (*dense_encode)(const DenseLayout&, void* block, const Window&, const ConstFloatMatrix& source);
+  void (*dense_decode)(const DenseLayout&, const void* block, const Window&, const FloatMatrix& target);
+  /// Quantizes the window, which covers whole groups, and writes codes, scales and minima.
+  void (*packed_encode)(const PackedLayout&, void* block, const Window&, const ConstFloatMatrix& source);
+  void (*packed_decode)(const PackedLayout&, const void* block, const Window&, const FloatMatrix& target);
+
+  /// Online softmax over `count` further scores of each row: scores += bias (null: none), maximum becomes the new running
+  /// maximum, scores become exp(score - maximum), sum becomes sum * correction + the new terms, correction =
+  /// exp(old maximum - maximum). While a row has seen only -inf its terms are 0 and its correction 1.
+  void (*softmax_update)(float* scores, std::size_t stride, std::size_t rows, std::size_t count, const float* bias,
+                         float* maximum, float* sum, float* correction);
+  /// Each row r of x times factors[r].
+  void (*scale_rows)(float* x, std::size_t stride, std::size_t rows, std::size_t count, const float* factors);
+  /// target[i] (+)= exp(scores[i] + bias[i] - lse): the probabilities behind finished attention. bias may be null;
+  /// lse = -inf gives zeros.
+  void (*probabilities)(const float* scores, const float* bias, std::size_t count, float lse, float* target, bool add);
+  /// scores[i] = cap * tanh(scores[i] / cap).
+  void (*softcap)(float* scores, std::size_t count, float cap);
+  /// Whether all `count` floats are finite.
+  bool (*all_finite)(const float* x, std::size_t count);
+};
+
+}  // namespace kvc::kernels

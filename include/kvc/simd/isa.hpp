@@ -1,0 +1,135 @@
+#pragma once
+#include <atomic>
+#include <cstdlib>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "kvc/error.hpp"
+#include "kvc/simd/abi.hpp"
+
+namespace kvc {
+
+/// Instruction sets that kernels exist for. Each x86 level contains the ones before it.
+enum class Isa : int {
+  portable,  ///< whatever the command line allows; runs everywhere
+  avx2,      ///< AVX2, FMA, F16C
+  avx512,    ///< AVX-512 F, BW, DQ, VL
+  neon,      ///< AArch64 Advanced SIMD
+};
+
+inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon};
+
+namespace process {
+/// The level in use, or -1 before the first question. One for the process, whatever flags its parts were built with.
+inline std::atomic<int> isa_in_use{-1};
+}  // namespace process
+
+// The functions that lead to a choice carry the ABI tag: they run before anything is known about the machine.
+inline namespace KVC_ABI {
+
+constexpr const char* to_string(Isa isa) {
+  constexpr const char* Names[] = {"portable", "avx2", "avx512", "neon"};
+  return Names[static_cast<int>(isa)];
+}
+
+/// The level of that name; throws Error(unknown_name) that lists the levels.
+inline Isa parse_isa(std::string_view name) {
+  for (Isa isa : AllIsas)
+    if (name == to_string(isa)) return isa;
+  fail(ErrorCode::unknown_name,
+       "KVC_ISA: \"" + std::string(name) + "\" is no instruction set; expected portable, avx2, avx512 or neon");
+}
+
+namespace machine {
+
+#if defined(__x86_64__)
+/// The highest level that both the processor and the operating system (saved registers, XCR0) support.
+inline Isa detect_isa() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  auto has = [](unsigned word, std::initializer_list<unsigned> bits) {
+    for (unsigned bit : bits)
+      if (!(word >> bit & 1u)) return false;
+    return true;
+  };
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !has(ecx, {12, 27, 28, 29}))
+    return Isa::portable;  // fma osxsave avx f16c
+  unsigned xcr_low = 0, xcr_high = 0;
+  __asm__ volatile("xgetbv" : "=a"(xcr_low), "=d"(xcr_high) : "c"(0));
+  if (!has(xcr_low, {1, 2})) return Isa::portable;                                                     // xmm ymm
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has(ebx, {3, 5, 8})) return Isa::portable;  // bmi avx2 bmi2
+  if (has(xcr_low, {5, 6, 7}) && has(ebx, {16, 17, 30, 31})) return Isa::avx512;  // opmask zmm; F DQ BW VL
+  return Isa::avx2;
+}
+#elif defined(__aarch64__)
+inline Isa detect_isa() { return Isa::neon; }
+#else
+inline Isa detect_isa() { return Isa::portable; }
+#endif
+
+inline Isa isa() {
+  static const Isa detected = detect_isa();
+  return detected;
+}
+
+}  // namespace machine
+
+/// Whether this machine can run the kernels of a level.
+inline bool is_available(Isa isa) {
+  const Isa highest = machine::isa();
+  if (isa == Isa::portable || isa == highest) return true;
+  return highest == Isa::avx512 && isa == Isa::avx2;
+}
+
+/// Every level of this machine, lowest first; KVC_ISA has no influence.
+inline std::vector<Isa> available_isas() {
+  std::vector<Isa> isas;
+  for (Isa isa : AllIsas)
+    if (is_available(isa)) isas.push_back(isa);
+  return isas;
+}
+
+/// The highest level of this machine that the environment variable KVC_ISA, where set, does not exclude. KVC_ISA names
+/// the highest level wanted; throws Error(unknown_name) when it names none.
+inline Isa best_isa() {
+  const char* cap = std::getenv("KVC_ISA");
+  const Isa highest = cap && *cap ? parse_isa(cap) : Isa::neon;
+  Isa best = Isa::portable;
+  for (Isa isa : AllIsas)
+    if (isa <= highest && is_available(isa)) best = isa;
+  return best;
+}
+
+/// The level whose kernels run now: best_isa() of the first call, or what a ScopedIsa set.
+inline Isa current_isa() {
+  const int isa = process::isa_in_use.load(std::memory_order_relaxed);
+  if (isa >= 0) return static_cast<Isa>(isa);
+  const Isa best = best_isa();
+  process::isa_in_use.store(static_cast<int>(best), std::memory_order_relaxed);
+  return best;
+}
+
+/// For tests: the whole process uses one level while this lives. Throws Error(incompatible) where the machine lacks it.
+class ScopedIsa {
+ public:
+  explicit ScopedIsa(Isa isa) : before_(process::isa_in_use.load(std::memory_order_relaxed)) {
+    if (!is_available(isa))
+      fail(ErrorCode::incompatible, std::string("ScopedIsa: this machine has no ") + to_string(isa) + ", only up to " +
+                                        to_string(machine::isa()));
+    process::isa_in_use.store(static_cast<int>(isa), std::memory_order_relaxed);
+  }
+  ~ScopedIsa() { process::isa_in_use.store(before_, std::memory_order_relaxed); }
+  ScopedIsa(const ScopedIsa&) = delete;
+  ScopedIsa& operator=(const ScopedIsa&) = delete;
+
+ private:
+  int before_;
+};
+
+}  // namespace KVC_ABI
+}  // namespace kvc

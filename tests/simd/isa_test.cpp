@@ -1,0 +1,80 @@
+#include "catch_shim.hpp"
+
+#include <cstdlib>
+#include <string>
+
+#include "kvc/kernels/dispatch.hpp"
+
+using kvc::Isa;
+
+namespace {
+
+/// Sets KVC_ISA for the duration of a test and restores what was there.
+class ScopedCap {
+ public:
+  explicit ScopedCap(const char* word) {
+    if (const char* before = std::getenv("KVC_ISA")) before_ = before;
+    setenv("KVC_ISA", word, 1);
+  }
+  ~ScopedCap() {
+    if (before_.empty()) unsetenv("KVC_ISA");
+    else setenv("KVC_ISA", before_.c_str(), 1);
+  }
+
+ private:
+  std::string before_;
+};
+
+}  // namespace
+
+TEST_CASE("every level is found again by its name") {
+  for (Isa isa : kvc::AllIsas) CHECK(kvc::parse_isa(kvc::to_string(isa)) == isa);
+}
+
+TEST_CASE("portable kernels are available everywhere and are the lowest level") {
+  CHECK(kvc::available_isas().front() == Isa::portable);
+}
+
+TEST_CASE("KVC_ISA caps the level that is chosen") {
+  ScopedCap cap("portable");
+  CHECK(kvc::best_isa() == Isa::portable);
+}
+
+TEST_CASE("a cap above the machine's level leaves the machine's level") {
+  ScopedCap cap("neon");  // the last of all levels
+  CHECK(kvc::best_isa() == kvc::available_isas().back());
+}
+
+TEST_CASE("an unknown KVC_ISA is an error that lists the levels") {
+  ScopedCap cap("sse9");
+  try {
+    kvc::best_isa();
+    FAIL("no error");
+  } catch (const kvc::Error& error) {
+    CHECK(error.code() == kvc::ErrorCode::unknown_name);
+    const std::string message = error.what();
+    for (const char* part : {"KVC_ISA", "sse9", "portable", "avx2", "avx512", "neon"})
+      CHECK(message.find(part) != std::string::npos);
+  }
+}
+
+TEST_CASE("ScopedIsa chooses the kernels of the whole process and gives the level back") {
+  const Isa before = kvc::current_isa();
+  for (Isa isa : kvc::available_isas()) {
+    kvc::ScopedIsa scoped(isa);
+    CHECK(kvc::current_isa() == isa);
+    CHECK(std::string(kvc::kernels::active().name) == kvc::to_string(isa));
+  }
+  CHECK(kvc::current_isa() == before);
+}
+
+TEST_CASE("asking for a level that the machine lacks is an error") {
+  for (Isa isa : kvc::AllIsas) {
+    if (kvc::is_available(isa)) {
+      CHECK(std::string(kvc::kernels::table(isa).name) == kvc::to_string(isa));
+    } else {
+      CHECK_THROWS_AS(kvc::ScopedIsa(isa), kvc::Error);
+      CHECK_THROWS_AS(kvc::kernels::table(isa), kvc::Error);
+    }
+  }
+}
