@@ -11,5 +11,6 @@
 #include "kvc/policy/quest.hpp"
 #include "kvc/policy/snapkv.hpp"
 #include "kvc/policy/streaming_llm.hpp"
+#include "kvc/simd/isa.hpp"
 #include "kvc/thread_pool.hpp"
 #include "kvc/version.hpp"

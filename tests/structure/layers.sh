@@ -3,8 +3,8 @@
 #   layer     its files (first match wins)                  it may include
 rules='
   adaptor     eigen.hpp fmt.hpp                             vocabulary interface policy cache umbrella
-  umbrella    kvc.hpp                                       vocabulary interface policy attention cache
-  compiled    kernels.cpp.hpp                               vocabulary simd kernels
+  umbrella    kvc.hpp                                       vocabulary simd interface policy cache
+  compiled    kernels.cpp.hpp                               vocabulary simd kernels cache
   vocabulary  [^/]*.hpp                                     vocabulary
   simd        simd/.*.hpp                                   vocabulary simd
   kernels     kernels/.*.hpp                                vocabulary simd kernels

@@ -91,13 +91,16 @@ void for_each_segment(std::span<const Segment> segments, std::size_t begin, std:
   }
 }
 
+/// Names the scratch memory of a HeadReader's bias.
+struct BiasPurpose;
+
 /// How one head is read in one pass by one thread: its bias, its runs of equally shifted rows, and the arithmetic on row ranges.
 /// It works in the thread's scratch memory, so a thread has at most one at a time.
 class HeadReader {
  public:
   HeadReader(const HeadStore& head, const Settings& settings, std::span<const std::uint8_t> selected = {})
       : head_(head), settings_(settings) {
-    bias_ = head.key_bias(detail::scratch<struct BiasPurpose>(kernels::round_up(head.keys().rows(), kernels::TileLanes)));
+    bias_ = head.key_bias(detail::scratch<BiasPurpose>(kernels::round_up(head.keys().rows(), kernels::TileLanes)));
     if (!selected.empty()) mask_unselected(selected);
     if (settings.in_cache) find_runs();
   }
@@ -175,7 +178,7 @@ class HeadReader {
   }
 
   void mask_unselected(std::span<const std::uint8_t> selected) {
-    auto memory = detail::scratch<struct BiasPurpose>(kernels::round_up(rows(), kernels::TileLanes));
+    auto memory = detail::scratch<BiasPurpose>(kernels::round_up(rows(), kernels::TileLanes));  // where key_bias wrote
     if (bias_.empty()) std::fill(memory.begin(), memory.end(), 0.0f);
     for (std::size_t slot = 0; slot < head_.size(); ++slot)
       if (!selected[slot]) memory[static_cast<std::size_t>(head_.keys().map()[slot])] = MinusInfinity;

@@ -109,15 +109,22 @@ inline void attend_out_of_step(const HeadReader& reader, const Queries& queries,
   float* correction = weights.data() + rows * value_rows;
   reader.scores(0, key_rows, queries, {scores.data(), key_rows, false});
   std::fill_n(weights.data(), rows * value_rows, MinusInfinity);
-  const float* bias = reader.bias(0);
+  const std::size_t slots = head.size();
+  auto places = detail::scratch<struct PlacesPurpose, std::int32_t>(2 * slots);
+  std::int32_t *key_place = places.data(), *value_place = places.data() + slots;
+  for (std::size_t slot = 0; slot < slots; ++slot) {
+    key_place[slot] = head.keys().map()[slot];
+    value_place[slot] = head.values().map()[slot];
+  }
+  if (const float* bias = reader.bias(0))
+    for (std::size_t row = 0; row < rows; ++row)
+      for (std::size_t key = 0; key < key_rows; ++key) scores[row * key_rows + key] += bias[key];
   for (std::size_t row = 0; row < rows; ++row) {
-    const std::size_t limit = limit_first + row / queries.group;
-    for (std::size_t slot = 0; slot < head.size(); ++slot) {
-      const auto key = static_cast<std::size_t>(head.keys().map()[slot]);
-      if (key < limit)
-        weights[row * value_rows + static_cast<std::size_t>(head.values().map()[slot])] =
-            scores[row * key_rows + key] + (bias ? bias[key] : 0.0f);
-    }
+    const float* from = scores.data() + row * key_rows;
+    float* to = weights.data() + row * value_rows;
+    const auto limit = static_cast<std::int32_t>(std::min(limit_first + row / queries.group, key_rows));
+    for (std::size_t slot = 0; slot < slots; ++slot)
+      if (key_place[slot] < limit) to[value_place[slot]] = from[key_place[slot]];
   }
   table.softmax_update(weights.data(), value_rows, rows, value_rows, nullptr, state.maximum, state.sum, correction);
   if (state.values) {
@@ -126,9 +133,9 @@ inline void attend_out_of_step(const HeadReader& reader, const Queries& queries,
   }
   if (kept.weights) {
     for (std::size_t row = 0; row < rows; ++row)
-      for (std::size_t slot = 0; slot < head.size(); ++slot)
-        kept.weights[row * kept.stride + static_cast<std::size_t>(head.keys().map()[slot])] =
-            weights[row * value_rows + static_cast<std::size_t>(head.values().map()[slot])];
+      for (std::size_t slot = 0; slot < slots; ++slot)
+        kept.weights[row * kept.stride + static_cast<std::size_t>(key_place[slot])] =
+            weights[row * value_rows + static_cast<std::size_t>(value_place[slot])];
     for (std::size_t chunk = 0; chunk * ChunkRows < key_rows; ++chunk) std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
   }
 }

@@ -42,15 +42,25 @@ class Codec {
 };
 
 namespace detail {
-/// Rows that one step of the decoding fallback takes: small enough for the stack of any thread.
-inline constexpr std::size_t FallbackRows = 8, FallbackDim = 1024;
+/// Floats that one step of the decoding fallback takes: small enough for the stack of any thread.
+inline constexpr std::size_t FallbackFloats = 8192;
+
+/// Rows of `codec` that fit into those.
+inline std::size_t fallback_rows(const Codec& codec) {
+  if (codec.dim() > FallbackFloats)
+    fail(ErrorCode::invalid_argument, "Codec " + codec.name() + ": rows of " + std::to_string(codec.dim()) +
+                                          " floats, more than " + std::to_string(FallbackFloats) +
+                                          ", need scores() and accumulate() of their own");
+  return FallbackFloats / codec.dim();
+}
 }  // namespace detail
 
 inline void Codec::scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
                           const kernels::Coefficients& queries, const kernels::Results& results) const {
-  float decoded[detail::FallbackRows * detail::FallbackDim];
-  for (std::size_t begin = 0; begin < count; begin += detail::FallbackRows) {
-    const std::size_t rows = std::min(detail::FallbackRows, count - begin);
+  const std::size_t step = detail::fallback_rows(*this);
+  float decoded[detail::FallbackFloats];
+  for (std::size_t begin = 0; begin < count; begin += step) {
+    const std::size_t rows = std::min(step, count - begin);
     decode(block, capacity, first + begin, {decoded, rows, dim()});
     for (std::size_t i = 0; i < queries.rows; ++i)
       for (std::size_t r = 0; r < rows; ++r) {
@@ -64,11 +74,12 @@ inline void Codec::scores(const std::byte* block, std::size_t capacity, std::siz
 
 inline void Codec::accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
                               const kernels::Coefficients& weights, const kernels::Results& results) const {
-  float decoded[detail::FallbackRows * detail::FallbackDim];
+  const std::size_t step = detail::fallback_rows(*this);
+  float decoded[detail::FallbackFloats];
   if (!results.add)
     for (std::size_t i = 0; i < weights.rows; ++i) std::fill_n(results.data + i * results.stride, dim(), 0.0f);
-  for (std::size_t begin = 0; begin < count; begin += detail::FallbackRows) {
-    const std::size_t rows = std::min(detail::FallbackRows, count - begin);
+  for (std::size_t begin = 0; begin < count; begin += step) {
+    const std::size_t rows = std::min(step, count - begin);
     decode(block, capacity, first + begin, {decoded, rows, dim()});
     for (std::size_t i = 0; i < weights.rows; ++i)
       for (std::size_t r = 0; r < rows; ++r)

@@ -16,7 +16,7 @@ class GroupQuantCodec final : public Codec {
 
   const GroupQuant& format() const { return format_; }
   std::string name() const override {
-    return "q" + std::to_string(format_.bits) + (format_.axis == Axis::channel ? "-channel-g" : "-token-g") +
+    return std::string("q") + std::to_string(format_.bits) + (format_.axis == Axis::channel ? "-channel-g" : "-token-g") +
            std::to_string(format_.group) + (format_.metadata == Scalar::f32 ? "-f32" : "");
   }
   std::size_t dim() const override { return dim_; }

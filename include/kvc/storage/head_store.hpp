@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory_resource>
 #include <span>
@@ -12,6 +13,7 @@
 #include "kvc/codec/make.hpp"
 #include "kvc/shape.hpp"
 #include "kvc/storage/row_store.hpp"
+#include "kvc/storage/runs.hpp"
 
 namespace kvc {
 
@@ -39,9 +41,9 @@ class HeadStore {
   std::byte* column(std::size_t index) { return columns_[index].data(); }
   const std::byte* column(std::size_t index) const { return columns_[index].data(); }
 
-  /// Appends one slot per row at `positions`.
-  void append(ConstRows keys, ConstRows values, std::span<const Position> positions) {
-    if (keys.count == 1) {
+  /// Appends one slot per row at `positions`. A single row may take an evicted one's place unless it must lie `behind`.
+  void append(ConstRows keys, ConstRows values, std::span<const Position> positions, bool behind = false) {
+    if (keys.count == 1 && !behind) {
       // A store that seals keeps its dense rows in order; one that never does reuses the rows of evicted slots.
       keys_.seals() ? keys_.append(keys) : keys_.append_reusing(keys);
       values_.seals() ? values_.append(values) : values_.append_reusing(values);
@@ -62,16 +64,12 @@ class HeadStore {
     keys_.keep(flags, compact);
     values_.keep(flags, compact);
     positions_.keep(flags);
-    std::size_t kept = 0;
-    for (std::size_t slot = 0; slot < flags.size(); ++slot) {
-      if (!flags[slot]) continue;
-      if (kept != slot) {
-        if (!multiplicity_.empty()) multiplicity_[kept] = multiplicity_[slot];
-        for (std::size_t c = 0; c < columns_.size(); ++c)
-          std::copy_n(columns_[c].begin() + offset(c, slot), defaults_[c].size(), columns_[c].begin() + offset(c, kept));
-      }
-      ++kept;
-    }
+    const std::size_t kept = detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
+      if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
+      for (std::size_t c = 0; c < columns_.size(); ++c)
+        if (const std::size_t bytes = defaults_[c].size())
+          std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
+    });
     resize_columns(kept);
     check_step();
   }
@@ -146,9 +144,6 @@ class HeadStore {
     return {make_codec(dense, role, dim), std::move(sealed), stream, memory};
   }
 
-  std::ptrdiff_t offset(std::size_t column, std::size_t slot) const {
-    return static_cast<std::ptrdiff_t>(slot * defaults_[column].size());
-  }
   void resize_columns(std::size_t slots) {
     if (!multiplicity_.empty()) multiplicity_.resize(slots);
     for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].resize(slots * defaults_[c].size());

@@ -1,9 +1,12 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <span>
 #include <vector>
+
+#include "kvc/storage/runs.hpp"
 
 namespace kvc {
 
@@ -29,17 +32,18 @@ class IndexMap {
   }
   /// Keeps the entries whose flag is not 0; identity survives if all that is dropped lies at the end.
   void keep(std::span<const std::uint8_t> flags) {
-    std::size_t kept = 0;
-    while (kept < size_ && flags[kept]) ++kept;
-    std::size_t next = kept;
-    while (next < size_ && !flags[next]) ++next;
-    if (next < size_) materialise();
-    if (!identity_) {
-      for (; next < size_; ++next)
-        if (flags[next]) entries_[kept++] = entries_[next];
-      entries_.resize(kept);
+    std::size_t dropped = 0, last = size_;
+    while (dropped < size_ && flags[dropped]) ++dropped;
+    while (last > dropped && !flags[last - 1]) --last;
+    if (last > dropped) materialise();
+    if (identity_) {
+      size_ = dropped;
+      return;
     }
-    size_ = kept;
+    size_ = detail::for_each_moved_run(flags.first(size_), [&](std::size_t from, std::size_t to, std::size_t count) {
+      std::memmove(&entries_[to], &entries_[from], count * sizeof(std::int32_t));
+    });
+    entries_.resize(size_);
   }
   void truncate(std::size_t size) {
     if (!identity_) entries_.resize(size);

@@ -78,8 +78,9 @@ class RowStore {
   /// Drops the slots whose flag is 0. With `compact`, the rows that stay move together, in slot order.
   void keep(std::span<const std::uint8_t> flags, bool compact) {
     if (compact && sealed_count_ == 0) return compact_to(flags);
-    for (std::size_t slot = 0; slot < flags.size(); ++slot)
-      if (!flags[slot]) kill(static_cast<std::size_t>(map_[slot]));
+    for (auto dropped = std::find(flags.begin(), flags.end(), std::uint8_t{0}); dropped != flags.end();
+         dropped = std::find(dropped + 1, flags.end(), std::uint8_t{0}))
+      kill(static_cast<std::size_t>(map_[static_cast<std::size_t>(dropped - flags.begin())]));
     map_.keep(flags);
     sweep();
     if (seals()) release_mostly_dead();
@@ -275,17 +276,22 @@ class RowStore {
       if (!used[row]) free_.push_back(static_cast<std::uint32_t>(row));
   }
 
-  /// The few rows left in a sealed segment that is three quarters dead go back to dense rows, to be sealed again with the
-  /// oldest; so the bytes held stay within a small factor of the slots that live.
+  /// The few rows left in segments that are three quarters dead move behind all others; sealed ones are dense again, to be
+  /// sealed with the oldest. So the bytes held stay within a small factor of the slots that live.
   void release_mostly_dead() {
-    const auto mostly_dead = [](const Segment& segment) { return segment.sealed && segment.dead * 4 >= segment.rows() * 3; };
-    const auto found = std::find_if(segments_.begin(), segments_.end(), mostly_dead);
-    if (found == segments_.end()) return;
+    auto leaves = detail::scratch<struct LeavesPurpose, std::uint8_t>(segments_.size());
+    for (std::size_t i = 0; i < segments_.size(); ++i) {
+      const Segment& segment = segments_[i];
+      const bool open = !segment.sealed && i + 1 == segments_.size();
+      // Against the capacity of a sealed block: one that has just been begun still fills up.
+      leaves[i] = !open && segment.dead * 4 >= (segment.sealed ? segment.block->capacity() : segment.rows()) * 3;
+    }
+    if (std::find(leaves.begin(), leaves.end(), std::uint8_t{1}) == leaves.end()) return;
     auto row = detail::scratch<struct ReleasePurpose>(dim());
-    const std::size_t first = found->first, last = found->first + found->rows();
     for (std::size_t slot = 0; slot < map_.size(); ++slot) {
       const auto place = static_cast<std::size_t>(map_[slot]);
-      if (place < first || place >= last) continue;
+      const std::size_t segment = segment_of(place);
+      if (segment >= leaves.size() || !leaves[segment]) continue;
       gather(slot, {row.data(), 1, dim()});
       rewrite_behind(slot, place, {row.data(), 1, dim()});
     }

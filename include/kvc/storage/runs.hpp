@@ -1,0 +1,32 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+namespace kvc::detail {
+
+/// Calls move(from, to, count) for every run of flags that are not 0 and that moves down because some before it are 0.
+/// Returns how many flags are not 0. One evicted slot is one move, however many slots there are.
+template <class Move>
+std::size_t for_each_moved_run(std::span<const std::uint8_t> flags, Move move) {
+  const auto find = [&](std::size_t from, bool set) {
+    if (!set) {
+      const void* zero = std::memchr(flags.data() + from, 0, flags.size() - from);
+      return zero ? static_cast<std::size_t>(static_cast<const std::uint8_t*>(zero) - flags.data()) : flags.size();
+    }
+    while (from < flags.size() && flags[from] == 0) ++from;
+    return from;
+  };
+  std::size_t kept = flags.empty() ? 0 : find(0, false);
+  for (std::size_t from = kept; from < flags.size();) {
+    from = find(from, true);
+    const std::size_t end = from < flags.size() ? find(from, false) : from;
+    if (end > from) move(from, kept, end - from);
+    kept += end - from;
+    from = end;
+  }
+  return kept;
+}
+
+}  // namespace kvc::detail
