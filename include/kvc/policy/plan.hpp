@@ -35,6 +35,7 @@ class Plan {
   void reserve(std::size_t slots) {
     chosen_.reserve(slots);
     candidates_.reserve(slots);
+    scratch_.resize(std::max(scratch_.size(), slots));
   }
 
   void first(std::size_t n) { range(0, n); }
@@ -77,6 +78,12 @@ class Plan {
   /// From now on the slot stands for `tokens` tokens: its logit gets log(tokens) added.
   void multiplicity(std::size_t slot, float tokens) { multiplicities_.emplace_back(slot, tokens); }
 
+  /// Memory for `n` floats while the plan is made, a head's scores for example; reused from head to head.
+  std::span<float> scratch(std::size_t n) {
+    if (scratch_.size() < n) scratch_.resize(n);
+    return std::span<float>(scratch_).first(n);
+  }
+
   std::span<const std::uint8_t> chosen() const { return chosen_; }
   std::span<const Rewrite> rewrites() const { return rewrites_; }
   std::span<const std::pair<std::size_t, float>> multiplicities() const { return multiplicities_; }
@@ -100,6 +107,7 @@ class Plan {
   std::vector<Rewrite> rewrites_;
   std::vector<std::pair<std::size_t, float>> multiplicities_;
   std::vector<std::uint32_t> candidates_;
+  std::vector<float> scratch_;
 };
 
 /// What a cross-layer policy answers about two adjacent layers that keep the same positions: which keys and values share one

@@ -120,7 +120,7 @@ class StageOf final : public Stage {
   std::size_t slot_bytes() const override { return std::is_same_v<Slot<P>, Nothing> ? 0 : sizeof(Slot<P>); }
   void default_slot(std::byte* slot) const override {
     const Slot<P> fresh{};
-    std::memcpy(slot, &fresh, slot_bytes());
+    if (slot_bytes() != 0) std::memcpy(slot, &fresh, slot_bytes());
   }
   std::unique_ptr<AnyState> new_state() const override { return std::make_unique<StateBox<P>>(); }
   std::size_t budget(HeadId id, std::size_t seen, const CacheShape& shape) const override {
@@ -153,7 +153,7 @@ class StageOf final : public Stage {
     } else if constexpr (Scores<P>) {
       if (any.view.event != Event::prompt_end || any.view.size() <= any.view.budget) return;
       const Head<P> head = typed(any);
-      std::vector<float> scores(head.size());
+      const std::span<float> scores = plan.scratch(head.size());
       policy_.score(head, scores);
       plan.top(scores, head.budget);
     }

@@ -1,0 +1,82 @@
+#include <kvc/policy/plan.hpp>
+#include <kvc/policy/scoring.hpp>
+
+#include "catch_shim.hpp"
+#include "support/fake_head.hpp"
+
+namespace {
+
+struct Nobody {
+  void evict(kvc::Head<Nobody>&, kvc::Plan&) const {}
+};
+
+/// A plan over `slots` slots.
+struct Planned {
+  explicit Planned(std::size_t slots) : head(Nobody{}) {
+    head.append(slots);
+    view = head.head(kvc::Event::prompt_end);
+    plan.reset(view);
+  }
+  std::vector<std::uint8_t> chosen() const { return {plan.chosen().begin(), plan.chosen().end()}; }
+
+  support::FakeHead<Nobody> head;
+  kvc::Head<Nobody> view;
+  kvc::Plan plan;
+};
+
+using Chosen = std::vector<std::uint8_t>;
+
+}  // namespace
+
+TEST_CASE("a plan without a choice keeps everything") {
+  CHECK(Planned(5).plan.kept_count() == 5);
+}
+
+TEST_CASE("ranges add up and are clipped to the slots there are") {
+  Planned planned(6);
+  planned.plan.first(2);
+  planned.plan.last(1);
+  planned.plan.range(4, 99);
+  CHECK(planned.chosen() == Chosen{1, 1, 0, 0, 1, 1});
+}
+
+TEST_CASE("top fills up to a total, the older of equal scores first, NaN last") {
+  Planned planned(6);
+  planned.plan.last(1);
+  const float nan = std::nanf("");
+  planned.plan.top(std::vector<float>{nan, 2, 2, 5, 2, 9}, 4);
+  CHECK(planned.chosen() == Chosen{0, 1, 1, 1, 0, 1});
+}
+
+TEST_CASE("top takes even NaN when nothing else is left") {
+  Planned planned(3);
+  planned.plan.top(std::vector<float>(3, std::nanf("")), 2);
+  CHECK(planned.chosen() == Chosen{1, 1, 0});
+}
+
+TEST_CASE("keep_best keeps protected slots beyond the total, and counts them in it") {
+  Planned beyond(4), within(4);
+  kvc::keep_best(beyond.plan, std::vector<float>{1, kvc::Protected, kvc::Protected, 2}, 1);
+  kvc::keep_best(within.plan, std::vector<float>{1, kvc::Protected, 3, 2}, 2);
+  CHECK(beyond.chosen() == Chosen{0, 1, 1, 0});
+  CHECK(within.chosen() == Chosen{0, 1, 1, 0});
+}
+
+TEST_CASE("a rewrite starts as a copy of what the slot has") {
+  Planned planned(3);
+  planned.plan.key(1)[0] += 1;
+  REQUIRE(planned.plan.rewrites().size() == 1);
+  CHECK(planned.plan.rewrites()[0].slot == 1);
+  CHECK(planned.plan.rewrites()[0].key[0] == planned.head.stored_keys[1][0] + 1);
+  CHECK(planned.plan.rewrites()[0].key[1] == planned.head.stored_keys[1][1]);
+  CHECK(planned.plan.rewrites()[0].value == planned.head.stored_values[1]);
+}
+
+TEST_CASE("reset returns to keeping everything") {
+  Planned planned(4);
+  planned.plan.first(1);
+  planned.plan.multiplicity(0, 3);
+  planned.plan.reset(planned.view);
+  CHECK(planned.plan.kept_count() == 4);
+  CHECK(planned.plan.multiplicities().empty());
+}

@@ -1,0 +1,73 @@
+#include <kvc/policy/full.hpp>
+#include <kvc/policy/kivi.hpp>
+
+#include "catch_shim.hpp"
+#include "support/fake_head.hpp"
+
+using kvc::Axis;
+using kvc::Full;
+using kvc::GroupQuant;
+using kvc::KIVI;
+using kvc::Scalar;
+
+namespace {
+const kvc::CacheShape Shape{.head_dim = 64};
+}
+
+TEST_CASE("KIVI seals keys per channel, a residual at a time, and values per token, sparing the newest residual") {
+  const kvc::Streams streams = KIVI{.bits = 2, .residual = 128}.quantize({});
+  CHECK(std::get<GroupQuant>(*streams.key.format) == GroupQuant{.bits = 2, .axis = Axis::channel, .group = 32});
+  CHECK(streams.key.recent == 0);
+  CHECK(streams.key.batch == 128);
+  CHECK(std::get<GroupQuant>(*streams.value.format) == GroupQuant{.bits = 2, .axis = Axis::token, .group = 32});
+  CHECK(streams.value.recent == 128);
+  CHECK(streams.value.batch == 1);
+  CHECK((streams.key.sinks == 0 && streams.value.sinks == 0));
+}
+
+TEST_CASE("KIVI's keys and values may have bits of their own") {
+  const kvc::Streams streams = KIVI{.key_bits = 4, .value_bits = 8, .metadata = Scalar::f32}.quantize({});
+  CHECK(std::get<GroupQuant>(*streams.key.format).bits == 4);
+  CHECK(std::get<GroupQuant>(*streams.value.format).bits == 8);
+  CHECK(std::get<GroupQuant>(*streams.value.format).metadata == Scalar::f32);
+}
+
+TEST_CASE("KIVI refuses what cannot be encoded") {
+  CHECK(support::error_text([] { KIVI{.bits = 3}.validate(Shape); }) == "GroupQuant: bits must be 2, 4 or 8, got 3");
+  CHECK(support::error_text([] { KIVI{.group = 32, .residual = 100}.validate(Shape); }) ==
+        "KIVI: residual (100) must be a positive multiple of group (32)");
+  CHECK(support::error_text([] { KIVI{.residual = 0}.validate(Shape); }) != "none");
+  CHECK(support::error_text([] { KIVI{.group = 0}.validate(Shape); }) != "none");
+  CHECK(support::error_text([] { KIVI{.group = 24, .residual = 24}.validate(Shape); }) ==
+        "GroupQuant: group (24) must divide the head dimension (64)");
+  CHECK(support::error_text([] { KIVI{}.validate({.head_dim = 64, .value_dim = 40}); }) != "none");
+  CHECK(support::error_text([] { KIVI{}.validate(Shape); }) == "none");
+}
+
+TEST_CASE("Full keeps rows dense in the cache's own type unless told otherwise") {
+  CHECK(!Full{}.quantize({}).key.format);
+  const kvc::Streams dense = Full{.type = Scalar::f32}.quantize({});
+  CHECK(std::get<kvc::Dense>(*dense.key.format).type == Scalar::f32);
+  CHECK(std::get<kvc::Dense>(*dense.value.format).type == Scalar::f32);
+}
+
+TEST_CASE("Full with bits quantizes every token at once") {
+  const kvc::Streams streams = Full{.bits = 8, .group = 16}.quantize({});
+  for (const kvc::Stream& stream : {streams.key, streams.value}) {
+    CHECK(std::get<GroupQuant>(*stream.format) == GroupQuant{.bits = 8, .axis = Axis::token, .group = 16});
+    CHECK(stream.recent == 0);
+    CHECK(stream.batch == 1);
+  }
+}
+
+TEST_CASE("Full refuses bits that cannot be encoded, and both bits and a type") {
+  CHECK(support::error_text([] { Full{.bits = 5}.validate(Shape); }) == "GroupQuant: bits must be 2, 4 or 8, got 5");
+  CHECK(support::error_text([] { Full{.bits = 4, .group = 48}.validate(Shape); }) != "none");
+  CHECK(support::error_text([] { Full{.type = Scalar::f32, .bits = 8}.validate(Shape); }) != "none");
+  CHECK(support::error_text([] { Full{.type = Scalar::f32}.validate(Shape); }) == "none");
+}
+
+TEST_CASE("quantizers keep every slot") {
+  STATIC_REQUIRE(kvc::equal_slots<Full>);
+  STATIC_REQUIRE(kvc::equal_slots<KIVI>);
+}

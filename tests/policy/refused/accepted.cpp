@@ -1,0 +1,8 @@
+// accepted
+#include <kvc/policy/kivi.hpp>
+#include <kvc/policy/pipeline.hpp>
+#include <kvc/policy/snapkv.hpp>
+
+auto pipeline() {
+  return kvc::SnapKV{.budget = kvc::Budget::fraction(0.25)} | kvc::KIVI{};
+}

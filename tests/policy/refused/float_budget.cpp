@@ -1,0 +1,6 @@
+// refused: could not convert|no viable conversion|cannot convert
+#include <kvc/policy/snapkv.hpp>
+
+kvc::SnapKV policy() {
+  return {.budget = 0.25};
+}

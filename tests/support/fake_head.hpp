@@ -1,0 +1,218 @@
+#pragma once
+#include <kvc/policy/budget.hpp>
+#include <kvc/policy/plan.hpp>
+#include <kvc/policy/verbs.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <random>
+#include <span>
+#include <vector>
+
+namespace support {
+
+/// One head over plain vectors, to test a policy without a cache: tokens are random unless a test overwrites them,
+/// attention is computed naively in double, plans are executed by copying what stays. There is no rotary embedding.
+template <class P>
+class FakeHead final : public kvc::HeadSource {
+ public:
+  explicit FakeHead(P tested, kvc::CacheShape cache_shape = small_shape(), kvc::HeadId head_id = {})
+      : policy(std::move(tested)), shape(std::move(cache_shape)), id(head_id), random_(1 + head_id.head) {}
+
+  static kvc::CacheShape small_shape() { return {.query_heads = 2, .kv_heads = 1, .head_dim = 8}; }
+
+  P policy;
+  kvc::CacheShape shape;
+  kvc::HeadId id;
+  std::vector<kvc::Position> positions;
+  std::vector<kvc::Slot<P>> slots;
+  kvc::State<P> state{};
+  std::vector<std::vector<float>> stored_keys, stored_values;
+  std::vector<std::vector<float>> queries;  ///< of every token seen, the group's side by side
+  std::size_t seen = 0;
+
+  /// Appends tokens without telling the policy.
+  void append(std::size_t tokens) {
+    for (std::size_t i = 0; i < tokens; ++i) {
+      positions.push_back(static_cast<kvc::Position>(seen++));
+      slots.push_back({});
+      stored_keys.push_back(row(shape.head_dim));
+      stored_values.push_back(row(shape.values_dim()));
+      queries.push_back(row(shape.head_dim * shape.group()));
+    }
+  }
+
+  kvc::Head<P> head(kvc::Event event) {
+    kvc::Head<P> view;
+    view.id = id;
+    view.event = event;
+    view.seen = seen;
+    view.shape = &shape;
+    view.positions = positions;
+    view.source = this;
+    view.slots = slots;
+    view.state = &state;
+    if constexpr (requires { policy.budget; }) view.budget = policy.budget.at(id, seen, shape);
+    return view;
+  }
+
+  /// Tells the policy about the last `tokens` tokens, with the attention sums of their queries.
+  void observe(kvc::Event event, std::size_t tokens, std::span<const float> scores = {}) {
+    if constexpr (kvc::Observes<P>) {
+      const std::size_t group = shape.group();
+      std::vector<float> sums(group * positions.size());
+      for (std::size_t t = 0; t < tokens; ++t)
+        for (std::size_t g = 0; g < group; ++g) {
+          const std::vector<double> row = attention(tokens - 1 - t, g);
+          for (std::size_t slot = 0; slot < row.size(); ++slot)
+            sums[g * row.size() + slot] += static_cast<float>(row[slot]);
+        }
+      kvc::Observation seen_pass;
+      seen_pass.event = event;
+      seen_pass.first_new = positions.size() - tokens;
+      seen_pass.queries_count = tokens;
+      seen_pass.attention = {sums.data(), group, positions.size()};
+      seen_pass.scores = scores;
+      kvc::Head<P> view = head(event);
+      policy.observe(view, seen_pass);
+    }
+  }
+
+  /// What the policy plans after `event`, unless a test gives another budget than the policy's.
+  kvc::Plan plan(kvc::Event event) {
+    kvc::Head<P> view = head(event);
+    return plan(view);
+  }
+  kvc::Plan plan(kvc::Head<P>& view) {
+    kvc::Plan result(view);
+    policy.evict(view, result);
+    return result;
+  }
+
+  /// Keeps what the plan keeps.
+  void apply(const kvc::Plan& plan) {
+    std::size_t kept = 0;
+    for (std::size_t slot = 0; slot < positions.size(); ++slot) {
+      if (!plan.kept(slot)) continue;
+      positions[kept] = positions[slot];
+      slots[kept] = slots[slot];
+      stored_keys[kept] = stored_keys[slot];
+      stored_values[kept] = stored_values[slot];
+      ++kept;
+    }
+    positions.resize(kept);
+    slots.resize(kept);
+    stored_keys.resize(kept);
+    stored_values.resize(kept);
+  }
+
+  /// A whole pass of the cache: append, observe, evict.
+  void pass(kvc::Event event, std::size_t tokens) {
+    append(tokens);
+    observe(event, tokens);
+    apply(plan(event));
+  }
+
+  /// Softmax over the slots that query `back` tokens before the newest sees, 0 beyond.
+  std::vector<double> attention(std::size_t back, std::size_t member) const { return softmax(logits(back, member)); }
+
+  kvc::ConstRows keys() override { return view_of(stored_keys, 0, shape.head_dim, flat_keys_); }
+  kvc::ConstRows keys_from(std::size_t first) override {
+    return view_of(stored_keys, first, shape.head_dim, flat_keys_);
+  }
+  kvc::ConstRows values() override { return view_of(stored_values, 0, shape.values_dim(), flat_values_); }
+  kvc::ConstRows unrotated_keys() override { return keys(); }
+  kvc::ConstRows window_attention(std::size_t window) override { return window_rows(window, true); }
+  kvc::ConstRows window_logits(std::size_t window) override { return window_rows(window, false); }
+
+ private:
+  std::vector<float> row(std::size_t dim) {
+    std::normal_distribution<float> normal;
+    std::vector<float> result(dim);
+    for (float& x : result) x = normal(random_);
+    return result;
+  }
+
+  std::vector<double> logits(std::size_t back, std::size_t member) const {
+    const std::vector<float>& all = queries[queries.size() - 1 - back];
+    const float* query = all.data() + member * shape.head_dim;
+    const auto own = static_cast<kvc::Position>(seen - 1 - back);
+    std::vector<double> result(positions.size(), -INFINITY);
+    for (std::size_t slot = 0; slot < positions.size() && positions[slot] <= own; ++slot) {
+      double sum = 0;
+      for (std::size_t c = 0; c < shape.head_dim; ++c) sum += double(query[c]) * double(stored_keys[slot][c]);
+      result[slot] = sum * double(shape.logit_scale());
+    }
+    return result;
+  }
+
+  static std::vector<double> softmax(std::vector<double> row) {
+    double largest = -INFINITY, sum = 0;
+    for (const double x : row) largest = std::max(largest, x);
+    for (double& x : row) sum += x = std::exp(x - largest);
+    for (double& x : row) x /= sum;
+    return row;
+  }
+
+  kvc::ConstRows window_rows(std::size_t window, bool normalized) {
+    const std::size_t count = std::min(window, queries.size()), group = shape.group();
+    window_.clear();
+    for (std::size_t t = 0; t < count; ++t)
+      for (std::size_t g = 0; g < group; ++g)
+        for (const double x : normalized ? attention(count - 1 - t, g) : logits(count - 1 - t, g))
+          window_.push_back(static_cast<float>(x));
+    return {window_.data(), count * group, positions.size()};
+  }
+
+  static kvc::ConstRows view_of(const std::vector<std::vector<float>>& rows, std::size_t first, std::size_t dim,
+                                std::vector<float>& flat) {
+    flat.clear();
+    for (std::size_t i = first; i < rows.size(); ++i) flat.insert(flat.end(), rows[i].begin(), rows[i].end());
+    return {flat.data(), rows.size() - first, dim};
+  }
+
+  std::mt19937 random_;
+  std::vector<float> flat_keys_, flat_values_, window_;
+};
+
+/// Runs what a cache runs at the end of a prompt over the heads of one layer: allocate, then evict.
+template <class P>
+std::vector<std::size_t> end_prompt(std::vector<FakeHead<P>>& layer) {
+  std::vector<kvc::Head<P>> heads;
+  std::vector<std::size_t> budgets;
+  for (FakeHead<P>& fake : layer) {
+    heads.push_back(fake.head(kvc::Event::prompt_end));
+    budgets.push_back(heads.back().budget);
+  }
+  layer[0].policy.allocate(kvc::Layer<P>(heads), budgets);
+  for (std::size_t h = 0; h < layer.size(); ++h) {
+    heads[h].budget = budgets[h];
+    const kvc::Plan plan = layer[h].plan(heads[h]);
+    layer[h].apply(plan);
+  }
+  return budgets;
+}
+
+/// 0, 1, … count - 1 shifted by `from`: what range of positions a policy should keep.
+inline std::vector<kvc::Position> positions_between(kvc::Position from, kvc::Position end) {
+  std::vector<kvc::Position> result;
+  for (; from < end; ++from) result.push_back(from);
+  return result;
+}
+inline std::vector<kvc::Position> joined(std::vector<kvc::Position> a, const std::vector<kvc::Position>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+/// The code of the Error that `action` throws; "none" if it throws nothing.
+template <class Action>
+std::string error_text(Action action) {
+  try {
+    action();
+  } catch (const kvc::Error& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+}  // namespace support
