@@ -1,0 +1,40 @@
+#pragma once
+#include <cstddef>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace evaluation {
+
+/// One option of a program, as its help shows it.
+struct OptionText {
+  std::string name;      ///< with the dashes: "--keep"
+  std::string value;     ///< what follows it, e.g. "FILE"; empty: nothing does
+  std::string fallback;  ///< the value that counts when it is not given; empty: none
+  std::string help;
+};
+
+/// The words of a command line, `--name value` or `--name=value`, checked against what the program knows.
+class Arguments {
+ public:
+  /// Throws kvc::Error for an unknown option, one given twice, a missing value, or a word that is no option.
+  Arguments(std::span<const char* const> words, std::span<const OptionText> known);
+
+  bool has(std::string_view name) const { return given_.find(name) != given_.end(); }
+  /// The value given, else the fallback.
+  const std::string& text(std::string_view name) const;
+  /// Throws kvc::Error for the option's value unless it is a whole number in [least, most].
+  std::size_t count(std::string_view name, std::size_t least, std::size_t most) const;
+  /// A list of fractions in (0, 1], separated by commas. Throws kvc::Error for anything else, or one given twice.
+  std::vector<double> fractions(std::string_view name) const;
+
+ private:
+  std::map<std::string, std::string, std::less<>> given_, fallbacks_;
+};
+
+/// The options as a table, one per line.
+std::string option_table(std::span<const OptionText> known);
+
+}  // namespace evaluation

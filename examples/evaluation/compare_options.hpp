@@ -1,0 +1,33 @@
+#pragma once
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comparison.hpp"
+#include "contestants.hpp"
+#include "windows.hpp"
+
+namespace evaluation {
+
+/// What `compare` was asked to do.
+struct CompareOptions {
+  bool help = false;
+  std::string model, text;            ///< paths
+  std::string windows_file, samples;  ///< paths; empty: windows and samples are made from the text
+  std::string json;                   ///< path; empty: none
+  WindowPlan windows;
+  std::size_t passkeys = 0;  ///< samples to make
+  std::size_t threads = 0;   ///< 0: one per processor
+  ComparisonOptions comparison;
+  std::vector<Contestant> contestants;
+
+  bool needs_text() const { return passkeys != 0 || (windows_file.empty() && windows.count != 0); }
+};
+
+/// Reads the words after the program's name. Throws kvc::Error for anything that cannot be meant.
+CompareOptions read_compare_options(std::span<const char* const> words);
+
+std::string compare_help();
+
+}  // namespace evaluation

@@ -1,0 +1,191 @@
+#include "comparison.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <numeric>
+#include <utility>
+
+#include "kvc/error.hpp"
+
+namespace evaluation {
+namespace {
+
+/// Rounds of time_attention(); odd, so that the median is one of them.
+constexpr std::size_t Rounds = 15;
+
+void add_window(Tally& tally, const std::vector<Score>& scores) {
+  double nll = 0;
+  for (const Score& score : scores) {
+    nll += score.nll;
+    tally.kl += score.kl;
+    tally.same_top += score.same_top;
+  }
+  tally.predictions += scores.size();
+  tally.window_nll.push_back(nll / static_cast<double>(scores.size()));
+}
+
+double median(std::vector<double> values) {
+  std::ranges::nth_element(values, values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2));
+  return values[values.size() / 2];
+}
+
+}  // namespace
+
+Comparison::Comparison(const engine::Model& model, std::vector<Contestant> contestants,
+                       const ComparisonOptions& options)
+    : model_(&model), contestants_(std::move(contestants)), options_(options), tallies_(contestants_.size()) {
+  // A policy that does not fit is refused here, before any prompt has been computed.
+  for (const Contestant& contestant : contestants_) check(contestant);
+}
+
+void Comparison::check(const Contestant& contestant) const {
+  const std::string text = contestant.policy.to_string();
+  for (const auto& stage : contestant.policy.stages())
+    if (stage->needs().external_scores)
+      kvc::fail(kvc::ErrorCode::missing_feed, text + ": needs scores of a trained scorer, which this program has not");
+  try {
+    make_cache(contestant, options_.dense);
+  } catch (const kvc::Error& error) {
+    kvc::fail(error.code(), text + ": " + error.what());
+  }
+}
+
+std::unique_ptr<Comparison::Cache> Comparison::make_cache(const Contestant& contestant, kvc::Scalar dense) const {
+  const kvc::CacheOptions options{.dense = {dense}, .executor = &model_->executor()};
+  return std::make_unique<Cache>(model_->cache_shape(), contestant.policy, options);
+}
+
+void Comparison::run(const Window& window, const Report& report) {
+  const std::size_t steps = window.ids.size() - window.prompt - 1;
+  report("prompt");
+  start(std::span(window.ids).first(window.prompt));
+  measure_caches();
+  std::vector<std::vector<Score>> scores(caches_.size());
+  for (std::size_t i = 0; i < steps; ++i) {
+    if (i % 8 == 0) report(fmt::format("token {} of {}", i, steps));
+    step(window.ids[window.prompt + i], window.prompt + i);
+    score(static_cast<std::size_t>(window.ids[window.prompt + i + 1]));
+    for (std::size_t c = 0; c < caches_.size(); ++c) scores[c].push_back(scores_[c]);
+  }
+  add_window(reference_, scores[0]);
+  for (std::size_t c = 0; c < contestants_.size(); ++c) add_window(tallies_[c], scores[c + 1]);
+}
+
+void Comparison::run(const Sample& sample, const Report& report) {
+  report("prompt");
+  start(sample.context);
+  // Windows have the say about memory; samples only where there are none.
+  if (reference_.window_nll.empty()) measure_caches();
+  report("question");
+  std::vector<int> fed = sample.question;
+  fed.insert(fed.end(), sample.answer.begin(), sample.answer.end() - 1);
+  std::vector<bool> exact(caches_.size(), true);
+  const std::size_t vocabulary = model_->config().vocabulary;
+  for (std::size_t i = 0; i < fed.size(); ++i) {
+    step(fed[i], sample.context.size() + i);
+    if (i + 1 < sample.question.size()) continue;
+    const auto wanted = static_cast<std::size_t>(sample.answer[i + 1 - sample.question.size()]);
+    for (std::size_t c = 0; c < caches_.size(); ++c)
+      exact[c] = exact[c] && argmax(std::span(logits_).subspan(c * vocabulary, vocabulary)) == wanted;
+  }
+  const auto count = [&](Tally& tally, bool right) {
+    ++tally.samples;
+    tally.exact += right;
+  };
+  count(reference_, exact[0]);
+  for (std::size_t c = 0; c < contestants_.size(); ++c) count(tallies_[c], exact[c + 1]);
+}
+
+/// The prompt through the model once; the reference cache does the attention, the others are fed beside it.
+void Comparison::start(std::span<const int> prompt) {
+  caches_.clear();
+  caches_.push_back(make_cache(full_cache(), kvc::Scalar::f32));
+  for (const Contestant& contestant : contestants_) caches_.push_back(make_cache(contestant, options_.dense));
+  batch_.clear();
+  for (const auto& cache : caches_) batch_.push_back(cache.get());
+
+  std::vector<kvc::Position> positions(prompt.size());
+  std::iota(positions.begin(), positions.end(), 0);
+  const auto feed = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
+    caches_[0]->prefill(layer, rows, out);
+    model_->executor().parallel_for(contestants_.size(),
+                                    [&](std::size_t c) { caches_[c + 1]->prefill(layer, rows, {}); });
+  };
+  model_->forward(prompt, positions, feed, {}, workspace_);
+}
+
+void Comparison::measure_caches() {
+  const auto measure = [&](Tally& tally, const Cache& cache) {
+    const kvc::Stats stats = cache.stats();
+    ++tally.prompts;
+    tally.bytes += static_cast<double>(stats.bytes());
+    tally.dense_bytes += static_cast<double>(stats.dense_bytes);
+    tally.kept += static_cast<double>(stats.slots) / static_cast<double>(stats.seen * cache.shape().heads());
+  };
+  measure(reference_, *caches_[0]);
+  for (std::size_t c = 0; c < contestants_.size(); ++c) measure(tallies_[c], *caches_[c + 1]);
+}
+
+/// Feeds `token` to every cache and leaves their logits.
+void Comparison::step(int token, std::size_t position) {
+  const engine::Config& config = model_->config();
+  logits_.resize(caches_.size() * config.vocabulary);
+  queries_.resize(config.layers * caches_.size() * config.query_width());
+  const std::vector<int> tokens(caches_.size(), token);
+  const std::vector<kvc::Position> positions(caches_.size(), static_cast<kvc::Position>(position));
+  const auto attention = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
+    attend(layer, rows, out);
+  };
+  model_->forward(tokens, positions, attention, {logits_.data(), caches_.size(), config.vocabulary}, workspace_);
+}
+
+void Comparison::attend(std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
+  const std::size_t width = model_->config().query_width();
+  for (std::size_t c = 0; c < caches_.size(); ++c)
+    std::ranges::copy(rows.q[c], queries_.begin() + static_cast<std::ptrdiff_t>((layer * caches_.size() + c) * width));
+  if (!options_.prompt_only) return kvc::decode_batch(batch_, layer, rows, out, model_->executor());
+  // A policy sleeps over drafted tokens, and these are never accepted.
+  model_->executor().parallel_for(caches_.size(), [&](std::size_t c) {
+    const kvc::Tokens row{.q = rows.q.subrows(c, 1),
+                          .k = rows.k.subrows(c, 1),
+                          .v = rows.v.subrows(c, 1),
+                          .positions = rows.positions.subspan(c, 1)};
+    caches_[c]->draft(layer, row, out.subrows(c, 1));
+  });
+}
+
+void Comparison::score(std::size_t target) {
+  const std::size_t vocabulary = model_->config().vocabulary;
+  const auto logits = [&](std::size_t c) {
+    return std::span<const float>(logits_).subspan(c * vocabulary, vocabulary);
+  };
+  prediction_.set(logits(0));
+  scores_.resize(caches_.size());
+  model_->executor().parallel_for(caches_.size(),
+                                  [&](std::size_t c) { scores_[c] = prediction_.score(logits(c), target); });
+}
+
+void Comparison::time_attention() {
+  const std::size_t layers = model_->config().layers, width = model_->config().query_width();
+  std::vector<float> memory(width);
+  std::vector<std::vector<double>> times(caches_.size());
+  // Processor time, because other programs may be running. Contestants take turns, so that whatever disturbs the
+  // machine meets all of them. Round 0 only warms up.
+  for (std::size_t round = 0; round <= Rounds; ++round) {
+    for (std::size_t c = 0; c < caches_.size(); ++c) {
+      const std::clock_t begin = std::clock();
+      for (std::size_t layer = 0; layer < layers; ++layer) {
+        const float* query = queries_.data() + (layer * caches_.size() + c) * width;
+        caches_[c]->attend(layer, {query, 1, width}, {memory.data(), 1, width});
+      }
+      const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+      if (round != 0) times[c].push_back(seconds * 1e6 / static_cast<double>(layers));
+    }
+  }
+  reference_.attend_us = median(times[0]);
+  for (std::size_t c = 0; c < contestants_.size(); ++c) tallies_[c].attend_us = median(times[c + 1]);
+}
+
+}  // namespace evaluation

@@ -1,0 +1,74 @@
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "contestants.hpp"
+#include "engine/model.hpp"
+#include "kvc/cache/kv_cache.hpp"
+#include "passkey.hpp"
+#include "scoring.hpp"
+#include "windows.hpp"
+
+namespace evaluation {
+
+struct ComparisonOptions {
+  kvc::Scalar dense = kvc::Scalar::f16;  ///< of rows that no policy quantizes; the reference is f32 always
+  /// Policies act once, after the prompt, and what is generated stays as it is: the protocol of kvpress.
+  bool prompt_only = false;
+};
+
+/// Runs many policies on the same text in step: a prompt is computed once, with full attention, and fed to all caches;
+/// then all of them decode as one batch, each over its own compressed cache.
+class Comparison {
+ public:
+  /// Called now and then with what is being done.
+  using Report = std::function<void(const std::string&)>;
+
+  /// Throws kvc::Error if a policy cannot work on this model. The model must outlive the comparison.
+  Comparison(const engine::Model& model, std::vector<Contestant> contestants, const ComparisonOptions& options);
+
+  /// Prefills the prompt, feeds the rest teacher-forced and scores every prediction against the full cache's.
+  void run(const Window& window, const Report& report);
+  /// Prefills the context, feeds question and answer teacher-forced: exact if every token of the answer is the argmax.
+  void run(const Sample& sample, const Report& report);
+  /// Times attention over the caches as the last run left them, with its last queries, on this thread: processor time,
+  /// the median of several rounds over all contestants.
+  void time_attention();
+
+  const std::vector<Contestant>& contestants() const { return contestants_; }
+  /// One per contestant.
+  const std::vector<Tally>& tallies() const { return tallies_; }
+  /// Of the full cache in f32, which takes part whether it is a contestant or not.
+  const Tally& reference() const { return reference_; }
+
+ private:
+  using Cache = kvc::KVCache<kvc::AnyPolicy>;
+
+  void check(const Contestant& contestant) const;
+  std::unique_ptr<Cache> make_cache(const Contestant& contestant, kvc::Scalar dense) const;
+  void start(std::span<const int> prompt);
+  void measure_caches();
+  void step(int token, std::size_t position);
+  void attend(std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out);
+  void score(std::size_t target);
+
+  const engine::Model* model_;
+  std::vector<Contestant> contestants_;
+  ComparisonOptions options_;
+  std::vector<Tally> tallies_;
+  Tally reference_;
+
+  /// The reference's first, then one per contestant; remade for every prompt.
+  std::vector<std::unique_ptr<Cache>> caches_;
+  std::vector<kvc::CacheCore*> batch_;
+  engine::Workspace workspace_;
+  ReferencePrediction prediction_;
+  std::vector<float> logits_;   ///< [caches, vocabulary]
+  std::vector<float> queries_;  ///< of the last step, [layers, caches, query_heads * head_dim]
+  std::vector<Score> scores_;   ///< of the last step, one per cache
+};
+
+}  // namespace evaluation

@@ -1,0 +1,125 @@
+#include "report.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "json.hpp"
+
+namespace evaluation {
+namespace {
+
+std::string number(std::optional<double> value, int digits, double factor = 1) {
+  return value ? fmt::format("{:.{}f}", *value * factor, digits) : "-";
+}
+
+std::string json_optional(std::optional<double> value) {
+  return value ? json_number(*value) : "null";
+}
+
+std::string table_row(const Result& result, std::size_t width) {
+  return fmt::format("{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9.1f}\n",
+                     result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
+                     result.kept_fraction * 100, number(result.perplexity(), 3), number(result.perplexity_ratio, 3),
+                     number(result.kl, 4), number(result.top1, 1, 100),
+                     result.samples == 0 ? "-" : fmt::format("{}/{}", result.exact, result.samples), result.attend_us);
+}
+
+std::string table_head(std::size_t width) {
+  const auto line = [&](const char* policy, auto... names) {
+    return fmt::format("{:<{}}  {:>5}  {:>8}  {:>6}  {:>6}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9}\n", policy, width,
+                       names...);
+  };
+  std::string head =
+      line("policy", "keep", "cache", "ratio", "kept", "perplexity", "x full", "KL", "top-1", "passkey", "attention");
+  head += line("", "", "KiB", "", "%", "", "", "nats", "%", "", "us");
+  return head + std::string(head.find('\n'), '-') + "\n";
+}
+
+std::string legend(const Result& reference, const Protocol& protocol) {
+  const WindowPlan& plan = protocol.windows;
+  std::string text =
+      "keep       budget, as a fraction of the tokens seen, of policies that take one and were given none\n"
+      "cache      bytes really held at the prompt's end; ratio: fp16 keys and values of all tokens seen over them\n"
+      "kept       share of the tokens still held at the prompt's end; these three are means over the prompts\n";
+  if (plan.count != 0)
+    text += fmt::format(
+        "x full     ratio to the perplexity of the full cache in f32, {}; {} windows of {} prompt + {} decoded tokens\n"
+        "KL, top-1  KL(full || compressed), and share of tokens with the same best guess as the full cache in f32\n",
+        number(reference.perplexity(), 3), plan.count, plan.prompt, plan.decode);
+  if (protocol.samples != 0)
+    text += fmt::format(
+        "passkey    numbers found of {} hidden ones (full cache in f32: {}); policies act before they see the "
+        "question\n",
+        protocol.samples, reference.exact);
+  text += "attention  processor time per token and layer, single-threaded, after the last decoded token\n";
+  if (protocol.prompt_only) text += "Policies acted once, after the prompt.\n";
+  return text;
+}
+
+std::string json_result(const Result& result) {
+  return fmt::format(
+      "{{\"policy\": {}, \"keep\": {}, \"bytes\": {}, \"dense_bytes\": {}, \"ratio\": {}, \"kept_fraction\": {}, "
+      "\"nll\": {}, \"perplexity\": {}, \"perplexity_ratio\": {}, \"kl\": {}, \"top1\": {}, \"passkey\": {}, "
+      "\"attend_us\": {}}}",
+      quoted(result.policy), json_number(result.keep), json_number(result.bytes), json_number(result.dense_bytes),
+      json_number(result.ratio()), json_number(result.kept_fraction), json_optional(result.nll),
+      json_optional(result.perplexity()), json_optional(result.perplexity_ratio), json_optional(result.kl),
+      json_optional(result.top1), json_optional(result.passkey), json_number(result.attend_us));
+}
+
+std::string json_protocol(const Protocol& protocol) {
+  const WindowPlan& plan = protocol.windows;
+  return fmt::format(
+      "{{\"text\": {}, \"windows\": {}, \"offset\": {}, \"stride\": {}, \"prompt\": {}, \"decode\": {}, "
+      "\"passkey_samples\": {}, \"dense\": {}, \"policies_act\": {}, \"threads\": {}, \"reference\": "
+      "\"full:type=f32\"}}",
+      quoted(protocol.text), plan.count, plan.offset, plan.stride, plan.prompt, plan.decode, protocol.samples,
+      quoted(protocol.dense), quoted(protocol.prompt_only ? "after the prompt" : "after the prompt and every token"),
+      protocol.threads);
+}
+
+}  // namespace
+
+std::optional<double> Result::perplexity() const {
+  return nll ? std::optional<double>(std::exp(*nll)) : std::nullopt;
+}
+
+Result make_result(const Contestant& contestant, const Tally& tally, const Tally& reference) {
+  const auto prompts = static_cast<double>(std::max<std::size_t>(1, tally.prompts));
+  Result result;
+  result.policy = contestant.name;
+  result.keep = contestant.keep;
+  result.bytes = tally.bytes / prompts;
+  result.dense_bytes = tally.dense_bytes / prompts;
+  result.kept_fraction = tally.kept / prompts;
+  result.exact = tally.exact;
+  result.samples = tally.samples;
+  result.attend_us = tally.attend_us;
+  if (!tally.window_nll.empty()) {
+    result.nll = tally.mean_nll();
+    result.perplexity_ratio = perplexity_ratio(tally, reference);
+    result.kl = tally.kl / static_cast<double>(tally.predictions);
+    result.top1 = static_cast<double>(tally.same_top) / static_cast<double>(tally.predictions);
+  }
+  if (tally.samples != 0) result.passkey = static_cast<double>(tally.exact) / static_cast<double>(tally.samples);
+  return result;
+}
+
+std::string table(const std::vector<Result>& results, const Result& reference, const Protocol& protocol) {
+  std::size_t width = std::string("policy").size();
+  for (const Result& result : results) width = std::max(width, result.policy.size());
+  std::string text = table_head(width);
+  for (const Result& result : results) text += table_row(result, width);
+  return text + "\n" + legend(reference, protocol);
+}
+
+std::string json(const std::vector<Result>& results, const Result& reference, const Protocol& protocol) {
+  std::string text = fmt::format("{{\"model\": {},\n \"protocol\": {},\n \"full\": {},\n \"results\": [",
+                                 quoted(protocol.model), json_protocol(protocol), json_result(reference));
+  for (std::size_t i = 0; i < results.size(); ++i) text += (i == 0 ? "\n  " : ",\n  ") + json_result(results[i]);
+  return text + "\n ]}\n";
+}
+
+}  // namespace evaluation

@@ -1,0 +1,96 @@
+#include "evaluation/compare_options.hpp"
+
+#include "catch_shim.hpp"
+#include "kvc/error.hpp"
+
+using namespace evaluation;
+
+namespace {
+
+CompareOptions read(std::vector<const char*> words) {
+  return read_compare_options(words);
+}
+
+/// The complaint about these words, beside a model and a text.
+std::string complaint(std::vector<const char*> words) {
+  words.insert(words.end(), {"--model", "m.gguf", "--text", "t.txt"});
+  try {
+    read(words);
+  } catch (const kvc::Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("without options the comparison is the one of the reference protocol") {
+  const CompareOptions options = read({"--model", "m.gguf", "--text", "t.txt"});
+  CHECK(options.windows.offset == 4096);
+  CHECK(options.windows.stride == 16384);
+  CHECK(options.windows.prompt == 1024);
+  CHECK(options.windows.decode == 128);
+  CHECK_FALSE(options.comparison.prompt_only);
+}
+
+TEST_CASE("the default policies are there, those with a budget once per keep fraction") {
+  const CompareOptions options = read({"--model=m.gguf", "--text=t.txt", "--keep", "0.5, 0.25"});
+  std::vector<std::string> names;
+  for (const Contestant& contestant : options.contestants) names.push_back(contestant.name);
+  CHECK(names == std::vector<std::string>{
+                     "full:type=f32", "full", "full:bits=8", "full:bits=4", "streaming_llm", "streaming_llm", "h2o",
+                     "h2o", "snapkv", "snapkv", "kivi:bits=4", "kivi:bits=2", "h2o | kivi:bits=4", "h2o | kivi:bits=4",
+                     "snapkv | kivi:bits=4", "snapkv | kivi:bits=4", "snapkv | kivi:bits=2", "snapkv | kivi:bits=2"});
+  CHECK(options.contestants[4].keep == 0.5);
+  CHECK(options.contestants[5].keep == 0.25);
+  CHECK(options.contestants[0].keep == 1);
+}
+
+TEST_CASE("a policy whose budget is given is compared once") {
+  const CompareOptions options =
+      read({"--model", "m", "--text", "t", "--policies", "snapkv:budget=100; h2o", "--keep", "0.5,0.25"});
+  REQUIRE(options.contestants.size() == 3);
+  CHECK(options.contestants[0].keep == 1);
+  CHECK(options.contestants[1].policy.to_string() == "h2o:budget=0.5");
+}
+
+TEST_CASE("complaints about options say what is wrong and what would be right") {
+  CHECK(contains(complaint({"--polices", "full"}), "did you mean '--policies'?"));
+  CHECK(contains(complaint({"--keep", "1.5"}), "--keep takes fractions in (0, 1]"));
+  CHECK(contains(complaint({"--keep", "0.5,"}), "--keep takes fractions in (0, 1]"));
+  CHECK(contains(complaint({"--keep", "0.5,0.50"}), "given twice"));
+  CHECK(contains(complaint({"--windows", "-1"}), "--windows takes a whole number from 0"));
+  CHECK(contains(complaint({"--decode", "0"}), "--decode takes a whole number from 1"));
+  CHECK(contains(complaint({"--dense", "f64"}), "f32 | f16 | bf16"));
+  CHECK(contains(complaint({"--prompt-only=yes"}), "--prompt-only takes no value"));
+  CHECK(contains(complaint({"--threads", "1", "--threads", "2"}), "--threads is given twice"));
+  CHECK(contains(complaint({"full"}), "'full' is no option"));
+  CHECK(contains(complaint({"--windows", "0", "--passkey", "0"}), "nothing to compare"));
+  CHECK(contains(complaint({"--passkey", "1", "--samples", "s.json"}), "exclude each other"));
+}
+
+TEST_CASE("an unknown policy word is pointed at") {
+  const std::string text = complaint({"--policies", "full; snapvk"});
+  CHECK(contains(text, "did you mean 'snapkv'?"));
+  CHECK(contains(text, "^^^^^^"));
+}
+
+TEST_CASE("a missing value, model or text is named") {
+  CHECK_THROWS_AS(read({"--model"}), kvc::Error);
+  CHECK_THROWS_AS(read({"--text", "t"}), kvc::Error);
+  CHECK_THROWS_AS(read({"--model", "m"}), kvc::Error);
+  CHECK_FALSE(read({"--model", "m", "--windows-file", "w.json", "--samples", "s.json"}).needs_text());
+}
+
+TEST_CASE("help needs nothing else and names every option and policy") {
+  CHECK(read({"--help"}).help);
+  const std::string help = compare_help();
+  for (const char* word : {"--model", "--policies", "--keep", "--json", "snapkv", "kivi", "window="}) {
+    CAPTURE(word);
+    CHECK(contains(help, word));
+  }
+}
