@@ -26,7 +26,8 @@ std::vector<float> normal_floats(std::size_t count, unsigned seed) {
   return values;
 }
 
-void decode(benchmark::State& state, const std::string& policy, kvc::Isa isa, std::size_t tokens, std::size_t group, std::size_t dim) {
+void decode(benchmark::State& state, const std::string& policy, kvc::Isa isa, std::size_t tokens, std::size_t group,
+            std::size_t dim) {
   const kvc::ScopedIsa scoped(isa);
   const kvc::CacheShape shape{.layers = 1, .query_heads = group * KvHeads, .kv_heads = KvHeads, .head_dim = dim};
   const std::size_t kv_width = KvHeads * dim, q_width = shape.query_heads * dim;
@@ -39,7 +40,9 @@ void decode(benchmark::State& state, const std::string& policy, kvc::Isa isa, st
   std::size_t bytes = 0;
   while (bytes < WorkingSet) {
     auto cache = std::make_unique<kvc::KVCache<kvc::AnyPolicy>>(shape, parsed);
-    cache->prefill(0, {.q = {q.data(), tokens, q_width}, .k = {k.data(), tokens, kv_width}, .v = {v.data(), tokens, kv_width}}, {});
+    cache->prefill(
+        0, {.q = {q.data(), tokens, q_width}, .k = {k.data(), tokens, kv_width}, .v = {v.data(), tokens, kv_width}},
+        {});
     bytes += cache->stats().payload;
     caches.push_back(std::move(cache));
   }
@@ -51,8 +54,9 @@ void decode(benchmark::State& state, const std::string& policy, kvc::Isa isa, st
     read += bytes / caches.size();
   }
   state.SetBytesProcessed(static_cast<std::int64_t>(read));
-  state.counters["elements_per_second"] = benchmark::Counter(
-      static_cast<double>(state.iterations()) * static_cast<double>(2 * tokens * kv_width), benchmark::Counter::kIsRate);
+  state.counters["elements_per_second"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * static_cast<double>(2 * tokens * kv_width),
+                         benchmark::Counter::kIsRate);
 }
 
 }  // namespace
@@ -60,16 +64,18 @@ void decode(benchmark::State& state, const std::string& policy, kvc::Isa isa, st
 int main(int count, char** words) {
   const struct {
     const char *name, *policy;
-  } formats[] = {{"f32", "full:type=f32"}, {"f16", "full"},          {"bf16", "full:type=bf16"},        {"q8", "full:bits=8"},
-                 {"q4", "full:bits=4"},    {"kivi4", "kivi:bits=4"}, {"kivi2", "kivi:bits=2,residual=32"}};
+  } formats[] = {
+      {"f32", "full:type=f32"}, {"f16", "full"},          {"bf16", "full:type=bf16"},          {"q8", "full:bits=8"},
+      {"q4", "full:bits=4"},    {"kivi4", "kivi:bits=4"}, {"kivi2", "kivi:bits=2,residual=32"}};
   for (const auto& format : formats)
     for (const kvc::Isa isa : kvc::available_isas())
       for (const std::size_t tokens : {4096u, 16384u})
         for (const std::size_t group : {1u, 4u})
-          benchmark::RegisterBenchmark(("decode/" + std::string(format.name) + "/" + kvc::to_string(isa) + "/n:" + std::to_string(tokens) +
-                                        "/g:" + std::to_string(group) + "/d:128")
-                                           .c_str(),
-                                       [=](benchmark::State& state) { decode(state, format.policy, isa, tokens, group, 128); })
+          benchmark::RegisterBenchmark(
+              ("decode/" + std::string(format.name) + "/" + kvc::to_string(isa) + "/n:" + std::to_string(tokens) +
+               "/g:" + std::to_string(group) + "/d:128")
+                  .c_str(),
+              [=](benchmark::State& state) { decode(state, format.policy, isa, tokens, group, 128); })
               ->Unit(benchmark::kMicrosecond);
   benchmark::Initialize(&count, words);
   if (benchmark::ReportUnrecognizedArguments(count, words)) return 1;

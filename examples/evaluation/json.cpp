@@ -237,6 +237,7 @@ const std::string& Json::text() const {
 double Json::number() const {
   return get<double>(value_, "a number");
 }
+bool Json::boolean() const { return get<bool>(value_, "true or false"); }
 
 std::vector<int> Json::integers() const {
   std::vector<int> result;

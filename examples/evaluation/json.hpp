@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <map>
 #include <string>
 #include <string_view>
@@ -22,13 +23,24 @@ class Json {
   /// Throws kvc::Error (bad_file) with the byte at which the text stops being JSON.
   static Json parse(std::string_view text);
   /// Reads a file; complaints name it, and `what` it is for.
-  static Json load(const std::string& path, const std::string& what);
+  static Json load(const std::string& path, const std::string& what = "the data");
 
   const Json& operator[](std::string_view key) const;
+  const Json& operator[](std::size_t index) const { return array().at(index); }
   bool has(std::string_view key) const;
   const Array& array() const;
+  std::size_t size() const { return array().size(); }
   const std::string& text() const;
   double number() const;
+  bool boolean() const;
+  bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
+  /// An array of numbers, converted one by one.
+  template <class T>
+  std::vector<T> numbers() const {
+    std::vector<T> result;
+    for (const Json& item : array()) result.push_back(static_cast<T>(item.number()));
+    return result;
+  }
   /// An array of whole numbers, e.g. token ids.
   std::vector<int> integers() const;
 

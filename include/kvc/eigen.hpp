@@ -8,10 +8,10 @@
 
 namespace kvc {
 
-using EigenRows = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>, Eigen::Unaligned,
-                             Eigen::OuterStride<>>;
-using MutableEigenRows =
-    Eigen::Map<Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>, Eigen::Unaligned, Eigen::OuterStride<>>;
+using EigenRows = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
+                             Eigen::Unaligned, Eigen::OuterStride<>>;
+using MutableEigenRows = Eigen::Map<Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
+                                    Eigen::Unaligned, Eigen::OuterStride<>>;
 
 /// The rows as an Eigen matrix [count, dim]; nothing is copied.
 inline EigenRows as_eigen(ConstRows rows) {

@@ -40,7 +40,9 @@ inline ErrorHandler& error_handler() {
 }  // namespace detail
 
 /// Sets the handler of builds without exceptions; the default prints the sentence and aborts.
-inline void set_error_handler(ErrorHandler handler) { detail::error_handler() = handler; }
+inline void set_error_handler(ErrorHandler handler) {
+  detail::error_handler() = handler;
+}
 
 /// Throws Error(code, message), or hands it to the handler where exceptions are off.
 [[noreturn]] inline void fail(ErrorCode code, const std::string& message) {

@@ -12,7 +12,9 @@ namespace kvc {
 /// Element type of unquantized rows and of quantization metadata.
 enum class Scalar : std::uint8_t { f32, f16, bf16 };
 
-constexpr std::size_t scalar_bytes(Scalar type) { return type == Scalar::f32 ? 4 : 2; }
+constexpr std::size_t scalar_bytes(Scalar type) {
+  return type == Scalar::f32 ? 4 : 2;
+}
 
 /// Rows as they are, in one of three element types.
 struct Dense {
@@ -30,9 +32,9 @@ enum class Axis : std::uint8_t {
 /// [0, 2^bits), minimum and scale = (max - min) / (2^bits - 1) of the group. A constant group has scale 0 and code 0.
 /// Codes are computed against the minimum and scale as stored, so f16 metadata costs no systematic error.
 struct GroupQuant {
-  unsigned bits = 4;           ///< 2, 4 or 8
+  unsigned bits = 4;  ///< 2, 4 or 8
   Axis axis = Axis::channel;
-  std::size_t group = 32;      ///< elements that share a scale; KIVI's default
+  std::size_t group = 32;         ///< elements that share a scale; KIVI's default
   Scalar metadata = Scalar::f16;  ///< of scale and minimum: f16 or f32
   friend bool operator==(const GroupQuant&, const GroupQuant&) = default;
 

@@ -16,6 +16,8 @@ const Table& table(Isa isa) {
   return compiled_table(isa);
 }
 
-const Table& active() { return compiled_table(current_isa()); }
+const Table& active() {
+  return compiled_table(current_isa());
+}
 
 }  // namespace kvc::kernels

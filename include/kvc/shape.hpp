@@ -54,10 +54,11 @@ struct CacheShape {
       if (!ok) fail(ErrorCode::invalid_argument, "CacheShape: " + sentence);
     };
     require(layers > 0 && kv_heads > 0 && query_heads > 0, "layers, query_heads and kv_heads must be positive");
-    require(query_heads % kv_heads == 0, "query_heads (" + std::to_string(query_heads) + ") must be a multiple of kv_heads (" +
-                                             std::to_string(kv_heads) + ")");
+    require(query_heads % kv_heads == 0, "query_heads (" + std::to_string(query_heads) +
+                                             ") must be a multiple of kv_heads (" + std::to_string(kv_heads) + ")");
     require(group() <= 64, "at most 64 query heads may share a KV head, got " + std::to_string(group()));
-    require(head_dim > 0 && head_dim % 8 == 0, "head_dim must be a positive multiple of 8, got " + std::to_string(head_dim));
+    require(head_dim > 0 && head_dim % 8 == 0,
+            "head_dim must be a positive multiple of 8, got " + std::to_string(head_dim));
     require(values_dim() % 8 == 0, "value_dim must be a multiple of 8, got " + std::to_string(value_dim));
     require(rotary.inv_freq.size() * 2 <= head_dim, "rotary has more pairs than head_dim / 2");
     require(std::isfinite(scale) && scale >= 0 && std::isfinite(softcap) && softcap >= 0,
@@ -67,9 +68,9 @@ struct CacheShape {
 
 /// What one call appends to one layer, with the rotary embedding already applied.
 struct Tokens {
-  ConstRows q;  ///< [tokens, query_heads * head_dim]
-  ConstRows k;  ///< [tokens, kv_heads * head_dim]
-  ConstRows v;  ///< [tokens, kv_heads * value_dim]
+  ConstRows q;                               ///< [tokens, query_heads * head_dim]
+  ConstRows k;                               ///< [tokens, kv_heads * head_dim]
+  ConstRows v;                               ///< [tokens, kv_heads * value_dim]
   std::span<const float> scores = {};        ///< external scores [tokens, kv_heads]; only if a policy asks for them
   std::span<const Position> positions = {};  ///< strictly ascending; empty: they continue from the last token seen
 };

@@ -14,7 +14,8 @@ struct Stream {
   /// chooses the element type in which rows are stored from the start.
   std::optional<Format> format = std::nullopt;
   std::size_t sinks = 0, recent = 0, batch = 1;
-  bool whole_prompt = false;  ///< at prompt_end one block takes every candidate (factorizations); batch rules afterwards
+  bool whole_prompt =
+      false;  ///< at prompt_end one block takes every candidate (factorizations); batch rules afterwards
 };
 
 /// The two streams of one head.

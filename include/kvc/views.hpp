@@ -18,12 +18,14 @@ struct Rows {
   constexpr Rows(T* rows, std::size_t row_count, std::size_t row_dim) : Rows(rows, row_count, row_dim, row_dim) {}
   /// A mutable view reads as a constant one.
   template <class U>
-    requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-  constexpr Rows(const Rows<U>& other) : Rows(other.data, other.count, other.dim, other.stride) {}  // NOLINT
+  requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>) constexpr Rows(const Rows<U>& other)
+      : Rows(other.data, other.count, other.dim, other.stride) {}  // NOLINT
 
   constexpr std::span<T> operator[](std::size_t row) const { return {data + row * stride, dim}; }
   /// Rows [begin, begin + rows).
-  constexpr Rows subrows(std::size_t begin, std::size_t rows) const { return {data + begin * stride, rows, dim, stride}; }
+  constexpr Rows subrows(std::size_t begin, std::size_t rows) const {
+    return {data + begin * stride, rows, dim, stride};
+  }
   /// Columns [begin, begin + columns) of every row.
   constexpr Rows columns(std::size_t begin, std::size_t width) const { return {data + begin, count, width, stride}; }
 };

@@ -9,7 +9,7 @@
 #include "engine/gguf_writer.hpp"
 #include "engine/model_file.hpp"
 #include "kvc/error.hpp"
-#include "support/json.hpp"
+#include "evaluation/json.hpp"
 
 using engine::GGUFFile;
 
@@ -128,7 +128,7 @@ TEST_CASE("a directory row index or an output of the wrong size is refused") {
 }
 
 TEST_CASE("every quantized format gives the values of the reference implementation") {
-  const auto reference_file = support::Json::load(KVC_TEST_DATA "/../engine/dequantize.json");
+  const auto reference_file = evaluation::Json::load(KVC_TEST_DATA "/../engine/dequantize.json");
   REQUIRE(reference_file["blocks"].size() == 10);
   for (const auto& entry : reference_file["blocks"].array()) {
     const std::string& hex = entry["bytes"].text();

@@ -10,11 +10,11 @@
 #include "engine/sequences.hpp"
 #include "engine/thread_pool.hpp"
 #include "kvc/policy/full.hpp"
-#include "support/json.hpp"
+#include "evaluation/json.hpp"
 
 using engine::Model;
 using engine::Workspace;
-using support::Json;
+using evaluation::Json;
 
 namespace {
 

@@ -3,12 +3,12 @@
 #include "catch_shim.hpp"
 #include "engine/model_file.hpp"
 #include "kvc/error.hpp"
-#include "support/json.hpp"
+#include "evaluation/json.hpp"
 #include "support/sha256.hpp"
 
 using engine::SpecialTokens;
 using engine::Tokenizer;
-using support::Json;
+using evaluation::Json;
 
 namespace {
 

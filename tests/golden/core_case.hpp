@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "support/json.hpp"
+#include "evaluation/json.hpp"
 
 namespace golden {
 
@@ -24,7 +24,7 @@ class CoreCase {
   std::size_t parameter(const std::string& name) const { return static_cast<std::size_t>(params()[name].number()); }
   bool has_parameter(const std::string& name) const { return params().has(name); }
   const std::string& word(const std::string& name) const { return params()[name].text(); }
-  const support::Json& params() const { return case_["params"]; }
+  const evaluation::Json& params() const { return case_["params"]; }
 
   std::vector<std::size_t> shape(const std::string& name) const { return tensor(name)["shape"].numbers<std::size_t>(); }
   float tolerance(const std::string& name) const { return static_cast<float>(tensor(name)["suggested_tol"].number()); }
@@ -44,14 +44,14 @@ class CoreCase {
   }
 
  private:
-  static const support::Json& find(const std::string& name) {
-    static const support::Json manifest = support::Json::load(KVC_TEST_DATA "/golden/core/manifest.json");
-    for (const support::Json& candidate : manifest["cases"].array())
+  static const evaluation::Json& find(const std::string& name) {
+    static const evaluation::Json manifest = evaluation::Json::load(KVC_TEST_DATA "/golden/core/manifest.json");
+    for (const evaluation::Json& candidate : manifest["cases"].array())
       if (candidate["name"].text() == name) return candidate;
     throw std::runtime_error("no golden case " + name);
   }
-  const support::Json& tensor(const std::string& name) const {
-    for (const support::Json& candidate : case_["tensors"].array())
+  const evaluation::Json& tensor(const std::string& name) const {
+    for (const evaluation::Json& candidate : case_["tensors"].array())
       if (candidate["name"].text() == name) return candidate;
     throw std::runtime_error("no tensor " + name);
   }
@@ -68,7 +68,7 @@ class CoreCase {
     return values;
   }
 
-  const support::Json& case_;
+  const evaluation::Json& case_;
 };
 
 /// The tokens of a case, fed to a cache of one layer through its public interface.

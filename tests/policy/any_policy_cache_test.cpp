@@ -58,7 +58,8 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   same("streaming_llm:recent=30", StreamingLLM{.budget = 34});
   same("snapkv:budget=40,window=8 | kivi:bits=2,residual=32",
        SnapKV{.budget = 40, .window = 8} | KIVI{.bits = 2, .residual = 32});
-  same("ada_kv:base=snapkv,window=8,keep=0.5", AdaKV<SnapKV>{.base = {.window = 8}, .budget = Budget::fraction(0.5)});
+  const SnapKV base{.window = 8};
+  same("ada_kv:base=snapkv,window=8,keep=0.5", AdaKV<SnapKV>{.base = base, .budget = Budget::fraction(0.5)});
   same("knorm:keep=0.25,pyramid=10", Knorm{.budget = Budget::pyramid(Budget::fraction(0.25), 0, 10)});
   same("quest:tokens=32,page=8,dense_layers=0", Quest{.tokens = 32, .page = 8, .dense_layers = 0});
 }

@@ -153,15 +153,6 @@ TEST_CASE("H2O with a fraction below its recent tokens keeps the recent tokens")
   CHECK(head.positions == positions_between(15, 20));
 }
 
-TEST_CASE("H2O's steps allocate no memory once the budget is full") {
-  FakeHead head(H2O{.budget = 16});
-  head.pass(Event::prompt_end, 40);
-  head.pass(Event::decode, 1);
-  const float* memory = head.state.scores.data();
-  for (int step = 0; step < 20; ++step) head.pass(Event::decode, 1);
-  CHECK(head.state.scores.data() == memory);
-}
-
 TEST_CASE("H2O refuses a budget below its recent tokens and cache positions without a rotary table") {
   const kvc::CacheShape shape{};
   CHECK(support::error_text([&] { H2O{.budget = 8, .recent = 9}.validate(shape); }) ==

@@ -40,7 +40,8 @@ struct Queries {
 };
 
 /// Copies the head's queries out of a layer's rows and scales them.
-inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, std::size_t head, std::span<float> memory) {
+inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, std::size_t head,
+                            std::span<float> memory) {
   const std::size_t group = shape.group(), dim = shape.head_dim;
   const float scale = shape.logit_scale();
   for (std::size_t t = 0; t < layer_queries.count; ++t) {
@@ -52,8 +53,8 @@ inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, st
 }
 
 /// Scores of rows [first, first + count) of one segment, whatever multiple its codec wants ranges to begin on.
-inline void segment_scores(const Segment& segment, std::size_t first, std::size_t count, const kernels::Coefficients& queries,
-                           const kernels::Results& results) {
+inline void segment_scores(const Segment& segment, std::size_t first, std::size_t count,
+                           const kernels::Coefficients& queries, const kernels::Results& results) {
   const Block& block = *segment.block;
   const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
   if (outside == 0) return block.codec().scores(block.data(), block.capacity(), begin, count, queries, results);
@@ -65,8 +66,8 @@ inline void segment_scores(const Segment& segment, std::size_t first, std::size_
 }
 
 /// results += weights · rows [first, first + count) of one segment.
-inline void segment_accumulate(const Segment& segment, std::size_t first, std::size_t count, const kernels::Coefficients& weights,
-                               const kernels::Results& results) {
+inline void segment_accumulate(const Segment& segment, std::size_t first, std::size_t count,
+                               const kernels::Coefficients& weights, const kernels::Results& results) {
   const Block& block = *segment.block;
   const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
   if (outside == 0) return block.codec().accumulate(block.data(), block.capacity(), begin, count, weights, results);
@@ -76,7 +77,8 @@ inline void segment_accumulate(const Segment& segment, std::size_t first, std::s
     std::fill_n(memory.data() + row * wide, outside, 0.0f);
     std::copy_n(weights.data + row * weights.stride, count, memory.data() + row * wide + outside);
   }
-  block.codec().accumulate(block.data(), block.capacity(), begin - outside, wide, {memory.data(), weights.rows, wide}, results);
+  block.codec().accumulate(block.data(), block.capacity(), begin - outside, wide, {memory.data(), weights.rows, wide},
+                           results);
 }
 
 /// Calls visit(segment, first row inside it, count, offset from `begin`) for the segments that hold rows [begin, end).
@@ -115,18 +117,23 @@ class HeadReader {
 
   /// Scores of key rows [begin, end), soft-capped, without bias: results[row][0 … end - begin).
   void scores(std::size_t begin, std::size_t end, const Queries& queries, const kernels::Results& results) const {
-    if (!settings_.in_cache) score_rows(begin, end, queries.coefficients(), results);
-    else score_shifted(begin, end, queries, results);
+    if (!settings_.in_cache)
+      score_rows(begin, end, queries.coefficients(), results);
+    else
+      score_shifted(begin, end, queries, results);
     if (const float cap = settings_.shape->softcap; cap > 0)
       for (std::size_t row = 0; row < queries.rows(); ++row)
         kernels::active().softcap(results.data + row * results.stride, end - begin, cap);
   }
 
   /// results += weights · value rows [begin, end).
-  void accumulate(std::size_t begin, std::size_t end, const kernels::Coefficients& weights, const kernels::Results& results) const {
-    for_each_segment(head_.values().segments(), begin, end, [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
-      segment_accumulate(segment, first, count, {weights.data + offset, weights.rows, weights.stride}, results);
-    });
+  void accumulate(std::size_t begin, std::size_t end, const kernels::Coefficients& weights,
+                  const kernels::Results& results) const {
+    for_each_segment(
+        head_.values().segments(), begin, end,
+        [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
+          segment_accumulate(segment, first, count, {weights.data + offset, weights.rows, weights.stride}, results);
+        });
   }
 
  private:
@@ -135,10 +142,12 @@ class HeadReader {
     std::int32_t shift;  // position in the text minus slot
   };
 
-  void score_rows(std::size_t begin, std::size_t end, const kernels::Coefficients& queries, const kernels::Results& results) const {
-    for_each_segment(head_.keys().segments(), begin, end, [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
-      segment_scores(segment, first, count, queries, {results.data + offset, results.stride, false});
-    });
+  void score_rows(std::size_t begin, std::size_t end, const kernels::Coefficients& queries,
+                  const kernels::Results& results) const {
+    for_each_segment(head_.keys().segments(), begin, end,
+                     [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
+                       segment_scores(segment, first, count, queries, {results.data + offset, results.stride, false});
+                     });
   }
 
   /// A key stands at its original position and is wanted at its slot. Turning the query by the difference gives the same
@@ -171,8 +180,10 @@ class HeadReader {
     std::size_t count = 0;
     for (std::size_t row = 0; row < rows(); ++row) {
       const bool dead = shifts[row] == std::numeric_limits<std::int32_t>::min();
-      if (count > 0 && (dead || runs[count - 1].shift == shifts[row])) runs[count - 1].end = row + 1;
-      else runs[count++] = {row + 1, dead ? 0 : shifts[row]};
+      if (count > 0 && (dead || runs[count - 1].shift == shifts[row]))
+        runs[count - 1].end = row + 1;
+      else
+        runs[count++] = {row + 1, dead ? 0 : shifts[row]};
     }
     runs_ = runs.first(count);
   }

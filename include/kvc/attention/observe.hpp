@@ -18,7 +18,8 @@ inline void to_slots(const HeadStore& head, const float* row_values, float* targ
 }
 
 /// Probabilities of a finished decode step out of what it kept: target [group, slots].
-inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, const Partial& state, std::span<float> target) {
+inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, const Partial& state,
+                               std::span<float> target) {
   const std::size_t rows = head.keys().rows();
   for (std::size_t row = 0; row < state.rows; ++row) {
     const float lse = state.log_sum_exp(row);
@@ -34,8 +35,8 @@ inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, co
 
 /// Column sums of the attention of `queries`, whose tokens were appended last, over key rows [begin, end):
 /// sums[g * stride + row - begin] for every query head g of the group. `lse` [tokens * group] comes from the pass itself.
-inline void column_sums(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries, std::size_t limit_first,
-                        const float* lse, float* sums, std::size_t stride) {
+inline void column_sums(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
+                        std::size_t limit_first, const float* lse, float* sums, std::size_t stride) {
   const auto& table = kernels::active();
   constexpr std::size_t TileTokens = 32;
   const std::size_t count = end - begin, group = queries.group;
@@ -49,15 +50,16 @@ inline void column_sums(const HeadReader& reader, std::size_t begin, std::size_t
     for (std::size_t row = 0; row < tile.rows(); ++row) {
       const std::size_t limit = limit_first + first + row / group;
       if (limit <= begin) continue;
-      table.probabilities(scores.data() + row * count, reader.bias(begin), std::min(limit - begin, count), lse[first * group + row],
-                          sums + row % group * stride, true);
+      table.probabilities(scores.data() + row * count, reader.bias(begin), std::min(limit - begin, count),
+                          lse[first * group + row], sums + row % group * stride, true);
     }
   }
 }
 
 /// Logits of `queries` over every slot: target [tokens * group, slots]; -inf where a query does not see the slot. Token t
 /// sees the first `seen_first` + t slots.
-inline void slot_logits(const HeadReader& reader, const Queries& queries, std::size_t seen_first, std::span<float> target) {
+inline void slot_logits(const HeadReader& reader, const Queries& queries, std::size_t seen_first,
+                        std::span<float> target) {
   const HeadStore& head = reader.head();
   const std::size_t rows = head.keys().rows(), slots = head.size();
   constexpr std::size_t TileTokens = 16;

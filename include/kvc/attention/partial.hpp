@@ -52,8 +52,8 @@ struct Partial {
 
 /// Keeps what decode already computed, for policies that want the probabilities of the pass.
 struct KeptScores {
-  float* weights = nullptr;   ///< [rows, stride]: exp(logit - the chunk's maximum), in key row order
-  float* maxima = nullptr;    ///< [chunks, rows]: that maximum
+  float* weights = nullptr;  ///< [rows, stride]: exp(logit - the chunk's maximum), in key row order
+  float* maxima = nullptr;   ///< [chunks, rows]: that maximum
   std::size_t stride = 0;
 };
 
@@ -66,8 +66,8 @@ inline void skip_chunk(const KeptScores& kept, std::size_t chunk, std::size_t co
 
 /// Adds rows [begin, end) of a head whose keys and values lie in the same order. `limit` gives, per token, the rows its
 /// queries may see: [0, limit_first + token); pass rows() - tokens + 1 for tokens that were appended last.
-inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries, std::size_t limit_first,
-                        Partial& state, const KeptScores& kept = {}) {
+inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
+                        std::size_t limit_first, Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
   const std::size_t rows = queries.rows();
   auto memory = detail::scratch<struct ScoresPurpose>(rows * ChunkRows + rows);
@@ -86,7 +86,8 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
       if (limit >= stop) break;
       const std::size_t visible = limit > chunk ? limit - chunk : 0;
       for (std::size_t g = 0; g < queries.group; ++g)
-        std::fill(scores + (token * queries.group + g) * stride + visible, scores + (token * queries.group + g) * stride + count, MinusInfinity);
+        std::fill(scores + (token * queries.group + g) * stride + visible,
+                  scores + (token * queries.group + g) * stride + count, MinusInfinity);
     }
     table.softmax_update(scores, stride, rows, count, reader.bias(chunk), state.maximum, state.sum, correction);
     if (state.values) {
@@ -99,8 +100,8 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
 
 /// The same over all rows of a head whose keys and values lie in different orders: every score first, then each goes to its
 /// value's row.
-inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first, Partial& state,
-                               const KeptScores& kept = {}) {
+inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first,
+                               Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
   const HeadStore& head = reader.head();
   const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
@@ -136,15 +137,18 @@ inline void attend_out_of_step(const HeadReader& reader, const Queries& queries,
       for (std::size_t slot = 0; slot < slots; ++slot)
         kept.weights[row * kept.stride + static_cast<std::size_t>(key_place[slot])] =
             weights[row * value_rows + static_cast<std::size_t>(value_place[slot])];
-    for (std::size_t chunk = 0; chunk * ChunkRows < key_rows; ++chunk) std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
+    for (std::size_t chunk = 0; chunk * ChunkRows < key_rows; ++chunk)
+      std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
   }
 }
 
 /// Rows [begin, end) of any head; a head out of step takes all its rows at once and needs begin 0 and end rows().
-inline void attend(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries, std::size_t limit_first,
-                   Partial& state, const KeptScores& kept = {}) {
-  if (reader.head().in_step()) attend_rows(reader, begin, end, queries, limit_first, state, kept);
-  else attend_out_of_step(reader, queries, limit_first, state, kept);
+inline void attend(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
+                   std::size_t limit_first, Partial& state, const KeptScores& kept = {}) {
+  if (reader.head().in_step())
+    attend_rows(reader, begin, end, queries, limit_first, state, kept);
+  else
+    attend_out_of_step(reader, queries, limit_first, state, kept);
 }
 
 }  // namespace kvc::attention

@@ -14,10 +14,12 @@ inline AnyHead CacheCore::Impl::any_head(std::size_t stage, std::size_t head, Ev
   view.seen = store.seen();
   view.incoming = event == Event::make_room ? incoming_ : 0;
   view.shape = &shape_;
-  view.positions = store.positions().identity() ? std::span<const Position>(ramp_).first(store.size()) : store.positions().entries();
+  view.positions =
+      store.positions().identity() ? std::span<const Position>(ramp_).first(store.size()) : store.positions().entries();
   view.multiplicity = store.multiplicity();
   view.source = &source;
-  view.budget = memory.budgets[stage] != Unlimited ? memory.budgets[stage] : stages_[stage]->budget(view.id, view.seen, shape_);
+  view.budget =
+      memory.budgets[stage] != Unlimited ? memory.budgets[stage] : stages_[stage]->budget(view.id, view.seen, shape_);
   any.slots = store.column(stage);
   any.state = memory.states[stage].get();
   return any;
@@ -32,6 +34,7 @@ inline detail::HeadFeed CacheCore::Impl::feed_of(std::size_t head) const {
 inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Event event) {
   if (!indexes_) return;
   detail::HeadFeed feed = feed_of(head);
+  feed.reuse(work(head).keys);
   for (std::size_t stage = 0; stage < stages_.size(); ++stage)
     if (stages_[stage]->verbs().index) stages_[stage]->index(any_head(stage, head, event, feed), from);
 }
@@ -39,15 +42,15 @@ inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Even
 inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, std::size_t first_new) {
   if (!observes_) return;
   HeadWork& memory = work(head);
-  const std::size_t local = head % shape_.kv_heads, group = shape_.group(), dim = shape_.head_dim, tokens = pass.tokens->q.count;
+  const std::size_t local = head % shape_.kv_heads, group = shape_.group(), dim = shape_.head_dim,
+                    tokens = pass.tokens->q.count;
   Observation seen;
   seen.event = pass.event;
   seen.first_new = first_new;
   seen.queries_count = tokens;
   seen.probe_begin = pass.probe_begin;
   seen.probe_end = pass.probe_end;
-  if (pass.feed != Feed::none)
-    seen.attention = {memory.attention.data(), memory.attention_rows, heads_[head].size()};
+  if (pass.feed != Feed::none) seen.attention = {memory.attention.data(), memory.attention_rows, heads_[head].size()};
   std::vector<float> queries, unrotated, scores;
   if (needs_.queries) {
     for (std::size_t t = 0; t < tokens; ++t) {
@@ -56,7 +59,8 @@ inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, st
     }
     unrotated = queries;
     for (std::size_t row = 0; row < tokens * group; ++row)
-      rotate({unrotated.data() + row * dim, dim}, shape_.rotary, -double(heads_[head].position(first_new + row / group)));
+      rotate({unrotated.data() + row * dim, dim}, shape_.rotary,
+             -double(heads_[head].position(first_new + row / group)));
     seen.queries = {queries.data(), tokens * group, dim};
     seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
   }
@@ -92,7 +96,8 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event) {
   }
   for (const auto& [slot, tokens] : plan.multiplicities()) store.set_multiplicity(slot, tokens);
   const auto chosen = plan.chosen();
-  const auto dropped = static_cast<std::size_t>(std::find(chosen.begin(), chosen.end(), std::uint8_t{0}) - chosen.begin());
+  const auto dropped =
+      static_cast<std::size_t>(std::find(chosen.begin(), chosen.end(), std::uint8_t{0}) - chosen.begin());
   if (dropped < chosen.size()) {
     store.keep(chosen, event == Event::prompt_end);
     from = std::min(from, dropped);
@@ -112,7 +117,8 @@ inline void CacheCore::Impl::act_alone(std::size_t head, Event event) {
 }
 
 /// Stages [first, last) of one layer; each stage allocates over the heads, then evicts from each.
-inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size_t first_stage, std::size_t last_stage) {
+inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size_t first_stage,
+                                       std::size_t last_stage) {
   const std::size_t first = first_head(layer);
   for (std::size_t stage = first_stage; stage < last_stage; ++stage) {
     if (stages_[stage]->verbs().allocate) {
@@ -126,7 +132,8 @@ inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size
         budgets.push_back(heads.back().view.budget);
       }
       stages_[stage]->allocate(heads, budgets);
-      for (std::size_t local = 0; local < shape_.kv_heads; ++local) memory_[first + local].budgets[stage] = budgets[local];
+      for (std::size_t local = 0; local < shape_.kv_heads; ++local)
+        memory_[first + local].budgets[stage] = budgets[local];
     }
     executor().parallel_for(shape_.kv_heads, [&](std::size_t local) { evict_head(stage, first + local, event); });
   }

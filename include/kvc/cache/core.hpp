@@ -100,10 +100,11 @@ class CacheCore {
 
 /// One generated token for each of several sequences: row b of the matrices belongs to caches[b], whose heads all run as
 /// independent tasks of `executor`. The caches have the same number of KV heads; their policies may differ.
-void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out, Executor& executor);
+void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
+                  Executor& executor);
 
 }  // namespace kvc
 
 #if !defined(KVC_COMPILED_KERNELS)
-#include "kvc/cache/forward.hpp"
+#include "kvc/cache/impl.hpp"
 #endif

@@ -14,14 +14,18 @@ class HeadFeed final : public HeadSource {
   HeadFeed(const HeadStore& head, const attention::Settings& settings, std::size_t head_index, ConstRows window)
       : head_(head), settings_(settings), head_index_(head_index), window_(window) {}
 
+  /// Decodes keys into `memory` from now on, which its owner keeps for the next feed.
+  void reuse(std::vector<float>& memory) { reused_ = &memory; }
+
   ConstRows keys() override { return keys_from(0); }
   ConstRows keys_from(std::size_t first) override {
-    if (keys_.empty() || first < keys_first_) {
+    if (!has_keys_ || first < keys_first_) {
       keys_first_ = first;
-      gather(head_.keys(), first, keys_);
+      has_keys_ = true;
+      gather(head_.keys(), first, keys_memory());
     }
     const std::size_t dim = head_.keys().dim();
-    return {keys_.data() + (first - keys_first_) * dim, head_.size() - first, dim};
+    return {keys_memory().data() + (first - keys_first_) * dim, head_.size() - first, dim};
   }
   ConstRows values() override {
     if (values_.empty()) gather(head_.values(), 0, values_);
@@ -34,7 +38,8 @@ class HeadFeed final : public HeadSource {
     if (unrotated_.empty()) {
       unrotated_.assign(rotated.data, rotated.data + rotated.count * rotated.dim);
       for (std::size_t slot = 0; slot < rotated.count; ++slot)
-        rotate({unrotated_.data() + slot * rotated.dim, rotated.dim}, settings_.shape->rotary, -double(head_.position(slot)));
+        rotate({unrotated_.data() + slot * rotated.dim, rotated.dim}, settings_.shape->rotary,
+               -double(head_.position(slot)));
     }
     return {unrotated_.data(), rotated.count, rotated.dim};
   }
@@ -66,6 +71,7 @@ class HeadFeed final : public HeadSource {
   }
 
  private:
+  std::vector<float>& keys_memory() { return reused_ ? *reused_ : own_keys_; }
   void gather(const RowStore& store, std::size_t first, std::vector<float>& into) const {
     into.resize((head_.size() - first) * store.dim());
     store.gather(first, {into.data(), head_.size() - first, store.dim()});
@@ -75,7 +81,9 @@ class HeadFeed final : public HeadSource {
   attention::Settings settings_;
   std::size_t head_index_;
   ConstRows window_;
-  std::vector<float> keys_, values_, unrotated_, logits_;
+  std::vector<float> own_keys_, values_, unrotated_, logits_;
+  std::vector<float>* reused_ = nullptr;
+  bool has_keys_ = false;
   std::size_t keys_first_ = 0, logits_window_ = 0;
 };
 

@@ -39,16 +39,18 @@ struct CacheCore::Impl {
   Stats stats(std::size_t layer) const;
   std::vector<Position> positions(HeadId id) const;
   void gather(HeadId id, Rows<float> keys, Rows<float> values) const;
-  static void decode_batch(std::span<Impl* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out, Executor& executor);
+  static void decode_batch(std::span<Impl* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
+                           Executor& executor);
 
   /// What a layer remembers between calls.
   struct LayerState {
     std::size_t seen = 0;
     Position next_position = 0;
-    Position changed_at = 0;        ///< truncating to a position before this is not exact
+    Position changed_at = 0;         ///< truncating to a position before this is not exact
     std::vector<float> window = {};  ///< last queries of the prompt [window_tokens, query_heads * head_dim]
     std::size_t window_tokens = 0;
-    std::vector<float> drafted = {};  ///< queries of the drafted tokens
+    std::vector<float> drafted = {};         ///< queries of the drafted tokens
+    std::vector<float> drafted_scores = {};  ///< their external scores
     std::size_t drafted_tokens = 0;
   };
   /// What the stages keep about a head.
@@ -63,6 +65,7 @@ struct CacheCore::Impl {
     Selection selection;
     std::vector<float> attention;  ///< what Observation::attention shows
     std::size_t attention_rows = 0;
+    std::vector<float> keys;  ///< decoded for an index
   };
   /// One call of prefill, decode, draft or probe on a layer.
   struct Pass {
@@ -72,6 +75,7 @@ struct CacheCore::Impl {
     Rows<float> out = {};
     Position probe_begin = 0, probe_end = 0;
     Feed feed = Feed::none;
+    bool behind = false;  ///< rows go behind all others, so that several passes can be looked at as one
   };
 
   std::size_t index(HeadId id) const;
@@ -88,7 +92,9 @@ struct CacheCore::Impl {
 
   // checks.hpp
   void check_layer(std::size_t layer) const;
-  void check_tokens(const char* call, std::size_t layer, const Tokens& tokens, const Rows<float>& out, bool out_optional) const;
+  void check_no_drafts(const char* call) const;
+  void check_tokens(const char* call, std::size_t layer, const Tokens& tokens, const Rows<float>& out,
+                    bool out_optional) const;
   void check_rows(const char* call, const char* name, const ConstRows& rows, std::size_t count, std::size_t dim) const;
 
   // passes.hpp
@@ -101,7 +107,10 @@ struct CacheCore::Impl {
   void observe_prompt(const Pass& pass, std::span<const float> lse);
   void remember_window(LayerState& state, ConstRows queries, std::size_t capacity) const;
   std::size_t parts_of(std::size_t head) const;
+  void attend_token(const attention::HeadReader& reader, const attention::Queries& queries,
+                    attention::Partial& state) const;
   std::span<const std::uint8_t> select(std::size_t head, ConstRows queries);
+  std::size_t forgotten_tokens(std::size_t layer, Position from) const;
   void load_shifts(const HeadStore& head, std::size_t tokens, std::span<std::int32_t> shifts) const;
 
   // acting.hpp
@@ -127,10 +136,10 @@ struct CacheCore::Impl {
 
   Needs needs_;
   bool in_cache_ = false, selects_ = false, indexes_ = false, observes_ = false;
-  bool shrinks_ = false;              ///< some stage removes slots
-  bool acts_alone_ = true;            ///< no stage looks at more than one head
-  std::size_t joint_from_;            ///< stages from here on wait for the last layer (allocate_all)
-  std::size_t incoming_ = 0;          ///< of make_room
+  bool shrinks_ = false;      ///< some stage removes slots
+  bool acts_alone_ = true;    ///< no stage looks at more than one head
+  std::size_t joint_from_;    ///< stages from here on wait for the last layer (allocate_all)
+  std::size_t incoming_ = 0;  ///< of make_room
 
   std::vector<HeadStore> heads_;
   std::vector<HeadMemory> memory_;
@@ -146,3 +155,6 @@ struct CacheCore::Impl {
 #include "kvc/cache/checks.hpp"
 #include "kvc/cache/passes.hpp"
 #include "kvc/cache/upkeep.hpp"
+#if !defined(KVC_COMPILED_KERNELS)
+#include "kvc/cache/forward.hpp"
+#endif

@@ -8,10 +8,11 @@ namespace kvc {
 
 /// What an engine may set about a cache besides the policy.
 struct CacheOptions {
-  Dense dense = {};                             ///< element type of rows that no codec has sealed; default f16
-  Executor* executor = nullptr;                 ///< runs independent heads; null: the calling thread. Must outlive the cache
-  std::pmr::memory_resource* memory = nullptr;  ///< of the blocks; null: an Arena of the cache's own. Must outlive the cache
-  bool check_finite = true;                     ///< refuse NaN and infinity in queries, keys and values
+  Dense dense = {};              ///< element type of rows that no codec has sealed; default f16
+  Executor* executor = nullptr;  ///< runs independent heads; null: the calling thread. Must outlive the cache
+  std::pmr::memory_resource* memory =
+      nullptr;               ///< of the blocks; null: an Arena of the cache's own. Must outlive the cache
+  bool check_finite = true;  ///< refuse NaN and infinity in queries, keys and values
 };
 
 }  // namespace kvc

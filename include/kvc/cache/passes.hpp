@@ -13,28 +13,35 @@ inline constexpr std::size_t PartRows = 16 * attention::ChunkRows;
 
 inline void CacheCore::Impl::prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk) {
   check_tokens("prefill", layer, tokens, out, true);
-  Pass pass{.layer = layer, .event = last_chunk ? Event::prompt_end : Event::prompt_chunk, .tokens = &tokens, .out = out,
+  check_no_drafts("prefill");
+  Pass pass{.layer = layer,
+            .event = last_chunk ? Event::prompt_end : Event::prompt_chunk,
+            .tokens = &tokens,
+            .out = out,
             .feed = needs_.prompt};
   run_pass(pass);
 }
 
 inline void CacheCore::Impl::decode(std::size_t layer, const Tokens& tokens, Rows<float> out) {
   check_tokens("decode", layer, tokens, out, false);
-  if (layers_[layer].drafted_tokens != 0)
-    fail(ErrorCode::invalid_argument, "decode: drafted tokens are waiting; call accept() first");
+  check_no_drafts("decode");
   Pass pass{.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .feed = needs_.decode};
   run_pass(pass);
 }
 
 inline void CacheCore::Impl::draft(std::size_t layer, const Tokens& tokens, Rows<float> out) {
   check_tokens("draft", layer, tokens, out, false);
-  const Pass pass{.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out};
+  const Pass pass{.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .behind = true};
   const auto positions = begin_pass(pass);
-  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
+  executor().parallel_for(shape_.kv_heads,
+                          [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
   std::vector<float> lse;
   attend_tiles(pass, lse);
   LayerState& state = layers_[layer];
-  for (std::size_t t = 0; t < tokens.q.count; ++t) state.drafted.insert(state.drafted.end(), tokens.q[t].begin(), tokens.q[t].end());
+  for (std::size_t t = 0; t < tokens.q.count; ++t)
+    state.drafted.insert(state.drafted.end(), tokens.q[t].begin(), tokens.q[t].end());
+  if (needs_.external_scores)
+    state.drafted_scores.insert(state.drafted_scores.end(), tokens.scores.begin(), tokens.scores.end());
   state.drafted_tokens += tokens.q.count;
 }
 
@@ -42,7 +49,8 @@ inline void CacheCore::Impl::accept(std::size_t tokens) {
   for (const LayerState& state : layers_)
     if (state.drafted_tokens != layers_[0].drafted_tokens || tokens > state.drafted_tokens)
       fail(ErrorCode::invalid_argument, "accept: asked for " + std::to_string(tokens) + " of " +
-                                            std::to_string(state.drafted_tokens) + " drafted tokens; every layer must have drafted the same");
+                                            std::to_string(state.drafted_tokens) +
+                                            " drafted tokens; every layer must have drafted the same");
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     LayerState& state = layers_[layer];
     const std::size_t rejected = state.drafted_tokens - tokens;
@@ -50,15 +58,15 @@ inline void CacheCore::Impl::accept(std::size_t tokens) {
       heads_[head].truncate(heads_[head].size() - rejected, rejected);
     state.seen -= rejected;
     state.next_position -= static_cast<Position>(rejected);
-    std::vector<float> queries = std::move(state.drafted);
-    state.drafted.clear();
+    const std::vector<float> queries = std::exchange(state.drafted, {}),
+                             scores = std::exchange(state.drafted_scores, {});
     state.drafted_tokens = 0;
-    if (tokens == 0) continue;
-    const std::size_t dim = shape_.query_heads * shape_.head_dim;
-    const Tokens observed{.q = {queries.data(), tokens, dim}, .k = {nullptr, tokens, 0}, .v = {}};
-    Pass pass{.layer = layer, .event = Event::decode, .tokens = &observed, .feed = needs_.decode};
     for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head)
       index_head(head, heads_[head].size() - tokens, Event::decode);
+    if (tokens == 0) continue;
+    const std::size_t dim = shape_.query_heads * shape_.head_dim;
+    const Tokens observed{.q = {queries.data(), tokens, dim}, .k = {nullptr, tokens, 0}, .v = {}, .scores = scores};
+    Pass pass{.layer = layer, .event = Event::decode, .tokens = &observed, .feed = needs_.decode};
     if (pass.feed != Feed::none) {
       attend_tiles(pass, lse_);
       observe_prompt(pass, lse_);
@@ -70,13 +78,21 @@ inline void CacheCore::Impl::accept(std::size_t tokens) {
   }
 }
 
-inline void CacheCore::Impl::probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin, Position end) {
+inline void CacheCore::Impl::probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin,
+                                   Position end) {
   check_tokens("probe", layer, tokens, out, true);
-  Pass pass{.layer = layer, .event = Event::probe, .tokens = &tokens, .out = out, .probe_begin = begin, .probe_end = end,
+  check_no_drafts("probe");
+  Pass pass{.layer = layer,
+            .event = Event::probe,
+            .tokens = &tokens,
+            .out = out,
+            .probe_begin = begin,
+            .probe_end = end,
             .feed = needs_.probe};
   const LayerState before{.seen = layers_[layer].seen, .next_position = layers_[layer].next_position};
   const auto positions = begin_pass(pass);
-  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
+  executor().parallel_for(shape_.kv_heads,
+                          [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
   attend_tiles(pass, lse_);
   if (pass.feed != Feed::none) observe_prompt(pass, lse_);
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
@@ -121,14 +137,17 @@ inline void CacheCore::Impl::attend(std::size_t layer, ConstRows queries, Rows<f
 inline std::span<const Position> CacheCore::Impl::begin_pass(const Pass& pass) {
   LayerState& state = layers_[pass.layer];
   const std::size_t count = pass.tokens->k.count;
-  const std::size_t needed = std::max(state.seen, static_cast<std::size_t>(state.next_position)) + count + 1;
+  // Positions that the engine names may be far apart; the ramp then only serves heads without gaps.
+  const std::size_t next = pass.tokens->positions.empty() ? static_cast<std::size_t>(state.next_position) : 0;
+  const std::size_t needed = std::max(state.seen, next) + count + 1;
   if (ramp_.size() < needed) {
     const std::size_t known = ramp_.size();
     ramp_.resize(needed + needed / 2 + 64);
     for (std::size_t i = known; i < ramp_.size(); ++i) ramp_[i] = static_cast<Position>(i);
   }
   std::span<const Position> positions = pass.tokens->positions;
-  if (positions.empty()) positions = std::span<const Position>(ramp_).subspan(static_cast<std::size_t>(state.next_position), count);
+  if (positions.empty())
+    positions = std::span<const Position>(ramp_).subspan(static_cast<std::size_t>(state.next_position), count);
   state.seen += count;
   if (count != 0) state.next_position = positions[count - 1] + 1;
   return positions;
@@ -138,13 +157,14 @@ inline void CacheCore::Impl::append_head(const Pass& pass, std::size_t head, std
   const std::size_t local = head % shape_.kv_heads, count = pass.tokens->k.count;
   if (count == 0) return;
   heads_[head].append(pass.tokens->k.columns(local * shape_.head_dim, shape_.head_dim),
-                      pass.tokens->v.columns(local * shape_.values_dim(), shape_.values_dim()), positions);
+                      pass.tokens->v.columns(local * shape_.values_dim(), shape_.values_dim()), positions, pass.behind);
   if (pass.event != Event::probe) index_head(head, heads_[head].size() - count, pass.event);
 }
 
+/// Parts that the rows of a head fall into, the token that is about to come included.
 inline std::size_t CacheCore::Impl::parts_of(std::size_t head) const {
   if (!heads_[head].in_step()) return 1;
-  return std::max<std::size_t>(1, kernels::divide_up(heads_[head].keys().rows(), detail::PartRows));
+  return kernels::divide_up(heads_[head].keys().rows() + 1, detail::PartRows);
 }
 
 inline void CacheCore::Impl::run_pass(Pass& pass) {
@@ -163,7 +183,8 @@ inline void CacheCore::Impl::run_pass(Pass& pass) {
   }
 
   executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first + head, positions); });
-  if (pass.event != Event::decode && needs_.query_window != 0) remember_window(state, pass.tokens->q, needs_.query_window);
+  if (pass.event != Event::decode && needs_.query_window != 0)
+    remember_window(state, pass.tokens->q, needs_.query_window);
   if (parts > 1) {
     attend_parts(pass, parts);
   } else if (pass.out.data != nullptr || pass.feed != Feed::none) {
@@ -171,7 +192,9 @@ inline void CacheCore::Impl::run_pass(Pass& pass) {
   }
   if (pass.feed != Feed::none) observe_prompt(pass, lse_);
   if (observes_ || pass.feed != Feed::none)
-    executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { observe_head(pass, first + head, heads_[first + head].size() - count); });
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
+      observe_head(pass, first + head, heads_[first + head].size() - count);
+    });
   act(layer, pass.event);
 }
 
@@ -200,8 +223,12 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   }
   auto state_memory = detail::scratch<struct TokenState>(attention::Partial::floats(group, value_dim));
   auto state = attention::Partial::empty_in(state_memory, group, value_dim);
-  attention::attend(reader, 0, rows, queries, rows, state, kept);
-  for (std::size_t g = 0; g < group; ++g) state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
+  if (pass.feed == Feed::none && selected.empty())
+    attend_token(reader, queries, state);
+  else
+    attention::attend(reader, 0, rows, queries, rows, state, kept);
+  for (std::size_t g = 0; g < group; ++g)
+    state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   if (pass.feed != Feed::none) {
     memory.attention.resize(group * store.size());
     memory.attention_rows = group;
@@ -211,8 +238,25 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   if (acts_alone_) act_alone(head, pass.event);
 }
 
+/// Adds all rows of a head, part by part as attend_parts does, so that the result is the same whoever shares the work.
+inline void CacheCore::Impl::attend_token(const attention::HeadReader& reader, const attention::Queries& queries,
+                                          attention::Partial& state) const {
+  const std::size_t rows = reader.rows();
+  if (rows <= detail::PartRows || !reader.head().in_step())
+    return attention::attend(reader, 0, rows, queries, rows, state);
+  attention::attend(reader, 0, detail::PartRows, queries, rows, state);
+  const std::size_t value_dim = shape_.values_dim();
+  auto memory = detail::scratch<struct TokenPart>(attention::Partial::floats(queries.rows(), value_dim));
+  for (std::size_t begin = detail::PartRows; begin < rows; begin += detail::PartRows) {
+    auto part = attention::Partial::empty_in(memory, queries.rows(), value_dim);
+    attention::attend(reader, begin, std::min(begin + detail::PartRows, rows), queries, rows, part);
+    state.merge(part);
+  }
+}
+
 /// Where the last `tokens` tokens stand in the cache, minus their positions in the text.
-inline void CacheCore::Impl::load_shifts(const HeadStore& head, std::size_t tokens, std::span<std::int32_t> shifts) const {
+inline void CacheCore::Impl::load_shifts(const HeadStore& head, std::size_t tokens,
+                                         std::span<std::int32_t> shifts) const {
   const std::size_t first = head.size() - tokens;
   for (std::size_t t = 0; t < tokens; ++t) shifts[t] = static_cast<std::int32_t>(first + t) - head.position(first + t);
 }
@@ -220,7 +264,8 @@ inline void CacheCore::Impl::load_shifts(const HeadStore& head, std::size_t toke
 /// Causal attention of all tokens of the pass, tile by tile of queries; leaves every query's log-sum-exp in `lse`
 /// [kv_heads, tokens * group] if the pass feeds policies.
 inline void CacheCore::Impl::attend_tiles(const Pass& pass, std::vector<float>& lse) {
-  const std::size_t group = shape_.group(), dim = shape_.head_dim, value_dim = shape_.values_dim(), tokens = pass.tokens->q.count;
+  const std::size_t group = shape_.group(), dim = shape_.head_dim, value_dim = shape_.values_dim(),
+                    tokens = pass.tokens->q.count;
   const std::size_t tile_tokens = std::max<std::size_t>(1, detail::TileQueryRows / group);
   const std::size_t tiles = kernels::divide_up(tokens, tile_tokens);
   const bool wants_lse = pass.feed != Feed::none, wants_values = pass.out.data != nullptr;
@@ -231,7 +276,8 @@ inline void CacheCore::Impl::attend_tiles(const Pass& pass, std::vector<float>& 
     const std::size_t first = tile * tile_tokens, count = std::min(tile_tokens, tokens - first);
     const HeadStore& store = heads_[first_head(pass.layer) + local];
     auto query_memory = detail::scratch<struct TileQueries>(count * group * dim);
-    attention::Queries queries = attention::load_queries(shape_, pass.tokens->q.subrows(first, count), local, query_memory);
+    attention::Queries queries =
+        attention::load_queries(shape_, pass.tokens->q.subrows(first, count), local, query_memory);
     auto shifts = detail::scratch<struct TileShifts, std::int32_t>(tokens);
     if (in_cache_) {
       load_shifts(store, tokens, shifts);
@@ -287,7 +333,8 @@ inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     attention::Partial whole = state_in(local * parts);
     for (std::size_t part = 1; part < parts; ++part) whole.merge(state_in(local * parts + part));
-    for (std::size_t g = 0; g < group; ++g) whole.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
+    for (std::size_t g = 0; g < group; ++g)
+      whole.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   });
 }
 
@@ -313,7 +360,8 @@ inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const fl
     return;
   }
   std::size_t most = 0;
-  for (std::size_t local = 0; local < shape_.kv_heads; ++local) most = std::max(most, heads_[first + local].keys().rows());
+  for (std::size_t local = 0; local < shape_.kv_heads; ++local)
+    most = std::max(most, heads_[first + local].keys().rows());
   const std::size_t chunks = kernels::divide_up(most, attention::ChunkRows);
   sums_.resize(shape_.kv_heads * group * most);
   executor().parallel_for(shape_.kv_heads * chunks, [&](std::size_t task) {
@@ -347,7 +395,8 @@ inline void CacheCore::Impl::remember_window(LayerState& state, ConstRows querie
   const std::size_t fresh = std::min(capacity, queries.count), old = std::min(state.window_tokens, capacity - fresh);
   std::vector<float> window((old + fresh) * dim);
   std::copy_n(state.window.data() + (state.window_tokens - old) * dim, old * dim, window.data());
-  for (std::size_t t = 0; t < fresh; ++t) std::ranges::copy(queries[queries.count - fresh + t], window.begin() + std::ptrdiff_t((old + t) * dim));
+  for (std::size_t t = 0; t < fresh; ++t)
+    std::ranges::copy(queries[queries.count - fresh + t], window.begin() + std::ptrdiff_t((old + t) * dim));
   state.window = std::move(window);
   state.window_tokens = old + fresh;
 }
@@ -360,7 +409,8 @@ inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, C
   detail::HeadFeed feed = feed_of(head);
   for (std::size_t stage = 0; stage < stages_.size(); ++stage)
     if (stages_[stage]->verbs().select)
-      stages_[stage]->select(any_head(stage, head, Event::decode, feed), {queries.data, shape_.group(), shape_.head_dim}, memory.selection);
+      stages_[stage]->select(any_head(stage, head, Event::decode, feed),
+                             {queries.data, shape_.group(), shape_.head_dim}, memory.selection);
   return memory.selection.chosen();
 }
 

@@ -19,7 +19,8 @@ inline CacheCore::Impl::Impl(const CacheShape& shape, Stages stages, const Cache
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = *stages_[i];
     const Stage::Verbs verbs = stage.verbs();
-    if (verbs.merge) fail(ErrorCode::incompatible, "cross-layer merging (the verb merge) is not executed by this version");
+    if (verbs.merge)
+      fail(ErrorCode::incompatible, "cross-layer merging (the verb merge) is not executed by this version");
     if (verbs.quantize) quantizer = &stage;
     if (verbs.allocate_all) joint_from_ = std::min(joint_from_, i);
     acts_alone_ &= !verbs.allocate && !verbs.allocate_all;
@@ -39,13 +40,15 @@ inline CacheCore::Impl::Impl(const CacheShape& shape, Stages stages, const Cache
     stage.default_slot(defaults.back().data());
   }
   if (in_cache_ && shape_.rotary.inv_freq.empty())
-    fail(ErrorCode::missing_feed, "CacheShape::rotary: in-cache positions need the model's rotary table, but it is empty");
+    fail(ErrorCode::missing_feed,
+         "CacheShape::rotary: in-cache positions need the model's rotary table, but it is empty");
   layers_.resize(shape_.layers);
   memory_.resize(shape_.heads());
   work_.resize(shape_.kv_heads);
   heads_.reserve(shape_.heads());
   for (std::size_t head = 0; head < shape_.heads(); ++head) {
-    heads_.emplace_back(shape_, quantizer ? quantizer->quantize(id_of(head)) : unsealed, options_.dense, defaults, block_memory_);
+    heads_.emplace_back(shape_, quantizer ? quantizer->quantize(id_of(head)) : unsealed, options_.dense, defaults,
+                        block_memory_);
     memory_[head].budgets.assign(stages_.size(), Unlimited);
     for (const auto& stage : stages_) memory_[head].states.push_back(stage->new_state());
   }
@@ -78,12 +81,27 @@ inline CacheCore::Impl::Impl(const Impl& other)
 }
 
 inline void CacheCore::Impl::compress() {
+  check_no_drafts("compress");
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) act(layer, Event::prompt_end);
 }
 
 inline void CacheCore::Impl::make_room(std::size_t tokens) {
+  check_no_drafts("make_room");
   incoming_ = tokens;
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) act(layer, Event::make_room);
+}
+
+/// How many tokens of a layer stand at `from` or later. Where positions have gaps and slots were evicted nobody knows
+/// exactly; then it is the most that every head can have lost.
+inline std::size_t CacheCore::Impl::forgotten_tokens(std::size_t layer, Position from) const {
+  auto forgotten = static_cast<std::size_t>(layers_[layer].next_position - from);
+  for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
+    const HeadStore& store = heads_[head];
+    std::size_t slots = store.size();
+    while (slots > 0 && store.position(slots - 1) >= from) --slots;
+    forgotten = std::min(forgotten, store.seen() - slots);
+  }
+  return forgotten;
 }
 
 inline bool CacheCore::Impl::truncate(Position from) {
@@ -93,12 +111,12 @@ inline bool CacheCore::Impl::truncate(Position from) {
     LayerState& state = layers_[layer];
     if (from >= state.next_position) continue;
     exact &= from >= state.changed_at;
-    const auto forgotten = std::min(state.seen, static_cast<std::size_t>(state.next_position - from));
+    const std::size_t forgotten = forgotten_tokens(layer, from);
     for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
       HeadStore& store = heads_[head];
       std::size_t slots = store.size();
       while (slots > 0 && store.position(slots - 1) >= from) --slots;
-      store.truncate(slots, std::min(forgotten, store.seen()));
+      store.truncate(slots, forgotten);
       index_head(head, slots, Event::decode);
     }
     state.seen -= forgotten;
@@ -106,8 +124,11 @@ inline bool CacheCore::Impl::truncate(Position from) {
     state.changed_at = std::min(state.changed_at, from);
     state.window.clear();
     state.window_tokens = 0;
-    state.drafted.clear();
-    state.drafted_tokens = 0;
+    // Drafted tokens came last; those that are left still wait for accept().
+    const std::size_t waiting = state.drafted_tokens - std::min(forgotten, state.drafted_tokens);
+    state.drafted.resize(waiting * shape_.query_heads * shape_.head_dim);
+    state.drafted_scores.resize(needs_.external_scores ? waiting * shape_.kv_heads : 0);
+    state.drafted_tokens = waiting;
   }
   return exact;
 }
@@ -121,10 +142,13 @@ inline void CacheCore::Impl::clear() {
     stage->default_slot(defaults.back().data());
   }
   for (std::size_t head = 0; head < heads_.size(); ++head) {
-    heads_[head] = HeadStore(shape_, quantizer ? quantizer->quantize(id_of(head)) : Streams{}, options_.dense, defaults, block_memory_);
+    heads_[head] = HeadStore(shape_, quantizer ? quantizer->quantize(id_of(head)) : Streams{}, options_.dense, defaults,
+                             block_memory_);
     memory_[head].budgets.assign(stages_.size(), Unlimited);
-    for (std::size_t stage = 0; stage < stages_.size(); ++stage) memory_[head].states[stage] = stages_[stage]->new_state();
+    for (std::size_t stage = 0; stage < stages_.size(); ++stage)
+      memory_[head].states[stage] = stages_[stage]->new_state();
   }
+  for (HeadMemory& memory : memory_) memory.changed = false;
   layers_.assign(shape_.layers, {});
 }
 
@@ -135,12 +159,14 @@ inline void CacheCore::Impl::reserve(std::size_t tokens) {
     HeadStore& store = heads_[head];
     store.reserve(tokens + 1, shrinks_);
     for (const RowStore* rows : {&store.keys(), &store.values()})
-      for (const auto& demand : {rows->dense_demand(tokens), rows->sealed_demand(tokens)}) {
-        if (demand.second == 0) continue;
-        const auto known = std::find_if(demands.begin(), demands.end(), [&](const auto& d) { return d.first == demand.first; });
-        if (known != demands.end()) known->second += demand.second;
-        else demands.push_back(demand);
-      }
+      rows->for_each_demand(tokens, [&](std::size_t bytes, std::size_t count) {
+        const auto known =
+            std::find_if(demands.begin(), demands.end(), [&](const auto& demand) { return demand.first == bytes; });
+        if (known != demands.end())
+          known->second += count;
+        else
+          demands.emplace_back(bytes, count);
+      });
   }
   for (HeadWork& work : work_) {
     if (needs_.decode != Feed::none) work.attention.reserve(shape_.group() * (tokens + 1));
@@ -186,8 +212,8 @@ inline void CacheCore::Impl::gather(HeadId id, Rows<float> keys, Rows<float> val
   const auto check = [&](const char* name, const Rows<float>& rows, std::size_t dim) {
     if (rows.count != head.size() || rows.dim != dim)
       fail(ErrorCode::shape_mismatch, std::string("gather: ") + name + ": got [" + std::to_string(rows.count) + ", " +
-                                          std::to_string(rows.dim) + "], expected [" + std::to_string(head.size()) + ", " +
-                                          std::to_string(dim) + "]");
+                                          std::to_string(rows.dim) + "], expected [" + std::to_string(head.size()) +
+                                          ", " + std::to_string(dim) + "]");
   };
   check("keys", keys, shape_.head_dim);
   check("values", values, shape_.values_dim());
@@ -195,22 +221,24 @@ inline void CacheCore::Impl::gather(HeadId id, Rows<float> keys, Rows<float> val
   head.values().gather(0, values);
 }
 
-inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out, Executor& executor) {
-  if (tokens.q.count != caches.size() || tokens.k.count != caches.size() || tokens.v.count != caches.size() || out.count != caches.size())
-    fail(ErrorCode::shape_mismatch, "decode_batch: got " + std::to_string(tokens.k.count) + " rows, expected one per cache (" +
-                                        std::to_string(caches.size()) + ")");
+inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::size_t layer, const Tokens& tokens,
+                                          Rows<float> out, Executor& executor) {
+  if (tokens.q.count != caches.size() || tokens.k.count != caches.size() || tokens.v.count != caches.size() ||
+      out.count != caches.size())
+    fail(ErrorCode::shape_mismatch, "decode_batch: got " + std::to_string(tokens.k.count) +
+                                        " rows, expected one per cache (" + std::to_string(caches.size()) + ")");
   if (caches.empty()) return;
   const std::size_t heads = caches[0]->shape_.kv_heads;
   auto rows = detail::scratch<struct BatchRows, Tokens>(caches.size());
   for (std::size_t b = 0; b < caches.size(); ++b) {
     const Impl& cache = *caches[b];
-    if (cache.shape_.kv_heads != heads) fail(ErrorCode::shape_mismatch, "decode_batch: caches with different numbers of KV heads");
+    if (cache.shape_.kv_heads != heads)
+      fail(ErrorCode::shape_mismatch, "decode_batch: caches with different numbers of KV heads");
     rows[b] = {.q = tokens.q.subrows(b, 1), .k = tokens.k.subrows(b, 1), .v = tokens.v.subrows(b, 1)};
     if (!tokens.scores.empty()) rows[b].scores = tokens.scores.subspan(b * heads, heads);
     if (!tokens.positions.empty()) rows[b].positions = tokens.positions.subspan(b, 1);
     cache.check_tokens("decode_batch", layer, rows[b], out.subrows(b, 1), false);
-    if (cache.layers_[layer].drafted_tokens != 0)
-      fail(ErrorCode::invalid_argument, "decode_batch: drafted tokens are waiting; call accept() first");
+    cache.check_no_drafts("decode_batch");
   }
   struct Item {
     Pass pass;
@@ -218,7 +246,11 @@ inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::si
   };
   auto items = detail::scratch<struct BatchItems, Item>(caches.size());
   for (std::size_t b = 0; b < caches.size(); ++b) {
-    items[b].pass = {.layer = layer, .event = Event::decode, .tokens = &rows[b], .out = out.subrows(b, 1), .feed = caches[b]->needs_.decode};
+    items[b].pass = {.layer = layer,
+                     .event = Event::decode,
+                     .tokens = &rows[b],
+                     .out = out.subrows(b, 1),
+                     .feed = caches[b]->needs_.decode};
     items[b].positions = caches[b]->begin_pass(items[b].pass);
   }
   executor.parallel_for(caches.size() * heads, [&](std::size_t task) {
@@ -226,8 +258,10 @@ inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::si
     cache.token_pass(items[task / heads].pass, items[task / heads].positions, cache.first_head(layer) + task % heads);
   });
   for (Impl* cache : caches) {
-    if (cache->acts_alone_) cache->finish_layer(layer, Event::decode);
-    else cache->act(layer, Event::decode);
+    if (cache->acts_alone_)
+      cache->finish_layer(layer, Event::decode);
+    else
+      cache->act(layer, Event::decode);
   }
 }
 

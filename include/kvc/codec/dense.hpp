@@ -23,8 +23,8 @@ class DenseCodec final : public Codec {
   }
   std::size_t dim() const override { return dim_; }
   std::size_t block_bytes(std::size_t capacity) const override {
-    const std::size_t elements = role_ == Role::key ? kernels::round_up(capacity, kernels::TileLanes) * dim_
-                                                    : capacity * layout_.p_stride;
+    const std::size_t elements =
+        role_ == Role::key ? kernels::round_up(capacity, kernels::TileLanes) * dim_ : capacity * layout_.p_stride;
     return elements * scalar_bytes(format_.type);
   }
   std::size_t range_granule() const override { return role_ == Role::key ? kernels::TileLanes : 1; }
@@ -54,7 +54,8 @@ class DenseCodec final : public Codec {
                               : kernels::ConstFloatMatrix{rows.data, rows.stride, 1};
   }
   kernels::FloatMatrix target(Rows<float> rows) const {
-    return role_ == Role::key ? kernels::FloatMatrix{rows.data, 1, rows.stride} : kernels::FloatMatrix{rows.data, rows.stride, 1};
+    return role_ == Role::key ? kernels::FloatMatrix{rows.data, 1, rows.stride}
+                              : kernels::FloatMatrix{rows.data, rows.stride, 1};
   }
 
   Dense format_;

@@ -16,8 +16,9 @@ class GroupQuantCodec final : public Codec {
 
   const GroupQuant& format() const { return format_; }
   std::string name() const override {
-    return std::string("q") + std::to_string(format_.bits) + (format_.axis == Axis::channel ? "-channel-g" : "-token-g") +
-           std::to_string(format_.group) + (format_.metadata == Scalar::f32 ? "-f32" : "");
+    return std::string("q") + std::to_string(format_.bits) +
+           (format_.axis == Axis::channel ? "-channel-g" : "-token-g") + std::to_string(format_.group) +
+           (format_.metadata == Scalar::f32 ? "-f32" : "");
   }
   std::size_t dim() const override { return dim_; }
   std::size_t block_bytes(std::size_t capacity) const override { return layout(capacity).bytes(); }

@@ -26,7 +26,9 @@ inline const Table& table(Isa isa) {
 }
 
 /// The kernels of current_isa(): one relaxed load and a branch.
-inline const Table& active() { return compiled_table(current_isa()); }
+inline const Table& active() {
+  return compiled_table(current_isa());
+}
 
 }  // namespace KVC_ABI
 

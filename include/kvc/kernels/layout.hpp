@@ -9,8 +9,12 @@ namespace kvc::kernels {
 /// Lanes come in tiles of 16 on every machine: one AVX-512 register, two of AVX2, four of NEON.
 inline constexpr std::size_t TileLanes = 16;
 
-constexpr std::size_t divide_up(std::size_t count, std::size_t by) { return (count + by - 1) / by; }
-constexpr std::size_t round_up(std::size_t count, std::size_t by) { return divide_up(count, by) * by; }
+constexpr std::size_t divide_up(std::size_t count, std::size_t by) {
+  return (count + by - 1) / by;
+}
+constexpr std::size_t round_up(std::size_t count, std::size_t by) {
+  return divide_up(count, by) * by;
+}
 
 /// A dense block x[p][lane]: element (p, lane) is number (lane / 16) * tile_stride + p * p_stride + lane % 16.
 ///   keys   (lane = token, p = channel): tiles of 16 tokens, channel after channel: p_stride 16, tile_stride 16 * dim
@@ -20,7 +24,9 @@ struct DenseLayout {
   std::size_t p_stride = 0, tile_stride = 0;
 
   static constexpr DenseLayout of_keys(Scalar type, std::size_t dim) { return {type, TileLanes, TileLanes * dim}; }
-  static constexpr DenseLayout of_values(Scalar type, std::size_t dim) { return {type, round_up(dim, TileLanes), TileLanes}; }
+  static constexpr DenseLayout of_values(Scalar type, std::size_t dim) {
+    return {type, round_up(dim, TileLanes), TileLanes};
+  }
   constexpr std::size_t index(std::size_t p, std::size_t lane) const {
     return lane / TileLanes * tile_stride + p * p_stride + lane % TileLanes;
   }

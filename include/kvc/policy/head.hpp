@@ -27,20 +27,20 @@ enum class Feed : std::uint8_t {
 /// What the core must feed a policy; what nobody asks for is not computed.
 struct Needs {
   Feed prompt = Feed::none, decode = Feed::none, probe = Feed::none;  ///< attention for observe(), by event
-  std::size_t query_window = 0;   ///< the last this many queries, kept by the core until prompt_end
-  bool queries = false;           ///< every pass's queries, rotated and un-rotated
-  bool external_scores = false;   ///< the engine must pass Tokens::scores
+  std::size_t query_window = 0;  ///< the last this many queries, kept by the core until prompt_end
+  bool queries = false;          ///< every pass's queries, rotated and un-rotated
+  bool external_scores = false;  ///< the engine must pass Tokens::scores
 };
 
 /// One pass (prompt chunk, decode step, probe) as one head saw it.
 struct Observation {
   Event event = Event::decode;
-  std::size_t first_new = 0;                  ///< slots [first_new, size) were appended by this pass
-  std::size_t queries_count = 0;              ///< tokens of the pass
-  ConstRows queries, unrotated_queries;       ///< [tokens * group, head_dim]
-  ConstRows attention;                        ///< sums [group, slots] or rows [tokens * group, slots], after softmax
-  std::span<const float> scores;              ///< external scores of the new tokens
-  Position probe_begin = 0, probe_end = 0;    ///< positions that a probe asks about
+  std::size_t first_new = 0;                ///< slots [first_new, size) were appended by this pass
+  std::size_t queries_count = 0;            ///< tokens of the pass
+  ConstRows queries, unrotated_queries;     ///< [tokens * group, head_dim]
+  ConstRows attention;                      ///< sums [group, slots] or rows [tokens * group, slots], after softmax
+  std::span<const float> scores;            ///< external scores of the new tokens
+  Position probe_begin = 0, probe_end = 0;  ///< positions that a probe asks about
 };
 
 /// The core's side of a HeadView: computes on first call, caches for the event.
@@ -74,9 +74,9 @@ class HeadView {
 
   std::size_t size() const { return positions.size(); }
   std::size_t group() const { return shape->group(); }
-  ConstRows keys() const { return source->keys(); }      ///< [slots, head_dim], as stored (decoded)
+  ConstRows keys() const { return source->keys(); }  ///< [slots, head_dim], as stored (decoded)
   ConstRows keys_from(std::size_t first) const { return source->keys_from(first); }  ///< of slots [first, size)
-  ConstRows values() const { return source->values(); }  ///< [slots, value_dim]
+  ConstRows values() const { return source->values(); }                              ///< [slots, value_dim]
   ConstRows unrotated_keys() const { return source->unrotated_keys(); }
   /// Attention of the last `window` queries over all slots: softmax over every slot the query sees, 0 beyond.
   /// [queries * group, slots], query-major; fewer than `window` queries if fewer are kept (Needs::query_window).
@@ -94,7 +94,9 @@ struct SlotOf {
   using type = Nothing;
 };
 template <class P>
-  requires requires { typename P::Slot; }
+requires requires {
+  typename P::Slot;
+}
 struct SlotOf<P> {
   using type = typename P::Slot;
 };
@@ -103,7 +105,9 @@ struct StateOf {
   using type = Nothing;
 };
 template <class P>
-  requires requires { typename P::State; }
+requires requires {
+  typename P::State;
+}
 struct StateOf<P> {
   using type = typename P::State;
 };

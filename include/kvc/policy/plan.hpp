@@ -65,12 +65,15 @@ class Plan {
       return x > y || (x == y && a < b);
     };
     if (wanted < candidates_.size())
-      std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(wanted), candidates_.end(), better);
+      std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(wanted),
+                       candidates_.end(), better);
     for (std::size_t i = 0; i < wanted; ++i) chosen_[candidates_[i]] = 1;
   }
 
   bool kept(std::size_t slot) const { return chosen_[slot] != 0; }
-  std::size_t kept_count() const { return static_cast<std::size_t>(std::count(chosen_.begin(), chosen_.end(), std::uint8_t{1})); }
+  std::size_t kept_count() const {
+    return static_cast<std::size_t>(std::count(chosen_.begin(), chosen_.end(), std::uint8_t{1}));
+  }
 
   /// The key, or value, that a kept slot shall have from now on; starts as a copy of what it has.
   std::span<float> key(std::size_t slot) { return rewrite(slot).key; }

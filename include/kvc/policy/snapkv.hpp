@@ -58,6 +58,9 @@ struct SnapKV {
   /// A fractional budget below the window keeps the window.
   void evict(Head<SnapKV>& head, Plan& plan) const {
     if (head.event != Event::prompt_end || head.size() <= head.budget) return;
+    if (head.window_attention(window).count == 0)
+      fail(ErrorCode::missing_feed,
+           "SnapKV: there are no queries to vote; they are kept until the end of their prompt");
     const std::span<float> scores = plan.scratch(head.size());
     score(head, scores);
     keep_best(plan, scores, head.budget);

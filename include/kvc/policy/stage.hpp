@@ -57,8 +57,8 @@ class Stage {
  public:
   /// Which verbs the policy implements.
   struct Verbs {
-    bool observe = false, allocate = false, allocate_all = false, evict = false, merge = false, quantize = false, index = false,
-         select = false;
+    bool observe = false, allocate = false, allocate_all = false, evict = false, merge = false, quantize = false,
+         index = false, select = false;
   };
 
   virtual ~Stage() = default;

@@ -37,15 +37,25 @@ concept HasNeeds = requires(const P policy) {
   { policy.needs() } -> std::same_as<Needs>;
 };
 template <class P>
-concept Observes = requires(const P policy, Head<P>& head, const Observation& seen) { policy.observe(head, seen); };
+concept Observes = requires(const P policy, Head<P>& head, const Observation& seen) {
+  policy.observe(head, seen);
+};
 template <class P>
-concept Scores = requires(const P policy, const Head<P>& head, std::span<float> scores) { policy.score(head, scores); };
+concept Scores = requires(const P policy, const Head<P>& head, std::span<float> scores) {
+  policy.score(head, scores);
+};
 template <class P>
-concept Allocates = requires(const P policy, Layer<P> heads, std::span<std::size_t> budgets) { policy.allocate(heads, budgets); };
+concept Allocates = requires(const P policy, Layer<P> heads, std::span<std::size_t> budgets) {
+  policy.allocate(heads, budgets);
+};
 template <class P>
-concept AllocatesAll = requires(const P policy, Cache<P> heads, std::span<std::size_t> budgets) { policy.allocate_all(heads, budgets); };
+concept AllocatesAll = requires(const P policy, Cache<P> heads, std::span<std::size_t> budgets) {
+  policy.allocate_all(heads, budgets);
+};
 template <class P>
-concept Evicts = requires(const P policy, Head<P>& head, Plan& plan) { policy.evict(head, plan); };
+concept Evicts = requires(const P policy, Head<P>& head, Plan& plan) {
+  policy.evict(head, plan);
+};
 template <class P>
 concept MergesLayers = requires(const P policy, const Head<P>& head, PairPlan& plan, const CacheShape& shape) {
   policy.merge(head, head, plan);
@@ -56,13 +66,17 @@ concept Quantizes = requires(const P policy) {
   { policy.quantize(HeadId{}) } -> std::same_as<Streams>;
 };
 template <class P>
-concept Indexes = requires(const P policy, Head<P>& head) { policy.index(head, std::size_t{}); };
+concept Indexes = requires(const P policy, Head<P>& head) {
+  policy.index(head, std::size_t{});
+};
 template <class P>
 concept Selects = requires(const P policy, const Head<P>& head, ConstRows queries, Selection& selection) {
   policy.select(head, queries, selection);
 };
 template <class P>
-concept Validates = requires(const P policy, const CacheShape& shape) { policy.validate(shape); };
+concept Validates = requires(const P policy, const CacheShape& shape) {
+  policy.validate(shape);
+};
 
 namespace detail {
 // A verb with a wrong signature must not vanish silently, so "has a member of that name" is tested apart from the
@@ -73,9 +87,11 @@ struct VerbNames {
 template <class P>
 struct BothNames : P, VerbNames {};
 
-#define KVC_NAMED_VERB(verb) \
-  template <class P>         \
-  concept Named_##verb = !requires { &BothNames<P>::verb; };
+#define KVC_NAMED_VERB(verb)         \
+  template <class P>                 \
+  concept Named_##verb = !requires { \
+    &BothNames<P>::verb;             \
+  };
 KVC_NAMED_VERB(needs)
 KVC_NAMED_VERB(observe)
 KVC_NAMED_VERB(score)
@@ -96,17 +112,22 @@ constexpr bool check_policy() {
   static_assert(std::copyable<P>, "a policy is a copyable value");
   static_assert(std::is_trivially_copyable_v<Slot<P>>, "P::Slot is copied bytewise with its key");
   static_assert(!detail::Named_needs<P> || HasNeeds<P>, "needs must be: Needs needs() const");
-  static_assert(!detail::Named_observe<P> || Observes<P>, "observe must be: void observe(Head<P>&, const Observation&) const");
-  static_assert(!detail::Named_score<P> || Scores<P>, "score must be: void score(const Head<P>&, std::span<float>) const");
-  static_assert(!detail::Named_allocate<P> || Allocates<P>, "allocate must be: void allocate(Layer<P>, std::span<std::size_t>) const");
+  static_assert(!detail::Named_observe<P> || Observes<P>,
+                "observe must be: void observe(Head<P>&, const Observation&) const");
+  static_assert(!detail::Named_score<P> || Scores<P>,
+                "score must be: void score(const Head<P>&, std::span<float>) const");
+  static_assert(!detail::Named_allocate<P> || Allocates<P>,
+                "allocate must be: void allocate(Layer<P>, std::span<std::size_t>) const");
   static_assert(!detail::Named_allocate_all<P> || AllocatesAll<P>,
                 "allocate_all must be: void allocate_all(Cache<P>, std::span<std::size_t>) const");
   static_assert(!detail::Named_evict<P> || Evicts<P>, "evict must be: void evict(Head<P>&, Plan&) const");
   static_assert(!detail::Named_merge<P> || MergesLayers<P>,
-                "merge must be: void merge(const Head<P>&, const Head<P>&, PairPlan&) const, with bool pairs(std::size_t, const CacheShape&) const");
+                "merge must be: void merge(const Head<P>&, const Head<P>&, PairPlan&) const, with bool "
+                "pairs(std::size_t, const CacheShape&) const");
   static_assert(!detail::Named_quantize<P> || Quantizes<P>, "quantize must be: Streams quantize(HeadId) const");
   static_assert(!detail::Named_index<P> || Indexes<P>, "index must be: void index(Head<P>&, std::size_t) const");
-  static_assert(!detail::Named_select<P> || Selects<P>, "select must be: void select(const Head<P>&, ConstRows, Selection&) const");
+  static_assert(!detail::Named_select<P> || Selects<P>,
+                "select must be: void select(const Head<P>&, ConstRows, Selection&) const");
   static_assert(!detail::Named_validate<P> || Validates<P>, "validate must be: void validate(const CacheShape&) const");
   return true;
 }
@@ -119,11 +140,14 @@ concept Shrinks = Evicts<P> || Scores<P>;
 template <class P>
 constexpr bool equal_slots = !Shrinks<P>;
 template <class P>
-  requires requires { P::equal_slots; }
+requires requires {
+  P::equal_slots;
+}
 constexpr bool equal_slots<P> = P::equal_slots;
 
 /// Anything with at least one verb, or Full.
 template <class P>
-concept Policy = std::is_class_v<P> && (Observes<P> || Scores<P> || Evicts<P> || MergesLayers<P> || Quantizes<P> || Selects<P>);
+concept Policy = std::is_class_v<P> &&
+    (Observes<P> || Scores<P> || Evicts<P> || MergesLayers<P> || Quantizes<P> || Selects<P>);
 
 }  // namespace kvc

@@ -87,7 +87,9 @@ class Arena final : public std::pmr::memory_resource {
     const std::scoped_lock lock(mutex_);
     free_[rounded(bytes)].push_back(static_cast<std::byte*>(piece));
   }
-  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
+    return this == &other;
+  }
 
   std::pmr::memory_resource* upstream_;
   mutable std::mutex mutex_;

@@ -18,12 +18,16 @@ class Block {
     data_ = static_cast<std::byte*>(memory_->allocate(bytes_, 64));
     std::memset(data_, 0, bytes_);
   }
-  Block(const Block& other) : Block(other.codec_, other.capacity_, other.memory_) { std::memcpy(data_, other.data_, bytes_); }
+  Block(const Block& other) : Block(other.codec_, other.capacity_, other.memory_) {
+    std::memcpy(data_, other.data_, bytes_);
+  }
   Block& operator=(const Block&) = delete;
   ~Block() { memory_->deallocate(data_, bytes_, 64); }
 
-  static std::shared_ptr<Block> make(std::shared_ptr<const Codec> codec, std::size_t capacity, std::pmr::memory_resource* memory) {
-    return std::allocate_shared<Block>(std::pmr::polymorphic_allocator<Block>(memory), std::move(codec), capacity, memory);
+  static std::shared_ptr<Block> make(std::shared_ptr<const Codec> codec, std::size_t capacity,
+                                     std::pmr::memory_resource* memory) {
+    return std::allocate_shared<Block>(std::pmr::polymorphic_allocator<Block>(memory), std::move(codec), capacity,
+                                       memory);
   }
   std::shared_ptr<Block> clone() const {
     return std::allocate_shared<Block>(std::pmr::polymorphic_allocator<Block>(memory_), *this);

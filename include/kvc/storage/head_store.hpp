@@ -22,8 +22,8 @@ namespace kvc {
 class HeadStore {
  public:
   /// `slot_defaults`: for every column, the bytes a new slot starts with.
-  HeadStore(const CacheShape& shape, const Streams& streams, const Dense& dense, std::vector<std::vector<std::byte>> slot_defaults,
-            std::pmr::memory_resource* memory)
+  HeadStore(const CacheShape& shape, const Streams& streams, const Dense& dense,
+            std::vector<std::vector<std::byte>> slot_defaults, std::pmr::memory_resource* memory)
       : keys_(make_store(streams.key, Role::key, shape.head_dim, dense, memory)),
         values_(make_store(streams.value, Role::value, shape.values_dim(), dense, memory)),
         defaults_(std::move(slot_defaults)),
@@ -54,7 +54,8 @@ class HeadStore {
     for (const Position position : positions) positions_.push_back(position);
     if (!multiplicity_.empty()) multiplicity_.resize(size(), 1.0f);
     for (std::size_t c = 0; c < columns_.size(); ++c)
-      for (std::size_t i = 0; i < keys.count; ++i) columns_[c].insert(columns_[c].end(), defaults_[c].begin(), defaults_[c].end());
+      for (std::size_t i = 0; i < keys.count; ++i)
+        columns_[c].insert(columns_[c].end(), defaults_[c].begin(), defaults_[c].end());
     seen_ += keys.count;
     if (size() != 0) in_step_ = in_step_ && keys_.map()[size() - 1] == values_.map()[size() - 1];
   }
@@ -64,12 +65,13 @@ class HeadStore {
     keys_.keep(flags, compact);
     values_.keep(flags, compact);
     positions_.keep(flags);
-    const std::size_t kept = detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
-      if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
-      for (std::size_t c = 0; c < columns_.size(); ++c)
-        if (const std::size_t bytes = defaults_[c].size())
-          std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
-    });
+    const std::size_t kept =
+        detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
+          if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
+          for (std::size_t c = 0; c < columns_.size(); ++c)
+            if (const std::size_t bytes = defaults_[c].size())
+              std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
+        });
     resize_columns(kept);
     check_step();
   }
@@ -106,7 +108,8 @@ class HeadStore {
     if (multiplicity_.empty() && keys_.dead_rows() == 0) return {};
     std::fill(memory.begin(), memory.end(), -std::numeric_limits<float>::infinity());
     for (std::size_t slot = 0; slot < size(); ++slot)
-      memory[static_cast<std::size_t>(keys_.map()[slot])] = multiplicity_.empty() ? 0.0f : std::log(multiplicity_[slot]);
+      memory[static_cast<std::size_t>(keys_.map()[slot])] =
+          multiplicity_.empty() ? 0.0f : std::log(multiplicity_[slot]);
     return memory;
   }
 
@@ -131,10 +134,12 @@ class HeadStore {
   }
 
  private:
-  static RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense, std::pmr::memory_resource* memory) {
+  static RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense,
+                             std::pmr::memory_resource* memory) {
     // A Dense stream only chooses the element type; anything else is sealed out of dense rows.
     if (!stream.format) return {make_codec(dense, role, dim), nullptr, stream, memory};
-    if (std::holds_alternative<Dense>(*stream.format)) return {make_codec(*stream.format, role, dim), nullptr, stream, memory};
+    if (std::holds_alternative<Dense>(*stream.format))
+      return {make_codec(*stream.format, role, dim), nullptr, stream, memory};
     auto sealed = make_codec(*stream.format, role, dim);
     const std::string side = role == Role::key ? "key" : "value";
     if (stream.batch == 0 || stream.batch % sealed->granule() != 0)

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <memory_resource>
 #include <span>
@@ -89,8 +90,11 @@ class RowStore {
   /// Drops the newest slots, so that `slots` stay.
   void truncate(std::size_t slots) {
     if (!map_.identity() || dead_rows() != 0) {
-      for (std::size_t slot = slots; slot < map_.size(); ++slot) kill(static_cast<std::size_t>(map_[slot]));
+      // Rows at the very end go, so that the newest slots left lie last, as after an append; others stay behind dead.
+      for (std::size_t slot = map_.size(); slot-- > slots;)
+        if (!drop_last_row(static_cast<std::size_t>(map_[slot]))) kill(static_cast<std::size_t>(map_[slot]));
       map_.truncate(slots);
+      number();
       return sweep();
     }
     map_.truncate(slots);
@@ -99,8 +103,10 @@ class RowStore {
       Segment& last = segments_.back();
       const std::size_t surplus = last.first + last.rows() - slots;
       // Half a group that shares scales cannot be cut off; its rows stay behind dead.
-      if (last.sealed && sealed_->granule() > 1) last.dead += surplus;
-      else last.end -= surplus;
+      if (last.sealed && sealed_->granule() > 1)
+        last.dead += surplus;
+      else
+        last.end -= surplus;
     }
     number();
   }
@@ -125,8 +131,10 @@ class RowStore {
     const bool in_order = map_.identity() && dead_rows() == 0;
     for (std::size_t done = 0; done < count;) {
       const std::size_t rows = std::min(piece, count - done);
-      if (in_order) seal_in_order(candidates[done], rows);
-      else seal_scattered(candidates.subspan(done, rows));
+      if (in_order)
+        seal_in_order(candidates[done], rows);
+      else
+        seal_scattered(candidates.subspan(done, rows));
       done += rows;
     }
     if (prompt_end && count != 0) shrink_tail();
@@ -155,16 +163,17 @@ class RowStore {
       free_.reserve(slots);
     }
   }
-  /// Bytes of the blocks that appending `slots` tokens one by one asks for: {size, count} of dense, then of sealed ones.
-  std::pair<std::size_t, std::size_t> dense_demand(std::size_t slots) const {
-    const std::size_t capacity = open_capacity();
-    const std::size_t live = seals() ? std::min(slots, stream_.sinks + stream_.recent + stream_.batch) + 2 * capacity : slots;
-    return {dense_->block_bytes(capacity), kernels::divide_up(live, capacity) + 1};
-  }
-  std::pair<std::size_t, std::size_t> sealed_demand(std::size_t slots) const {
-    if (!seals()) return {0, 0};
-    const std::size_t capacity = sealed_capacity(stream_.batch);
-    return {sealed_->block_bytes(capacity), kernels::divide_up(slots, capacity) + 1};
+  /// Calls visit(bytes, count) for the blocks that reaching `slots` slots one by one asks for.
+  template <class Visit>
+  void for_each_demand(std::size_t slots, Visit visit) const {
+    if (seals()) {
+      const std::size_t live = std::min(slots, stream_.sinks + stream_.recent + stream_.batch) + 2 * TransientRows;
+      visit(dense_->block_bytes(TransientRows), kernels::divide_up(live, TransientRows) + 1);
+      const std::size_t capacity = sealed_capacity(stream_.batch);
+      visit(sealed_->block_bytes(capacity), kernels::divide_up(slots, capacity) + 1);
+      return;
+    }
+    for (std::size_t at = 0; at <= slots; at += open_capacity(at)) visit(dense_->block_bytes(open_capacity(at)), 1);
   }
 
   void add_to(Stats& stats) const {
@@ -180,9 +189,10 @@ class RowStore {
 
  private:
   /// A sixteenth of what is there: growth stays cheap and the open block's unused rows stay a small share.
-  std::size_t open_capacity() const {
+  std::size_t open_capacity() const { return open_capacity(rows()); }
+  std::size_t open_capacity(std::size_t rows) const {
     if (seals()) return TransientRows;
-    return std::clamp(rows() / 256 * kernels::TileLanes, kernels::TileLanes, OpenRows);
+    return std::clamp(rows / 256 * kernels::TileLanes, kernels::TileLanes, OpenRows);
   }
   /// Rows sealed one by one share a block; rows that share scales get one of their own size.
   std::size_t sealed_capacity(std::size_t rows) const {
@@ -191,8 +201,9 @@ class RowStore {
   }
   bool in_sealed_rows(std::size_t row) const { return row >= sealed_first_ && row < sealed_first_ + sealed_count_; }
   std::size_t segment_of(std::size_t row) const {
-    const auto after = std::upper_bound(segments_.begin(), segments_.end(), row,
-                                        [](std::size_t number, const Segment& segment) { return number < segment.first; });
+    const auto after =
+        std::upper_bound(segments_.begin(), segments_.end(), row,
+                         [](std::size_t number, const Segment& segment) { return number < segment.first; });
     return static_cast<std::size_t>(after - segments_.begin()) - 1;
   }
   static void decode_rows(const Segment& segment, std::size_t first_row, Rows<float> rows) {
@@ -211,10 +222,12 @@ class RowStore {
   }
   /// The last segment, made dense, owned and open for at least one of `wanted` rows.
   Segment& open_segment(std::size_t wanted) {
-    const bool open = !segments_.empty() && !segments_.back().sealed && segments_.back().end < segments_.back().block->capacity();
+    const bool open =
+        !segments_.empty() && !segments_.back().sealed && segments_.back().end < segments_.back().block->capacity();
     if (!open) {
-      const std::size_t capacity =
-          wanted > open_capacity() ? std::min(PromptRows, kernels::round_up(wanted, kernels::TileLanes)) : open_capacity();
+      const std::size_t capacity = wanted > open_capacity()
+                                       ? std::min(PromptRows, kernels::round_up(wanted, kernels::TileLanes))
+                                       : open_capacity();
       segments_.push_back({Block::make(dense_, capacity, memory_), 0, 0, 0, false, rows()});
     }
     own(segments_.back());
@@ -230,6 +243,14 @@ class RowStore {
     kill(place);
   }
 
+  /// Takes `row` off the end; false if it does not lie there or shares scales with others.
+  bool drop_last_row(std::size_t row) {
+    Segment& last = segments_.back();
+    if (row + 1 != rows() || (last.sealed && sealed_->granule() > 1)) return false;
+    --last.end;
+    if (last.rows() == 0) segments_.pop_back();
+    return true;
+  }
   void kill(std::size_t row) {
     ++segments_[segment_of(row)].dead;
     if (!seals()) free_.push_back(static_cast<std::uint32_t>(row));
@@ -257,8 +278,10 @@ class RowStore {
     bool moves = false;
     for (std::size_t i = 0; i < segments_.size(); ++i) {
       shift[i] = gone;
-      if (all_dead(segments_[i])) gone += static_cast<std::int32_t>(segments_[i].rows());
-      else moves |= gone != 0;
+      if (all_dead(segments_[i]))
+        gone += static_cast<std::int32_t>(segments_[i].rows());
+      else
+        moves |= gone != 0;
     }
     if (moves) map_.transform([&](std::int32_t row) { return row - shift[segment_of(static_cast<std::size_t>(row))]; });
     std::erase_if(segments_, all_dead);
@@ -308,7 +331,8 @@ class RowStore {
       if (++filled == PromptRows) fresh.append({rows.data(), std::exchange(filled, 0), dim()});
     }
     fresh.append({rows.data(), filled, dim()});
-    segments_ = std::move(fresh.segments_);
+    segments_.clear();  // and keeps its capacity
+    std::ranges::move(fresh.segments_, std::back_inserter(segments_));
     map_.reset(map_count(flags));
     free_.clear();
     number();
@@ -425,7 +449,8 @@ class RowStore {
     auto values = detail::scratch<struct ShrinkPurpose>(count * dim());
     for (std::size_t i = first; i < segments_.size(); ++i) {
       if (segments_[i].dead != 0) return;
-      decode_rows(segments_[i], segments_[i].first, {values.data() + (segments_[i].first - begin) * dim(), segments_[i].rows(), dim()});
+      decode_rows(segments_[i], segments_[i].first,
+                  {values.data() + (segments_[i].first - begin) * dim(), segments_[i].rows(), dim()});
     }
     segments_.resize(first);
     for (std::size_t done = 0; done < count;) {

@@ -1,0 +1,200 @@
+#pragma once
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <limits>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kvc/policy/head.hpp"
+#include "kvc/shape.hpp"
+#include "support/naive_rows.hpp"
+
+/// The cache of the architecture in the plainest form: every head is a vector of slots, everything is computed again for
+/// every token, in double precision.
+namespace naive {
+
+struct Slot {
+  kvc::Position position = 0;
+  Stored key = {}, value = {};
+  double multiplicity = 1;
+  double mass = 0;  ///< attention received in all passes, summed over query heads
+};
+using Head = std::vector<Slot>;
+
+/// Turns a row by `delta` positions.
+inline Row turned(Row row, const kvc::Rotary& rotary, double delta) {
+  const std::size_t pairs = rotary.inv_freq.size();
+  for (std::size_t i = 0; i < pairs; ++i) {
+    const double angle = delta * double(rotary.inv_freq[i]);
+    double &x = row[rotary.interleaved ? 2 * i : i], &y = row[rotary.interleaved ? 2 * i + 1 : i + pairs];
+    const double before = x;
+    x = before * std::cos(angle) - y * std::sin(angle);
+    y = before * std::sin(angle) + y * std::cos(angle);
+  }
+  return row;
+}
+
+/// The model of one sequence.
+class Cache {
+ public:
+  /// Which slots stay after a pass.
+  using Keep = std::function<std::vector<bool>(const Head&, kvc::Event)>;
+
+  Cache(const kvc::CacheShape& shape, const kvc::Streams& streams, kvc::Scalar dense)
+      : shape_(shape),
+        streams_(streams),
+        dense_(dense),
+        heads_(shape.heads()),
+        blocks_(shape.heads()),
+        attention_(shape.heads()),
+        next_(shape.layers) {}
+
+  Keep keep = nullptr;
+  bool in_cache = false;
+
+  /// Appends, attends causally, evicts, seals. Returns the outputs [tokens, query_heads * value_dim].
+  std::vector<double> pass(std::size_t layer, const kvc::Tokens& tokens, kvc::Event event) {
+    append(layer, tokens);
+    const std::vector<double> out = attend_appended(layer, tokens.q);
+    act(layer, event);
+    return out;
+  }
+  void append(std::size_t layer, const kvc::Tokens& tokens) {
+    for (std::size_t t = 0; t < tokens.k.count; ++t) {
+      const kvc::Position position = tokens.positions.empty() ? next_[layer] : tokens.positions[t];
+      next_[layer] = position + 1;
+      for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+        Slot slot{.position = position};
+        slot.key.values = part(tokens.k[t], h, shape_.head_dim);
+        slot.value.values = part(tokens.v[t], h, shape_.values_dim());
+        for (double& x : slot.key.values) x = rounded(dense_, x);
+        for (double& x : slot.value.values) x = rounded(dense_, x);
+        head(layer, h).push_back(slot);
+      }
+    }
+  }
+  /// Attention of the newest tokens, each over itself and what came before it.
+  std::vector<double> attend_appended(std::size_t layer, kvc::ConstRows queries) {
+    std::vector<double> out;
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) attention_[index(layer, h)].clear();
+    for (std::size_t t = 0; t < queries.count; ++t)
+      for (std::size_t q = 0; q < shape_.query_heads; ++q) {
+        const Head& slots = head(layer, q / shape_.group());
+        const std::size_t at = slots.size() - queries.count + t;
+        const auto [row, lse, probabilities] =
+            attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position);
+        out.insert(out.end(), row.begin(), row.end());
+        attention_[index(layer, q / shape_.group())].push_back(probabilities);
+      }
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h)
+      for (const Row& row : attention_[index(layer, h)])
+        for (std::size_t slot = 0; slot < row.size(); ++slot) head(layer, h)[slot].mass += row[slot];
+    return out;
+  }
+  void act(std::size_t layer, kvc::Event event) {
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      if (keep) evict(layer, h, keep(head(layer, h), event));
+      if (event != kvc::Event::prompt_chunk) seal(layer, h);
+    }
+  }
+  void evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
+    Head kept;
+    for (std::size_t slot = 0; slot < stays.size(); ++slot)
+      if (stays[slot]) kept.push_back(head(layer, h)[slot]);
+    if (kept.size() == stays.size()) return;
+    head(layer, h) = kept;
+    auto& [keys, values] = blocks_[index(layer, h)];
+    keys.release(stored(layer, h, &Slot::key));
+    values.release(stored(layer, h, &Slot::value));
+  }
+  void truncate(kvc::Position from) {
+    for (Head& slots : heads_)
+      while (!slots.empty() && slots.back().position >= from) slots.pop_back();
+    for (kvc::Position& next : next_) next = std::min(next, from);
+  }
+
+  struct Answer {
+    Row out;
+    double lse;
+    Row probabilities;
+  };
+  /// Attention over the first `visible` slots, optionally only over those selected. `shift`: the query's slot minus its
+  /// position, for in-cache positions.
+  Answer attend_one(const Head& slots, const Row& query, std::size_t visible, double shift,
+                    const std::vector<bool>& selected = {}) const {
+    constexpr double Nothing = -std::numeric_limits<double>::infinity();
+    const double scale = shape_.scale > 0 ? double(shape_.scale) : 1 / std::sqrt(double(shape_.head_dim));
+    Row logits(slots.size(), Nothing);
+    const Row placed = in_cache ? turned(query, shape_.rotary, shift) : query;
+    for (std::size_t slot = 0; slot < visible; ++slot) {
+      if (!selected.empty() && !selected[slot]) continue;
+      const Row& stored = slots[slot].key.values;
+      const Row key = in_cache ? turned(stored, shape_.rotary, double(slot) - slots[slot].position) : stored;
+      double sum = 0;
+      for (std::size_t c = 0; c < key.size(); ++c) sum += placed[c] * key[c];
+      sum *= scale;
+      if (shape_.softcap > 0) sum = double(shape_.softcap) * std::tanh(sum / double(shape_.softcap));
+      logits[slot] = sum + std::log(slots[slot].multiplicity);
+    }
+    double maximum = Nothing, total = 0;
+    for (const double logit : logits) maximum = std::max(maximum, logit);
+    Answer answer{Row(shape_.values_dim()), Nothing, Row(slots.size())};
+    if (maximum == Nothing) return answer;
+    for (const double logit : logits) total += std::exp(logit - maximum);
+    answer.lse = maximum + std::log(total);
+    for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+      answer.probabilities[slot] = std::exp(logits[slot] - answer.lse);
+      for (std::size_t c = 0; c < answer.out.size(); ++c)
+        answer.out[c] += answer.probabilities[slot] * slots[slot].value.values[c];
+    }
+    return answer;
+  }
+  Row query(std::span<const float> row, std::size_t query_head) const { return part(row, query_head, shape_.head_dim); }
+
+  Head& head(std::size_t layer, std::size_t h) { return heads_[index(layer, h)]; }
+  const Head& head(std::size_t layer, std::size_t h) const { return heads_[index(layer, h)]; }
+  /// Probabilities of the last pass, [tokens * group] rows of [slots before eviction].
+  const std::vector<Row>& attention(std::size_t layer, std::size_t h) const { return attention_[index(layer, h)]; }
+  kvc::Position next_position(std::size_t layer) const { return next_[layer]; }
+
+ private:
+  std::size_t index(std::size_t layer, std::size_t h) const { return layer * shape_.kv_heads + h; }
+  static Row part(std::span<const float> row, std::size_t number, std::size_t dim) {
+    const auto from = row.begin() + std::ptrdiff_t(number * dim);
+    return Row(from, from + std::ptrdiff_t(dim));
+  }
+  std::vector<Stored*> stored(std::size_t layer, std::size_t h, Stored Slot::*side) {
+    std::vector<Stored*> rows;
+    for (Slot& slot : head(layer, h)) rows.push_back(&(slot.*side));
+    return rows;
+  }
+  void seal(std::size_t layer, std::size_t h) {
+    auto& [keys, values] = blocks_[index(layer, h)];
+    seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
+    seal_oldest(stored(layer, h, &Slot::value), streams_.value, values);
+  }
+
+  kvc::CacheShape shape_;
+  kvc::Streams streams_;
+  kvc::Scalar dense_;
+  std::vector<Head> heads_;
+  std::vector<std::pair<Blocks, Blocks>> blocks_;  // of keys and values
+  std::vector<std::vector<Row>> attention_;
+  std::vector<kvc::Position> next_;
+};
+
+/// The largest difference between two lists of numbers; infinite if their lengths differ or one is not finite.
+template <class A, class B>
+double distance(const A& got, const B& expected) {
+  if (got.size() != expected.size()) return HUGE_VAL;
+  double worst = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double here = std::fabs(double(got[i]) - double(expected[i]));
+    worst = here <= worst ? worst : (here > worst ? here : HUGE_VAL);
+  }
+  return worst;
+}
+
+}  // namespace naive
