@@ -59,12 +59,16 @@ class ThreadPool final : public Executor {
     for (;;) {
       const std::size_t task = next_.fetch_add(1, std::memory_order_relaxed);
       if (task >= count_) return;
+#if defined(__cpp_exceptions)
       try {
         (*body_)(task);
       } catch (...) {
         const std::scoped_lock lock(mutex_);
         if (!failure_) failure_ = std::current_exception();
       }
+#else
+      (*body_)(task);
+#endif
     }
   }
   void work() {
