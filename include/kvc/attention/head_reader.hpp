@@ -52,17 +52,29 @@ inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, st
   return {memory.data(), layer_queries.count, group, dim, {}};
 }
 
+/// Multiplies column i of `rows` rows by the norm of row begin + i.
+inline void apply_norms(const Segment& segment, std::size_t begin, std::size_t count, float* x, std::size_t rows,
+                        std::size_t stride) {
+  const float* norms = segment.norms->data() + begin;
+  for (std::size_t row = 0; row < rows; ++row)
+    for (std::size_t i = 0; i < count; ++i) x[row * stride + i] *= norms[i];
+}
+
 /// Scores of rows [first, first + count) of one segment, whatever multiple its codec wants ranges to begin on.
 inline void segment_scores(const Segment& segment, std::size_t first, std::size_t count,
                            const kernels::Coefficients& queries, const kernels::Results& results) {
   const Block& block = *segment.block;
   const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
-  if (outside == 0) return block.codec().scores(block.data(), block.capacity(), begin, count, queries, results);
-  const std::size_t wide = outside + count;
-  auto memory = detail::scratch<struct UnalignedScores>(queries.rows * wide);
-  block.codec().scores(block.data(), block.capacity(), begin - outside, wide, queries, {memory.data(), wide, false});
-  for (std::size_t row = 0; row < queries.rows; ++row)
-    std::copy_n(memory.data() + row * wide + outside, count, results.data + row * results.stride);
+  if (outside == 0) {
+    block.codec().scores(block.data(), block.capacity(), begin, count, queries, results);
+  } else {
+    const std::size_t wide = outside + count;
+    auto memory = detail::scratch<struct UnalignedScores>(queries.rows * wide);
+    block.codec().scores(block.data(), block.capacity(), begin - outside, wide, queries, {memory.data(), wide, false});
+    for (std::size_t row = 0; row < queries.rows; ++row)
+      std::copy_n(memory.data() + row * wide + outside, count, results.data + row * results.stride);
+  }
+  if (segment.norms) apply_norms(segment, begin, count, results.data, queries.rows, results.stride);
 }
 
 /// results += weights · rows [first, first + count) of one segment.
@@ -70,13 +82,15 @@ inline void segment_accumulate(const Segment& segment, std::size_t first, std::s
                                const kernels::Coefficients& weights, const kernels::Results& results) {
   const Block& block = *segment.block;
   const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
-  if (outside == 0) return block.codec().accumulate(block.data(), block.capacity(), begin, count, weights, results);
+  if (outside == 0 && !segment.norms)
+    return block.codec().accumulate(block.data(), block.capacity(), begin, count, weights, results);
   const std::size_t wide = outside + count;
   auto memory = detail::scratch<struct UnalignedWeights>(weights.rows * wide);
   for (std::size_t row = 0; row < weights.rows; ++row) {
     std::fill_n(memory.data() + row * wide, outside, 0.0f);
     std::copy_n(weights.data + row * weights.stride, count, memory.data() + row * wide + outside);
   }
+  if (segment.norms) apply_norms(segment, begin, count, memory.data() + outside, weights.rows, wide);
   block.codec().accumulate(block.data(), block.capacity(), begin - outside, wide, {memory.data(), weights.rows, wide},
                            results);
 }

@@ -149,6 +149,63 @@ inline void CacheCore::Impl::seal_layer(std::size_t layer, Event event) {
   });
 }
 
+/// Whether a stage merges this layer with the one below.
+inline bool CacheCore::Impl::is_pair(std::size_t layer) const {
+  if (!merges_ || layer == 0 || layer >= shape_.layers) return false;
+  return std::any_of(stages_.begin(), stages_.end(), [&](const auto& stage) { return stage->pairs(layer, shape_); });
+}
+
+/// Offers the tokens that came since the last time to the merging stage and lets both layers share what it merged: after
+/// a prompt all of them, while decoding a block's worth at a time.
+inline void CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
+  if (event == Event::prompt_chunk) return;
+  LayerState& state = layers_[layer];
+  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return;
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    const std::size_t here = first_head(layer) + local, below = here - shape_.kv_heads;
+    std::size_t first = heads_[here].size();
+    while (first > 0 && heads_[here].position(first - 1) >= state.merged_until) --first;
+    for (std::size_t stage = 0; stage < stages_.size(); ++stage) {
+      if (!stages_[stage]->verbs().merge || !stages_[stage]->pairs(layer, shape_)) continue;
+      detail::HeadFeed feed_below = feed_of(below), feed_here = feed_of(here);
+      PairPlan plan(first);
+      stages_[stage]->merge(any_head(stage, below, event, feed_below), any_head(stage, here, event, feed_here), plan);
+      share_rows(Role::key, below, here, plan.keys());
+      share_rows(Role::value, below, here, plan.values());
+    }
+  });
+  state.merged_until = state.next_position;
+}
+
+/// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
+inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_t here,
+                                        std::span<const PairPlan::Shared> shared) {
+  const RowStore& store = role == Role::key ? heads_[here].keys() : heads_[here].values();
+  while (!shared.empty()) {
+    auto codec = store.sharing_codec();
+    std::size_t rows = std::min(shared.size(), RowStore::PromptRows) / codec->granule() * codec->granule();
+    if (rows == 0) {
+      codec = store.dense_codec();
+      rows = std::min(shared.size(), RowStore::PromptRows);
+    }
+    std::vector<float> directions;
+    std::vector<std::uint32_t> slots;
+    auto norms_below = std::make_shared<std::vector<float>>(), norms_here = std::make_shared<std::vector<float>>();
+    for (const PairPlan::Shared& row : shared.first(rows)) {
+      directions.insert(directions.end(), row.direction.begin(), row.direction.end());
+      slots.push_back(static_cast<std::uint32_t>(row.slot));
+      norms_below->push_back(row.norm_below);
+      norms_here->push_back(row.norm_here);
+    }
+    auto block = Block::make(codec, rows, block_memory_);
+    codec->encode({directions.data(), rows, store.dim()}, block->data(), rows, 0);
+    heads_[below].share(role, slots, block, std::move(norms_below));
+    heads_[here].share(role, slots, std::move(block), std::move(norms_here));
+    memory_[below].changed = memory_[here].changed = true;
+    shared = shared.subspan(rows);
+  }
+}
+
 /// After a pass over a layer, and after the last layer what waits for all of them.
 inline void CacheCore::Impl::act(std::size_t layer, Event event) {
   if (event == Event::probe) return;
@@ -157,8 +214,16 @@ inline void CacheCore::Impl::act(std::size_t layer, Event event) {
     return finish_layer(layer, event);
   }
   act_layer(layer, event, 0, std::min(joint_from_, stages_.size()));
-  if (joint_from_ >= stages_.size()) seal_layer(layer, event);
-  if (joint_from_ >= stages_.size()) return finish_layer(layer, event);
+  if (joint_from_ >= stages_.size()) {
+    if (is_pair(layer)) {
+      merge_layers(layer, event);
+      seal_layer(layer - 1, event);
+      finish_layer(layer - 1, event);
+    }
+    // The lower layer of a pair is sealed once the upper one has come and both are merged.
+    if (!is_pair(layer + 1)) seal_layer(layer, event);
+    return finish_layer(layer, event);
+  }
   if (layer + 1 != shape_.layers) return;
   for (std::size_t stage = joint_from_; stage < stages_.size(); ++stage) {
     if (stages_[stage]->verbs().allocate_all) {

@@ -47,6 +47,7 @@ struct CacheCore::Impl {
     std::size_t seen = 0;
     Position next_position = 0;
     Position changed_at = 0;         ///< truncating to a position before this is not exact
+    Position merged_until = 0;       ///< tokens before it were offered for merging with the layer below
     std::vector<float> window = {};  ///< last queries of the prompt [window_tokens, query_heads * head_dim]
     std::size_t window_tokens = 0;
     std::vector<float> drafted = {};         ///< queries of the drafted tokens
@@ -124,6 +125,9 @@ struct CacheCore::Impl {
   void act_layer(std::size_t layer, Event event, std::size_t first_stage, std::size_t last_stage);
   void act(std::size_t layer, Event event);
   void seal_layer(std::size_t layer, Event event);
+  bool is_pair(std::size_t layer) const;
+  void merge_layers(std::size_t layer, Event event);
+  void share_rows(Role role, std::size_t below, std::size_t here, std::span<const PairPlan::Shared> shared);
   void finish_layer(std::size_t layer, Event event);
 
   CacheShape shape_;
@@ -137,6 +141,7 @@ struct CacheCore::Impl {
   Needs needs_;
   bool in_cache_ = false, selects_ = false, indexes_ = false, observes_ = false;
   bool shrinks_ = false;      ///< some stage removes slots
+  bool merges_ = false;       ///< some stage merges adjacent layers
   bool acts_alone_ = true;    ///< no stage looks at more than one head
   std::size_t joint_from_;    ///< stages from here on wait for the last layer (allocate_all)
   std::size_t incoming_ = 0;  ///< of make_room

@@ -19,11 +19,10 @@ inline CacheCore::Impl::Impl(const CacheShape& shape, Stages stages, const Cache
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = *stages_[i];
     const Stage::Verbs verbs = stage.verbs();
-    if (verbs.merge)
-      fail(ErrorCode::incompatible, "cross-layer merging (the verb merge) is not executed by this version");
+    merges_ |= verbs.merge;
     if (verbs.quantize) quantizer = &stage;
     if (verbs.allocate_all) joint_from_ = std::min(joint_from_, i);
-    acts_alone_ &= !verbs.allocate && !verbs.allocate_all;
+    acts_alone_ &= !verbs.allocate && !verbs.allocate_all && !verbs.merge;
     observes_ |= verbs.observe;
     indexes_ |= verbs.index;
     selects_ |= verbs.select;
@@ -39,6 +38,8 @@ inline CacheCore::Impl::Impl(const CacheShape& shape, Stages stages, const Cache
     defaults.emplace_back(stage.slot_bytes());
     stage.default_slot(defaults.back().data());
   }
+  if (merges_ && joint_from_ < stages_.size())
+    fail(ErrorCode::incompatible, "cross-layer merging and budgets over all layers cannot be combined");
   if (in_cache_ && shape_.rotary.inv_freq.empty())
     fail(ErrorCode::missing_feed,
          "CacheShape::rotary: in-cache positions need the model's rotary table, but it is empty");
@@ -67,6 +68,7 @@ inline CacheCore::Impl::Impl(const Impl& other)
       indexes_(other.indexes_),
       observes_(other.observes_),
       shrinks_(other.shrinks_),
+      merges_(other.merges_),
       acts_alone_(other.acts_alone_),
       joint_from_(other.joint_from_),
       heads_(other.heads_),
@@ -122,6 +124,7 @@ inline bool CacheCore::Impl::truncate(Position from) {
     state.seen -= forgotten;
     state.next_position = from;
     state.changed_at = std::min(state.changed_at, from);
+    state.merged_until = std::min(state.merged_until, from);
     state.window.clear();
     state.window_tokens = 0;
     // Drafted tokens came last; those that are left still wait for accept().

@@ -123,6 +123,10 @@ class PairPlan {
     float norm_below, norm_here;
   };
 
+  /// `first`: slots before it were offered in an earlier call and must not be shared again.
+  explicit PairPlan(std::size_t first = 0) : first_(first) {}
+  std::size_t first() const { return first_; }
+
   void share_key(std::size_t slot, std::span<const float> direction, float norm_below, float norm_here) {
     keys_.push_back({slot, {direction.begin(), direction.end()}, norm_below, norm_here});
   }
@@ -133,6 +137,7 @@ class PairPlan {
   std::span<const Shared> values() const { return values_; }
 
  private:
+  std::size_t first_;
   std::vector<Shared> keys_, values_;
 };
 

@@ -103,6 +103,13 @@ class HeadStore {
     check_step();
   }
 
+  /// Gives slots shared directions as their keys, or values (see RowStore::share).
+  void share(Role role, std::span<const std::uint32_t> slots, std::shared_ptr<Block> block,
+             std::shared_ptr<const std::vector<float>> norms) {
+    (role == Role::key ? keys_ : values_).share(slots, std::move(block), std::move(norms));
+    check_step();
+  }
+
   /// What is added to the logit of every key row: log(multiplicity), -inf for dead rows. Empty if that is 0 everywhere.
   std::span<const float> key_bias(std::span<float> memory) const {
     if (multiplicity_.empty() && keys_.dead_rows() == 0) return {};

@@ -55,6 +55,14 @@ class IndexMap {
     identity_ = true;
     size_ = size;
   }
+  /// Identity again, and free of cost, if that is what the entries say.
+  void settle() {
+    if (identity_) return;
+    for (std::size_t i = 0; i < size_; ++i)
+      if (entries_[i] != static_cast<std::int32_t>(i)) return;
+    reset(size_);
+    std::vector<std::int32_t>().swap(entries_);
+  }
   /// Room for `size` explicit entries.
   void reserve(std::size_t size) { entries_.reserve(size); }
   /// change(index) for every entry; the list becomes explicit.

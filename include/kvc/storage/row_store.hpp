@@ -25,6 +25,8 @@ struct Segment {
   std::size_t dead = 0;   ///< rows whose slot was evicted
   bool sealed = false;    ///< encoded by the stream's codec; otherwise dense and writable
   std::size_t first = 0;  ///< number of its first row in the head's row order
+  /// Of a block of directions that two layers share: what each row of the block is multiplied by here. Null: 1.
+  std::shared_ptr<const std::vector<float>> norms = nullptr;
 
   std::size_t rows() const { return end - begin; }
 };
@@ -104,10 +106,10 @@ class RowStore {
       Segment& last = segments_.back();
       const std::size_t surplus = last.first + last.rows() - slots;
       // Half a group that shares scales cannot be cut off; its rows stay behind dead.
-      if (last.sealed && sealed_->granule() > 1)
-        last.dead += surplus;
-      else
+      if (can_shorten(last))
         last.end -= surplus;
+      else
+        last.dead += surplus;
     }
     number();
   }
@@ -119,6 +121,22 @@ class RowStore {
     if (!in_sealed_rows(place)) return write(segments_[segment_of(place)], place, row);
     rewrite_behind(slot, place, row);
     sweep();
+  }
+
+  /// What directions shared between layers are encoded with.
+  const std::shared_ptr<const Codec>& sharing_codec() const { return sealed_ ? sealed_ : dense_; }
+  const std::shared_ptr<const Codec>& dense_codec() const { return dense_; }
+  /// Gives `slots` the rows of a block of directions that another layer reads too, each with its norm here.
+  void share(std::span<const std::uint32_t> slots, std::shared_ptr<Block> block,
+             std::shared_ptr<const std::vector<float>> norms) {
+    for (const std::uint32_t slot : slots) ++segments_[segment_of(static_cast<std::size_t>(map_[slot]))].dead;
+    const std::size_t at = behind_sealed();
+    segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at),
+                     Segment{std::move(block), 0, slots.size(), 0, true, 0, std::move(norms)});
+    slots_moved_to(at, slots);
+    release_mostly_dead();
+    recount_free();
+    map_.settle();
   }
 
   /// Seals the oldest dense slots as the stream's rule allows now.
@@ -180,8 +198,10 @@ class RowStore {
   void add_to(Stats& stats) const {
     for (const Segment& segment : segments_) {
       const std::size_t used = std::min(segment.block->codec().block_bytes(segment.rows()), segment.block->bytes());
-      stats.payload += used;
-      stats.slack += segment.block->bytes() - used;
+      const std::size_t owners = segment.norms ? 2 : 1;  // two layers share a block of directions
+      stats.payload += used / owners;
+      stats.slack += (segment.block->bytes() - used) / owners;
+      if (segment.norms) stats.metadata += segment.norms->size() * sizeof(float);
       stats.dead += segment.dead;
       stats.metadata += sizeof(Segment) + sizeof(Block) + 2 * sizeof(void*);  // and the shared pointer's counts
     }
@@ -209,7 +229,11 @@ class RowStore {
   }
   static void decode_rows(const Segment& segment, std::size_t first_row, Rows<float> rows) {
     const Block& block = *segment.block;
-    block.codec().decode(block.data(), block.capacity(), segment.begin + (first_row - segment.first), rows);
+    const std::size_t first = segment.begin + (first_row - segment.first);
+    block.codec().decode(block.data(), block.capacity(), first, rows);
+    if (!segment.norms) return;
+    for (std::size_t row = 0; row < rows.count; ++row)
+      for (float& x : rows[row]) x *= (*segment.norms)[first + row];
   }
 
   /// The segment's block, copied first if a fork shares it.
@@ -233,7 +257,7 @@ class RowStore {
       const std::size_t capacity = wanted > open_capacity()
                                        ? std::min(PromptRows, kernels::round_up(wanted, kernels::TileLanes))
                                        : open_capacity();
-      segments_.push_back({Block::make(dense_, capacity, memory_), 0, 0, 0, false, rows()});
+      segments_.push_back({.block = Block::make(dense_, capacity, memory_), .first = rows()});
     }
     own(segments_.back());
     return segments_.back();
@@ -248,17 +272,20 @@ class RowStore {
     kill(place);
   }
 
+  bool can_shorten(const Segment& segment) const {
+    return !segment.sealed || (!segment.norms && sealed_->granule() == 1);
+  }
   /// Takes `row` off the end; false if it does not lie there or shares scales with others.
   bool drop_last_row(std::size_t row) {
     Segment& last = segments_.back();
-    if (row + 1 != rows() || (last.sealed && sealed_->granule() > 1)) return false;
+    if (row + 1 != rows() || !can_shorten(last)) return false;
     --last.end;
     if (last.rows() == 0) segments_.pop_back();
     return true;
   }
   void kill(std::size_t row) {
     ++segments_[segment_of(row)].dead;
-    if (!seals()) free_.push_back(static_cast<std::uint32_t>(row));
+    if (!seals() && !in_sealed_rows(row)) free_.push_back(static_cast<std::uint32_t>(row));
   }
 
   /// Recomputes the row numbers after segments changed.
@@ -273,7 +300,9 @@ class RowStore {
     }
   }
 
-  static bool all_dead(const Segment& segment) { return segment.dead == segment.rows(); }
+  static bool all_dead(const Segment& segment) {
+    return segment.dead == segment.rows();
+  }
 
   /// Frees the segments without a live row and renumbers the rows behind them.
   void sweep() {
@@ -301,7 +330,7 @@ class RowStore {
     std::fill(used.begin(), used.end(), std::uint8_t{0});
     for (std::size_t slot = 0; slot < map_.size(); ++slot) used[static_cast<std::size_t>(map_[slot])] = 1;
     for (std::size_t row = rows(); row-- > 0;)
-      if (!used[row]) free_.push_back(static_cast<std::uint32_t>(row));
+      if (!used[row] && !in_sealed_rows(row)) free_.push_back(static_cast<std::uint32_t>(row));
   }
 
   /// The few rows left in segments that are three quarters dead move behind all others; sealed ones are dense again, to be
@@ -370,7 +399,7 @@ class RowStore {
       if (last.end + rows <= last.block->capacity()) return own(last), at - 1;
     }
     segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at),
-                     Segment{Block::make(sealed_, sealed_capacity(rows), memory_), 0, 0, 0, true, 0});
+                     Segment{Block::make(sealed_, sealed_capacity(rows), memory_), 0, 0, 0, true});
     return at;
   }
   void encode_sealed(std::size_t index, ConstRows rows) {
@@ -412,7 +441,7 @@ class RowStore {
     const std::size_t count = row - segments_[at].first;
     auto rows = detail::scratch<struct SplitPurpose>(count * dim());
     decode_rows(segments_[at], segments_[at].first, {rows.data(), count, dim()});
-    Segment front{Block::make(dense_, kernels::round_up(count, kernels::TileLanes), memory_), 0, count, 0, false, 0};
+    Segment front{Block::make(dense_, kernels::round_up(count, kernels::TileLanes), memory_), 0, count};
     dense_->encode({rows.data(), count, dim()}, front.block->data(), front.block->capacity(), 0);
     segments_[at].begin += count;
     segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at), std::move(front));
@@ -423,10 +452,7 @@ class RowStore {
   /// Seals slots whose rows lie anywhere: they get rows behind the sealed ones, and the rows behind those move up.
   void seal_scattered(std::span<const std::uint32_t> slots) {
     while (!slots.empty()) {
-      std::size_t at = 0;
-      for (std::size_t i = 0; i < segments_.size(); ++i)
-        if (segments_[i].sealed) at = i + 1;
-      const std::size_t taken = sealed_room(at, slots.size());
+      const std::size_t at = behind_sealed(), taken = sealed_room(at, slots.size());
       auto rows = detail::scratch<struct SealPurpose>(taken * dim());
       for (std::size_t i = 0; i < taken; ++i) {
         gather(slots[i], {rows.data() + i * dim(), 1, dim()});
@@ -434,14 +460,25 @@ class RowStore {
       }
       const std::size_t sealed = sealed_segment(at, taken);
       encode_sealed(sealed, {rows.data(), taken, dim()});
-      number();
-      const auto behind = static_cast<std::int32_t>(segments_[sealed].first + segments_[sealed].rows());
-      const auto inserted = static_cast<std::int32_t>(taken);
-      map_.transform([&](std::int32_t row) { return row >= behind - inserted ? row + inserted : row; });
-      for (std::size_t i = 0; i < taken; ++i) map_.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
-      sweep();
+      slots_moved_to(sealed, slots.first(taken));
       slots = slots.subspan(taken);
     }
+  }
+  /// Slots got the last rows of a sealed segment: the rows behind those move up, and their old ones are dead already.
+  void slots_moved_to(std::size_t sealed, std::span<const std::uint32_t> slots) {
+    number();
+    const auto behind = static_cast<std::int32_t>(segments_[sealed].first + segments_[sealed].rows());
+    const auto inserted = static_cast<std::int32_t>(slots.size());
+    map_.transform([&](std::int32_t row) { return row >= behind - inserted ? row + inserted : row; });
+    for (std::size_t i = 0; i < slots.size(); ++i) map_.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
+    sweep();
+  }
+  /// Index behind the last sealed segment.
+  std::size_t behind_sealed() const {
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < segments_.size(); ++i)
+      if (segments_[i].sealed) at = i + 1;
+    return at;
   }
 
   /// After a prompt was sealed, the few dense rows left move out of its large blocks.
