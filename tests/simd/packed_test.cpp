@@ -10,7 +10,7 @@ using namespace oracle;
 namespace {
 
 constexpr std::size_t AllGroups[] = {8, 16, 20, 32, 40, 64, 80, 128};
-constexpr unsigned AllBits[] = {2, 4, 8};
+constexpr unsigned AllBits[] = {2, 3, 4, 8};
 constexpr float Sentinel = 12345.0f;
 
 /// A block encoded from normal numbers around 1, so that minima matter; `source` is [p][lane].
@@ -126,8 +126,10 @@ TEST_CASE("packed_encode leaves zeros in the padding of every row of dwords that
       for (std::size_t p = 0; p < 50; ++p)
         for (std::size_t lane = 0; lane < 100; ++lane) {
           const PackedLayout::CodePlace place = layout.code_place(p, lane);
-          dwords[place.dword] &= ~(((1u << layout.bits) - 1) << place.shift);
-          written[place.dword / TileLanes] = true;
+          const PackedLayout::PlanePlace bit = layout.plane_place(place.plane);
+          dwords[place.dword + bit.row * TileLanes] &= ~(((1u << layout.low_bits()) - 1) << bit.shift);
+          if (layout.bits == 3) dwords[place.dword + bit.high_row * TileLanes] &= ~(1u << bit.high_shift);
+          for (std::size_t row = 0; row < layout.unit_rows(); ++row) written[place.dword / TileLanes + row] = true;
         }
       std::size_t not_zero = 0;
       for (std::size_t i = 0; i < dwords.size(); ++i) not_zero += written[i / TileLanes] && dwords[i] != 0;
@@ -232,7 +234,7 @@ TEST_CASE("packed_product serves every number of rows and lanes") {
 TEST_CASE("packed_product of a window reads only that window") {
   for (unsigned bits : AllBits) {
     check_product({bits, GroupsAlong::lanes, 20, 120, 96, Scalar::f16}, {40, 50, 32, 37}, 3, true);
-    check_product({bits, GroupsAlong::lanes, 32, 128, 320, Scalar::f32}, {96, 32, 16, 300}, 4, false);
+    check_product({bits, GroupsAlong::lanes, 32, 128, 320, Scalar::f32}, {96, 32, 32, 288}, 4, false);
     check_product({bits, GroupsAlong::p, 20, 100, 200, Scalar::f16}, {48, 41, 60, 135}, 3, true);
     check_product({bits, GroupsAlong::p, 160, 64, 480, Scalar::f32}, {16, 48, 160, 311}, 4, false);
   }

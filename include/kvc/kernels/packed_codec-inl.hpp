@@ -110,40 +110,57 @@ KVC_ALWAYS_INLINE Words quantize(Vector x, Vector scale, Vector low, Vector leve
   return to_words(select_less(zero(), scale, code, zero()));
 }
 
-/// Writes the dword row that holds p from `p` on, for the lanes of one span; returns the first p it did not write.
-inline std::size_t encode_dwords(const MetadataView& view, std::uint32_t* codes, const Window& window,
-                                 const TileSpan& span, std::size_t p, const ConstFloatMatrix& source) {
+/// Writes the unit of dword rows that holds p from `p` on, for the lanes of one span; returns the first p it did not write.
+inline std::size_t encode_unit(const MetadataView& view, std::uint32_t* codes, const Window& window,
+                               const TileSpan& span, std::size_t p, const ConstFloatMatrix& source) {
+  constexpr std::size_t MostRows = 3;
   const PackedLayout& layout = view.layout;
   const PackedLayout::CodePlace place = layout.code_place(p, span.lane);
-  const std::size_t first_plane = place.shift / layout.bits;
+  const std::size_t unit_rows = layout.unit_rows();
   const std::size_t group_end =
       layout.along == GroupsAlong::p ? (p / layout.group + 1) * layout.group : p + layout.planes();
   const std::size_t p_end =
-      smaller(smaller(group_end, window.p_begin + window.p_count), p + layout.planes() - first_plane);
+      smaller(smaller(group_end, window.p_begin + window.p_count), p + layout.planes() - place.plane);
   std::uint32_t* target = codes + place.dword;
-  std::uint32_t dwords[TileLanes] = {};
-  Words built[TileVectors];
   // Planes before the window keep their codes (tokens appended one by one); planes behind it become zero.
-  if (first_plane > 0)
-    for (std::size_t i = 0; i < span.count; ++i) dwords[i] = target[i] & ((1u << place.shift) - 1);
-  for (std::size_t i = 0; i < TileVectors; ++i) built[i] = load_words(dwords + i * Width);
+  std::uint32_t kept[MostRows] = {};
+  for (std::size_t plane = 0; plane < place.plane; ++plane) {
+    const PackedLayout::PlanePlace bit = layout.plane_place(plane);
+    kept[bit.row] |= ((1u << layout.low_bits()) - 1) << bit.shift;
+    if (layout.bits == 3) kept[bit.high_row] |= 1u << bit.high_shift;
+  }
+  std::uint32_t dwords[MostRows][TileLanes] = {};
+  Words built[MostRows][TileVectors];
+  for (std::size_t row = 0; row < unit_rows; ++row) {
+    if (kept[row] != 0)
+      for (std::size_t i = 0; i < span.count; ++i) dwords[row][i] = target[row * TileLanes + i] & kept[row];
+    for (std::size_t i = 0; i < TileVectors; ++i) built[row][i] = load_words(dwords[row] + i * Width);
+  }
   const Vector levels = set(static_cast<float>((1u << layout.bits) - 1));
+  const Words low_mask = words((1u << layout.low_bits()) - 1);
   const bool along_lanes = layout.along == GroupsAlong::lanes;
   float scale[TileLanes], low[TileLanes], buffer[TileLanes];
-  view.get(p, span.lane, along_lanes ? p_end - p : span.count, scale, low);
   for (std::size_t q = p; q < p_end; ++q) {
+    const std::size_t step = along_lanes ? (q - p) % TileLanes : 0;
+    if (q == p || (along_lanes && step == 0))
+      view.get(q, span.lane, along_lanes ? smaller(TileLanes, p_end - q) : span.count, scale, low);
     const float* from =
         source.data + (q - window.p_begin) * source.p_stride + (span.lane - window.lane_begin) * source.lane_stride;
     const float* x = contiguous(from, source.lane_stride, span.count, buffer);
-    const unsigned shift = place.shift + static_cast<unsigned>(q - p) * layout.bits;
+    const PackedLayout::PlanePlace bit = layout.plane_place(place.plane + q - p);
     for (std::size_t i = 0; i < TileVectors; ++i) {
-      const Vector scales = along_lanes ? set(scale[q - p]) : load(scale + i * Width);
-      const Vector minima = along_lanes ? set(low[q - p]) : load(low + i * Width);
-      built[i] = bit_or(built[i], shift_left_by(quantize(load(x + i * Width), scales, minima, levels), shift));
+      const Vector scales = along_lanes ? set(scale[step]) : load(scale + i * Width);
+      const Vector minima = along_lanes ? set(low[step]) : load(low + i * Width);
+      const Words code = quantize(load(x + i * Width), scales, minima, levels);
+      built[bit.row][i] = bit_or(built[bit.row][i], shift_left_by(bit_and(code, low_mask), bit.shift));
+      if (layout.bits == 3)
+        built[bit.high_row][i] = bit_or(built[bit.high_row][i], shift_left_by(shift_right<2>(code), bit.high_shift));
     }
   }
-  for (std::size_t i = 0; i < TileVectors; ++i) store_words(dwords + i * Width, built[i]);
-  for (std::size_t i = 0; i < span.count; ++i) target[i] = dwords[i];
+  for (std::size_t row = 0; row < unit_rows; ++row) {
+    for (std::size_t i = 0; i < TileVectors; ++i) store_words(dwords[row] + i * Width, built[row][i]);
+    for (std::size_t i = 0; i < span.count; ++i) target[row * TileLanes + i] = dwords[row][i];
+  }
   return p_end;
 }
 
@@ -155,7 +172,8 @@ inline void clear_padding(const PackedLayout& layout, std::uint32_t* codes, cons
   if (used == TileLanes || !(ends_group || span.lane + span.count == layout.lanes)) return;
   for (std::size_t p = p_begin; p < p_end; ++p) {
     const std::size_t dword = layout.code_place(p, span.lane).dword - span.first;
-    for (std::size_t i = used; i < TileLanes; ++i) codes[dword + i] = 0;
+    for (std::size_t row = 0; row < layout.unit_rows(); ++row)
+      for (std::size_t i = used; i < TileLanes; ++i) codes[dword + row * TileLanes + i] = 0;
   }
 }
 
@@ -167,7 +185,7 @@ inline void packed_encode(const PackedLayout& layout, void* block, const Window&
   const std::size_t lane_end = window.lane_begin + window.lanes, p_end = window.p_begin + window.p_count;
   for (std::size_t lane = window.lane_begin; lane < lane_end;) {
     const TileSpan span = span_at(layout, lane, lane_end);
-    for (std::size_t p = window.p_begin; p < p_end;) p = encode_dwords(view, codes, window, span, p, source);
+    for (std::size_t p = window.p_begin; p < p_end;) p = encode_unit(view, codes, window, span, p, source);
     clear_padding(layout, codes, span, window.p_begin, p_end);
     lane += span.count;
   }
@@ -179,20 +197,29 @@ inline void decode_span(const MetadataView& view, const std::uint32_t* codes, co
   const bool along_lanes = layout.along == GroupsAlong::lanes;
   const std::size_t p_end = window.p_begin + window.p_count;
   float scale[TileLanes], low[TileLanes];
-  const Words mask = words((1u << layout.bits) - 1);
-  std::uint32_t dwords[TileLanes] = {};
+  const Words mask = words((1u << layout.low_bits()) - 1);
+  std::uint32_t dwords[TileLanes] = {}, high_dwords[TileLanes] = {};
   float values[TileLanes];
   for (std::size_t p = window.p_begin; p < p_end; ++p) {
     const std::size_t step = (p - window.p_begin) % TileLanes;
     const PackedLayout::CodePlace place = layout.code_place(p, span.lane);
     if (along_lanes && step == 0) view.get(p, span.lane, smaller(TileLanes, p_end - p), scale, low);
     if (!along_lanes && (p == window.p_begin || p % layout.group == 0)) view.get(p, span.lane, span.count, scale, low);
-    for (std::size_t i = 0; i < span.count; ++i) dwords[i] = codes[place.dword + i];
+    const PackedLayout::PlanePlace bit = layout.plane_place(place.plane);
+    for (std::size_t i = 0; i < span.count; ++i) {
+      dwords[i] = codes[place.dword + bit.row * TileLanes + i];
+      high_dwords[i] = codes[place.dword + bit.high_row * TileLanes + i];
+    }
     float* to =
         target.data + (p - window.p_begin) * target.p_stride + (span.lane - window.lane_begin) * target.lane_stride;
     const bool in_place = span.count == TileLanes && target.lane_stride == 1;
     for (std::size_t i = 0; i < TileVectors; ++i) {
-      const Vector code = to_float(bit_and(shift_right_by(load_words(dwords + i * Width), place.shift), mask));
+      Words codes_of_p = bit_and(shift_right_by(load_words(dwords + i * Width), bit.shift), mask);
+      if (layout.bits == 3) {
+        const Words high = bit_and(shift_right_by(load_words(high_dwords + i * Width), bit.high_shift), words(1));
+        codes_of_p = bit_or(codes_of_p, shift_left_by(high, 2));
+      }
+      const Vector code = to_float(codes_of_p);
       const Vector scales = along_lanes ? set(scale[step]) : load(scale + i * Width);
       const Vector minima = along_lanes ? set(low[step]) : load(low + i * Width);
       // Two roundings, here as everywhere: a fused one would differ between machines with and without FMA.

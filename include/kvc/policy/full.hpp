@@ -10,7 +10,7 @@ namespace kvc {
 /// values alike along the channels of one token, with nothing left dense: what engines call a q8 or q4 cache.
 struct Full {
   std::optional<Scalar> type = std::nullopt;  ///< f32, f16 or bf16 rows; none: the cache's own type
-  unsigned bits = 0;                          ///< 8, 4 or 2: quantized; 0: dense
+  unsigned bits = 0;                          ///< 8, 4, 3 or 2: quantized; 0: dense
   std::size_t group = 32;                     ///< channels that share a scale when quantized
   static constexpr bool equal_slots = true;
 
