@@ -114,6 +114,41 @@ TEST_CASE("packed_encode writes the codes, scales and minima of the definition, 
       }
 }
 
+TEST_CASE(
+    "an element in the middle between two codes gets the even one, and its neighbours the nearer, at every level") {
+  for (unsigned bits : AllBits)
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+      for (const float unit : {1.0f, 3.1e-5f, 0.0f, 1e-33f, 3e-39f}) {
+        const PackedLayout layout{bits, along, 32, 32, 64, Scalar::f32};
+        const float levels = static_cast<float>((1u << bits) - 1);
+        std::vector<float> source(32 * 64);
+        for (std::size_t i = 0; i < source.size(); ++i) {
+          const std::size_t element = along == GroupsAlong::lanes ? i % 32 : i / 32 % 32;
+          const float middle = static_cast<float>(i * 7 % (1u << bits)) - 0.5f;
+          const float near = std::nextafter(middle, i % 3 == 0 ? 1e9f : -1e9f);
+          const float x = element == 0 ? 0 : element == 1 ? levels : i % 2 == 0 ? middle : near;
+          source[i] = std::fmax(0.0f, x) * unit;
+        }
+        at_every_isa([&](kvc::Isa isa) {
+          std::vector<unsigned char> bytes(layout.bytes());
+          active().packed_encode(layout, bytes.data(), {0, 32, 0, 64}, {source.data(), 32, 1});
+          std::size_t wrong = 0;
+          for (std::size_t group = 0; group < 64; ++group) {
+            std::vector<float> elements;
+            const auto place = [&](std::size_t e) {
+              return along == GroupsAlong::lanes ? std::pair(group, e) : std::pair(group / 32 * 32 + e, group % 32);
+            };
+            for (std::size_t e = 0; e < 32; ++e) elements.push_back(source[place(e).first * 32 + place(e).second]);
+            const std::vector<PackedElement> expected = quantized_group(elements, bits, Scalar::f32);
+            for (std::size_t e = 0; e < 32; ++e)
+              wrong += packed_element(layout, bytes.data(), place(e).first, place(e).second).code != expected[e].code;
+          }
+          INFO(description(layout, isa) << ", unit " << unit);
+          CHECK(wrong == 0);
+        });
+      }
+}
+
 TEST_CASE("packed_encode leaves zeros in the padding of every row of dwords that it writes") {
   for (const PackedLayout& layout : all_layouts(100, 50)) {
     at_every_isa([&](kvc::Isa isa) {

@@ -150,7 +150,7 @@ inline void read_metadata(const unsigned char* metadata, Scalar type, std::size_
     for (; i + Width <= count; i += Width) store(values + i, load_half(halves + i));
     if (i < count) {
       std::uint16_t rest[Width] = {};
-      for (std::size_t j = 0; j < count - i; ++j) rest[j] = halves[i + j];
+      for (std::size_t j = 0; j < smaller(Width, count - i); ++j) rest[j] = halves[i + j];
       store(values + i, load_half(rest));
       i = count;
     }

@@ -3,6 +3,8 @@
 // Encoding is two passes. The first finds scale and minimum, 16 groups at a time (16 p, or 16 lanes); the second walks
 // the dwords of a tile, where 16 lanes of one p quantize at once and a plane is one shift. Every step is elementwise
 // and correctly rounded, so codes, scales and minima are the same bits on every machine.
+//
+// Whole strips of 16 lanes × 32 p take a fast way with the same codes, which notices where it cannot vouch for one.
 namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
@@ -37,18 +39,51 @@ inline void store_metadata(unsigned char* metadata, Scalar type, std::size_t ind
   for (std::size_t i = 0; i < count; ++i) to[i] = halves[i];
 }
 
+/// Up to 16 × 16 elements that lie in columns, as rows[e][c]: element e of column c is source[c * column_stride + e *
+/// element_stride]. In place where a row is contiguous, turned where a column is, else gathered.
+struct TileRows {
+  float turned[TileLanes * TileLanes];
+  const float* first = turned;
+  std::size_t stride = TileLanes;
+
+  void fetch(const float* source, std::size_t column_stride, std::size_t columns, std::size_t element_stride,
+             std::size_t elements) {
+    first = turned;
+    stride = TileLanes;
+    if (column_stride == 1 && columns == TileLanes) {
+      first = source;
+      stride = element_stride;
+    } else if (element_stride == 1 && columns == TileLanes && elements == TileLanes) {
+      transpose_tile(source, column_stride, turned);
+    } else {
+      for (std::size_t e = 0; e < elements; ++e)
+        for (std::size_t c = 0; c < TileLanes; ++c)
+          turned[e * TileLanes + c] = c < columns ? source[c * column_stride + e * element_stride] : 0.0f;
+    }
+  }
+  const float* operator[](std::size_t e) const { return first + e * stride; }
+};
+
 /// Scale and minimum of up to 16 groups: column c of group element e is source[c * column_stride + e * element_stride].
 inline void find_ranges(const float* source, std::size_t column_stride, std::size_t columns, std::size_t element_stride,
                         std::size_t elements, unsigned bits, float* scale, float* minimum_of_group) {
-  float buffer[TileLanes];
+  TileRows rows;
   Vector low[TileVectors], high[TileVectors];
-  for (std::size_t e = 0; e < elements; ++e) {
-    const float* x = contiguous(source + e * element_stride, column_stride, columns, buffer);
-    KVC_UNROLL
-    for (std::size_t i = 0; i < TileVectors; ++i) {
-      const Vector value = load(x + i * Width);
-      low[i] = e == 0 ? value : minimum(value, low[i]);
-      high[i] = e == 0 ? value : maximum(value, high[i]);
+  KVC_UNROLL
+  for (std::size_t i = 0; i < TileVectors; ++i) {
+    low[i] = set(__builtin_inff());
+    high[i] = set(-__builtin_inff());
+  }
+  for (std::size_t begin = 0; begin < elements; begin += TileLanes) {
+    const std::size_t count = smaller(TileLanes, elements - begin);
+    rows.fetch(source + begin * element_stride, column_stride, columns, element_stride, count);
+    for (std::size_t e = 0; e < count; ++e) {
+      KVC_UNROLL
+      for (std::size_t i = 0; i < TileVectors; ++i) {
+        const Vector value = load(rows[e] + i * Width);
+        low[i] = minimum(value, low[i]);
+        high[i] = maximum(value, high[i]);
+      }
     }
   }
   const Vector levels = set(static_cast<float>((1u << bits) - 1));
@@ -177,6 +212,109 @@ inline void clear_padding(const PackedLayout& layout, std::uint32_t* codes, cons
   }
 }
 
+/// A strip is 16 lanes × 32 consecutive p, whole units of every width, with the metadata of its elements: one scale a p
+/// (groups along lanes) or one a lane (groups along p).
+inline constexpr std::size_t StripP = 32;
+struct Strip {
+  TileRows rows[StripP / TileLanes];
+  bool along_lanes;
+  float scale[StripP], low[StripP], inverse[StripP];  // StripP of them along lanes, TileLanes along p
+};
+
+/// Codes of a strip by multiplying with 1 / scale, which is within two roundings of dividing. False where that could have
+/// changed a code: the quotient lies that close to the middle between two codes. Then nothing counts, and the strip is
+/// encoded by dividing.
+template <unsigned Bits>
+bool encode_strip(const Strip& strip, std::uint32_t* target) {
+  constexpr unsigned LowBits = Bits == 3 ? 2 : Bits;
+  constexpr std::size_t Rows = StripP * Bits / 32, PlanesPerRow = 32 / LowBits;
+  constexpr float Levels = static_cast<float>((1u << Bits) - 1);
+  constexpr PackedLayout Layout{.bits = Bits};
+  Vector farthest[TileVectors];
+  Words high[TileVectors];
+  KVC_UNROLL
+  for (std::size_t i = 0; i < TileVectors; ++i) {
+    farthest[i] = zero();
+    high[i] = words(0);
+  }
+  for (std::size_t row = 0; row < StripP / PlanesPerRow; ++row) {
+    Words built[TileVectors];
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) built[i] = words(0);
+    KVC_UNROLL
+    for (std::size_t step = 0; step < PlanesPerRow; ++step) {
+      // The last plane first, so that one fixed shift makes room for the next.
+      const std::size_t p = row * PlanesPerRow + PlanesPerRow - 1 - step;
+      const float* x = strip.rows[p / TileLanes][p % TileLanes];
+      KVC_UNROLL
+      for (std::size_t i = 0; i < TileVectors; ++i) {
+        const Vector low = strip.along_lanes ? set(strip.low[p]) : load(strip.low + i * Width);
+        const Vector inverse = strip.along_lanes ? set(strip.inverse[p]) : load(strip.inverse + i * Width);
+        const Vector ratio = minimum(multiply(subtract(load(x + i * Width), low), inverse), set(Levels));
+        const Words nearest = to_words(ratio);
+        const Vector distance = subtract(ratio, to_float(nearest));
+        farthest[i] = maximum(float_of(bit_and(bits_of(distance), words(0x7fffffffu))), farthest[i]);
+        const Words code = signed_max(nearest, words(0));
+        const Words low_code = Bits == 3 ? bit_and(code, words(3)) : code;
+        built[i] = bit_or(shift_left<LowBits>(built[i]), low_code);
+        if constexpr (Bits == 3)
+          high[i] = bit_or(high[i], shift_left_by(shift_right<2>(code), Layout.plane_place(p).high_shift));
+      }
+    }
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) store_words(target + row * TileLanes + i * Width, built[i]);
+  }
+  if constexpr (Bits == 3) {
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) store_words(target + (Rows - 1) * TileLanes + i * Width, high[i]);
+  }
+  constexpr float Safe = 0.5f - (Levels + 1) * 2e-7f;  // three roundings, of 2^-24 of Levels each, is what can differ
+  for (std::size_t i = 0; i < TileVectors; ++i)
+    if (!(max_of(farthest[i]) < Safe)) return false;
+  return true;
+}
+
+/// Reads a strip's metadata and elements; false where the metadata has no harmless inverse.
+inline bool load_strip(const MetadataView& view, const Window& window, std::size_t p, std::size_t lane,
+                       const ConstFloatMatrix& source, Strip& strip) {
+  strip.along_lanes = view.layout.along == GroupsAlong::lanes;
+  const std::size_t count = strip.along_lanes ? StripP : TileLanes;
+  view.get(p, lane, count, strip.scale, strip.low);
+  for (std::size_t i = 0; i < count; i += Width) {
+    const Vector scale = load(strip.scale + i);
+    // A scale of 0 has code 0 everywhere.
+    store(strip.inverse + i, select_less(zero(), scale, divide(set(1.0f), scale), zero()));
+  }
+  for (std::size_t i = 0; i < count; ++i)
+    if (strip.scale[i] != 0 && !(strip.scale[i] > 1e-30f && strip.scale[i] < 1e30f)) return false;
+  const float* from =
+      source.data + (p - window.p_begin) * source.p_stride + (lane - window.lane_begin) * source.lane_stride;
+  for (TileRows& rows : strip.rows) {
+    rows.fetch(from, source.lane_stride, TileLanes, source.p_stride, TileLanes);
+    from += TileLanes * source.p_stride;
+  }
+  return true;
+}
+
+/// Encodes the strips that the window has of a tile's 16 lanes from p on; returns the first p that is left.
+inline std::size_t encode_strips(const MetadataView& view, std::uint32_t* codes, const Window& window,
+                                 const TileSpan& span, std::size_t p, const ConstFloatMatrix& source) {
+  const PackedLayout& layout = view.layout;
+  const bool groups_fit = layout.along == GroupsAlong::lanes || layout.group % StripP == 0;
+  if (span.count != TileLanes || !groups_fit || p % StripP != 0) return p;
+  Strip strip;
+  for (; p + StripP <= window.p_begin + window.p_count; p += StripP) {
+    if (!load_strip(view, window, p, span.lane, source, strip)) return p;
+    std::uint32_t* target = codes + layout.code_place(p, span.lane).dword;
+    const bool exact = layout.bits == 2   ? encode_strip<2>(strip, target)
+                       : layout.bits == 3 ? encode_strip<3>(strip, target)
+                       : layout.bits == 4 ? encode_strip<4>(strip, target)
+                                          : encode_strip<8>(strip, target);
+    if (!exact) return p;
+  }
+  return p;
+}
+
 inline void packed_encode(const PackedLayout& layout, void* block, const Window& window,
                           const ConstFloatMatrix& source) {
   const MetadataView view(layout, block);
@@ -185,59 +323,12 @@ inline void packed_encode(const PackedLayout& layout, void* block, const Window&
   const std::size_t lane_end = window.lane_begin + window.lanes, p_end = window.p_begin + window.p_count;
   for (std::size_t lane = window.lane_begin; lane < lane_end;) {
     const TileSpan span = span_at(layout, lane, lane_end);
-    for (std::size_t p = window.p_begin; p < p_end;) p = encode_unit(view, codes, window, span, p, source);
+    for (std::size_t p = window.p_begin; p < p_end;) {
+      p = encode_strips(view, codes, window, span, p, source);
+      for (const std::size_t strip_end = smaller(p_end, p / StripP * StripP + StripP); p < strip_end;)
+        p = encode_unit(view, codes, window, span, p, source);
+    }
     clear_padding(layout, codes, span, window.p_begin, p_end);
-    lane += span.count;
-  }
-}
-
-inline void decode_span(const MetadataView& view, const std::uint32_t* codes, const Window& window,
-                        const TileSpan& span, const FloatMatrix& target) {
-  const PackedLayout& layout = view.layout;
-  const bool along_lanes = layout.along == GroupsAlong::lanes;
-  const std::size_t p_end = window.p_begin + window.p_count;
-  float scale[TileLanes], low[TileLanes];
-  const Words mask = words((1u << layout.low_bits()) - 1);
-  std::uint32_t dwords[TileLanes] = {}, high_dwords[TileLanes] = {};
-  float values[TileLanes];
-  for (std::size_t p = window.p_begin; p < p_end; ++p) {
-    const std::size_t step = (p - window.p_begin) % TileLanes;
-    const PackedLayout::CodePlace place = layout.code_place(p, span.lane);
-    if (along_lanes && step == 0) view.get(p, span.lane, smaller(TileLanes, p_end - p), scale, low);
-    if (!along_lanes && (p == window.p_begin || p % layout.group == 0)) view.get(p, span.lane, span.count, scale, low);
-    const PackedLayout::PlanePlace bit = layout.plane_place(place.plane);
-    for (std::size_t i = 0; i < span.count; ++i) {
-      dwords[i] = codes[place.dword + bit.row * TileLanes + i];
-      high_dwords[i] = codes[place.dword + bit.high_row * TileLanes + i];
-    }
-    float* to =
-        target.data + (p - window.p_begin) * target.p_stride + (span.lane - window.lane_begin) * target.lane_stride;
-    const bool in_place = span.count == TileLanes && target.lane_stride == 1;
-    for (std::size_t i = 0; i < TileVectors; ++i) {
-      Words codes_of_p = bit_and(shift_right_by(load_words(dwords + i * Width), bit.shift), mask);
-      if (layout.bits == 3) {
-        const Words high = bit_and(shift_right_by(load_words(high_dwords + i * Width), bit.high_shift), words(1));
-        codes_of_p = bit_or(codes_of_p, shift_left_by(high, 2));
-      }
-      const Vector code = to_float(codes_of_p);
-      const Vector scales = along_lanes ? set(scale[step]) : load(scale + i * Width);
-      const Vector minima = along_lanes ? set(low[step]) : load(low + i * Width);
-      // Two roundings, here as everywhere: a fused one would differ between machines with and without FMA.
-      store((in_place ? to : values) + i * Width, add(opaque(multiply(code, scales)), minima));
-    }
-    if (!in_place)
-      for (std::size_t i = 0; i < span.count; ++i) to[i * target.lane_stride] = values[i];
-  }
-}
-
-inline void packed_decode(const PackedLayout& layout, const void* block, const Window& window,
-                          const FloatMatrix& target) {
-  const MetadataView view(layout, const_cast<void*>(block));  // only read from here on
-  const std::uint32_t* codes = static_cast<const std::uint32_t*>(block);
-  const std::size_t lane_end = window.lane_begin + window.lanes;
-  for (std::size_t lane = window.lane_begin; lane < lane_end;) {
-    const TileSpan span = span_at(layout, lane, lane_end);
-    decode_span(view, codes, window, span, target);
     lane += span.count;
   }
 }
