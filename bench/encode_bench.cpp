@@ -46,10 +46,10 @@ int main(int count, char** words) {
   for (const auto& [name, format] : formats)
     for (const kvc::Role role : {kvc::Role::key, kvc::Role::value})
       for (const kvc::Isa isa : kvc::available_isas())
-        benchmark::RegisterBenchmark(("encode/" + name + (role == kvc::Role::key ? "/keys/" : "/values/") +
-                                      kvc::to_string(isa) + "/d:128")
-                                         .c_str(),
-                                     [=](benchmark::State& state) { encode(state, format, role, isa, 128); })
+        benchmark::RegisterBenchmark(
+            ("encode/" + name + (role == kvc::Role::key ? "/keys/" : "/values/") + kvc::to_string(isa) + "/d:128")
+                .c_str(),
+            [=](benchmark::State& state) { encode(state, format, role, isa, 128); })
             ->Unit(benchmark::kMicrosecond);
   benchmark::Initialize(&count, words);
   if (benchmark::ReportUnrecognizedArguments(count, words)) return 1;
