@@ -274,6 +274,16 @@ TEST_CASE("whole numbers may lie in a float tensor") {
   CHECK(Sample().load().integers("out") == std::vector<std::int32_t>{1, 2, 3, 4});
 }
 
+TEST_CASE("a case that its runner cannot run yet is skipped, with what is lacking") {
+  const Sample sample;
+  const Runner runner{[](const Case&) { return true; }, [](const Case&, Check& check) { check.fail("it ran"); },
+                      [](const Case&) { return std::string("GroupQuant: bits must be smaller"); }};
+  const Runner* const runners[] = {&runner};
+  const Verdict verdict = golden::judge(sample.folder.path(), sample.entry(), runners);
+  CHECK(verdict.kind == Verdict::Kind::skipped);
+  CHECK(verdict.line == "SKIP sample: GroupQuant: bits must be smaller");
+}
+
 TEST_CASE("a case that nobody runs is skipped, with its policy and variant") {
   const Sample sample;
   const Verdict verdict = golden::judge(sample.folder.path(), sample.entry(), {});

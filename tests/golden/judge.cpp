@@ -43,7 +43,11 @@ Verdict judge(const std::string& folder, const Json& entry, std::span<const Runn
     const std::string variant = golden.variant();
     const auto found =
         std::find_if(runners.begin(), runners.end(), [&](const Runner* runner) { return runner->accepts(golden); });
-    if (found != runners.end()) return run(golden, **found);
+    if (found != runners.end()) {
+      const std::string lacking = (*found)->lacks ? (*found)->lacks(golden) : "";
+      if (lacking.empty()) return run(golden, **found);
+      return {Verdict::Kind::skipped, "SKIP " + golden.name() + ": " + lacking, {}, {}};
+    }
     return {Verdict::Kind::skipped,
             "SKIP " + golden.name() + ": nothing here runs policy " + golden.policy() +
                 (variant.empty() ? "" : ", variant " + variant),

@@ -15,6 +15,8 @@ struct Runner {
   bool (*accepts)(const Case& golden);
   /// Runs the case through the public interface, in every way (check.hpp), and compares every expected tensor.
   void (*run)(const Case& golden, Check& check);
+  /// What the library lacks to run an accepted case, a sentence of its own (an Error's); empty: nothing.
+  std::string (*lacks)(const Case& golden) = nullptr;
 };
 
 /// All runners. Of several that accept a case the first one runs it.

@@ -54,6 +54,8 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   using namespace kvc;
   same("full:type=f32", Full{.type = Scalar::f32});
   same("full:bits=8", Full{.bits = 8});
+  same("full:bits=4,fit=half_quadratic", Full{.bits = 4, .fit = kvc::Fit::half_quadratic});
+  same("full:ggml=q8_0,value_ggml=q4_0", Full{.ggml = kvc::GgmlType::q8_0, .value_ggml = kvc::GgmlType::q4_0});
   same("h2o:budget=40,normalize", H2O{.budget = 40, .normalize = true});
   same("h2o_mask:heavy_ratio=0.2", H2OMask{.heavy_ratio = 0.2});
   same("streaming_llm:recent=30", StreamingLLM{.budget = 34});

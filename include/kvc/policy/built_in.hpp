@@ -25,6 +25,22 @@ struct EnumWords<Scalar> {
                                     std::pair{"bf16", Scalar::bf16}};
 };
 template <>
+struct EnumWords<Fit> {
+  static constexpr std::array Words{std::pair{name_of(Fit::min_max), Fit::min_max},
+                                    std::pair{name_of(Fit::whole_zero), Fit::whole_zero},
+                                    std::pair{name_of(Fit::half_quadratic), Fit::half_quadratic}};
+};
+/// A type of ggml by the name it has there.
+constexpr std::pair<const char*, GgmlType> word_of(GgmlType type) {
+  return {block_size(type).name, type};
+}
+template <>
+struct EnumWords<GgmlType> {
+  static constexpr std::array Words{word_of(GgmlType::q4_0),  word_of(GgmlType::q4_1), word_of(GgmlType::q5_0),
+                                    word_of(GgmlType::q5_1),  word_of(GgmlType::q8_0), word_of(GgmlType::iq4_nl),
+                                    word_of(GgmlType::mxfp4), word_of(GgmlType::nvfp4)};
+};
+template <>
 struct EnumWords<Positions> {
   static constexpr std::array Words{std::pair{"original", Positions::original},
                                     std::pair{"in_cache", Positions::in_cache}};
@@ -96,7 +112,10 @@ Parameter<P> pyramid_parameter(WindowOf window_of) {
 inline std::vector<Parameter<Full>> parameters_of(const Full&) {
   return {parameter("type", &Full::type, "element type of dense rows; unset: the cache's own"),
           parameter("bits", &Full::bits, "8, 4 or 2: quantize every token at once; 0: dense"),
-          parameter("group", &Full::group, "channels that share a scale when quantized")};
+          parameter("group", &Full::group, "channels that share a scale when quantized"),
+          parameter("fit", &Full::fit, "of the minimum of such a group"),
+          parameter("ggml", &Full::ggml, "quantize every token at once to a cache type of llama.cpp"),
+          parameter("value_ggml", &Full::value_ggml, "of values, where they differ")};
 }
 
 inline std::vector<Parameter<StreamingLLM>> parameters_of(const StreamingLLM&) {
