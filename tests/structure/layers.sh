@@ -1,19 +1,20 @@
 #!/bin/sh
 # layers.sh: fails when a header includes one of a layer that it must not know. docs/architecture.md has the reasons.
-#   layer     its files (first match wins)                  it may include
+#   layer     its files (first match wins)                          it may include
 rules='
-  adaptor     eigen.hpp fmt.hpp                             vocabulary interface policy cache umbrella
-  umbrella    kvc.hpp                                       vocabulary simd interface policy cache
-  compiled    kernels.cpp.hpp                               vocabulary simd kernels cache
-  vocabulary  [^/]*.hpp                                     vocabulary
-  simd        simd/.*.hpp                                   vocabulary simd
-  kernels     kernels/.*.hpp                                vocabulary simd kernels
-  codec       codec/.*.hpp                                  vocabulary kernels codec
-  interface   policy/(head|plan|verbs|stage|budget).hpp     vocabulary interface
-  policy      policy/.*.hpp                                 vocabulary interface policy
-  storage     storage/.*.hpp                                vocabulary kernels codec storage interface
-  attention   attention/.*.hpp                              vocabulary kernels codec storage attention interface
-  cache       cache/.*.hpp                                  vocabulary codec storage attention interface policy cache
+  adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policy cache umbrella
+  umbrella    kvc.hpp                                               vocabulary simd interface policy cache
+  compiled    kernels.cpp.hpp                                       vocabulary simd kernels cache
+  vocabulary  [^/]*.hpp                                             vocabulary
+  simd        simd/.*.hpp                                           vocabulary simd
+  kernels     kernels/.*.hpp                                        vocabulary simd kernels
+  codec       codec/.*.hpp                                          vocabulary kernels codec
+  interface   policy/(head|plan|verbs|stage|budget|head_table).hpp  vocabulary interface
+  policy      policy/.*.hpp                                         vocabulary interface policy
+  storage     storage/.*.hpp                                        vocabulary kernels codec storage interface
+  analysis    analysis/.*.hpp                                       vocabulary kernels codec storage interface analysis
+  attention   attention/.*.hpp                                      vocabulary kernels codec storage attention interface
+  cache       cache/.*.hpp                                          vocabulary codec storage attention interface policy cache
 '
 set -eu
 cd "$(dirname "$0")/../../include/kvc"

@@ -84,7 +84,7 @@ inline void CacheCore::Impl::evict_head(std::size_t stage, std::size_t head, Eve
   execute(head, event);
 }
 
-/// Carries out the plan of a head: rewrites, multiplicities, evictions; then tells the indexes.
+/// Carries out the plan of a head: rewrites, evictions, multiplicities; then tells the indexes.
 inline void CacheCore::Impl::execute(std::size_t head, Event event) {
   HeadStore& store = heads_[head];
   HeadMemory& memory = memory_[head];
@@ -94,13 +94,18 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event) {
     store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
     from = std::min(from, rewrite.slot);
   }
-  for (const auto& [slot, tokens] : plan.multiplicities()) store.set_multiplicity(slot, tokens);
   const auto chosen = plan.chosen();
   const auto dropped =
       static_cast<std::size_t>(std::find(chosen.begin(), chosen.end(), std::uint8_t{0}) - chosen.begin());
   if (dropped < chosen.size()) {
     store.keep(chosen, event == Event::prompt_end);
     from = std::min(from, dropped);
+  }
+  // After the eviction: a head that keeps few slots of a long prompt needs no numbers for those that went.
+  for (const auto& [slot, tokens] : plan.multiplicities()) {
+    if (!chosen[slot]) continue;
+    const auto behind = chosen.begin() + static_cast<std::ptrdiff_t>(slot);
+    store.set_multiplicity(static_cast<std::size_t>(std::count(chosen.begin(), behind, std::uint8_t{1})), tokens);
   }
   memory.changed |= from < chosen.size() || !plan.multiplicities().empty();
   if (from < chosen.size()) index_head(head, from, event);

@@ -31,6 +31,10 @@ class HeadFeed final : public HeadSource {
     if (values_.empty()) gather(head_.values(), 0, values_);
     return {values_.data(), head_.size(), head_.values().dim()};
   }
+  void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) override {
+    head_.keys().gather(slot, {key.data(), 1, key.size()});
+    head_.values().gather(slot, {value.data(), 1, value.size()});
+  }
   ConstRows unrotated_keys() override {
     const ConstRows rotated = keys();
     if (settings_.shape->rotary.inv_freq.empty())

@@ -159,7 +159,8 @@ inline std::vector<Parameter<KIVI>> parameters_of(const KIVI&) {
           parameter("value_bits", &KIVI::value_bits, "of values, where they differ"),
           parameter("group", &KIVI::group, "elements that share a scale"),
           parameter("residual", &KIVI::residual, "newest tokens kept dense; a multiple of group"),
-          parameter("metadata", &KIVI::metadata, "type of scales and minima: f16 or f32")};
+          parameter("metadata", &KIVI::metadata, "type of scales and minima: f16 or f32"),
+          parameter("sinks", &KIVI::sinks, "first slots kept dense; 5 behind razor_attention")};
 }
 
 inline std::vector<Parameter<Quest>> parameters_of(const Quest&) {
