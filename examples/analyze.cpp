@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "evaluation/analyze_heads.hpp"
 #include "evaluation/analyze_layers.hpp"
 #include "evaluation/command.hpp"
 #include "kvc/error.hpp"
@@ -24,6 +25,7 @@ struct Analysis {
 };
 
 constexpr Analysis Analyses[] = {
+    {"heads", "which heads look back for what was said before, for razor_attention", evaluation::analyze_heads},
     {"layers", "which adjacent layers could share directions, for mini_cache", evaluation::analyze_layers},
 };
 

@@ -9,6 +9,7 @@
 #include "kvc/policy/kivi.hpp"
 #include "kvc/policy/knorm.hpp"
 #include "kvc/policy/quest.hpp"
+#include "kvc/policy/razor_attention.hpp"
 #include "kvc/policy/snapkv.hpp"
 #include "kvc/policy/streaming_llm.hpp"
 #include "kvc/simd/isa.hpp"

@@ -12,6 +12,7 @@
 #include "kvc/policy/kivi.hpp"
 #include "kvc/policy/knorm.hpp"
 #include "kvc/policy/quest.hpp"
+#include "kvc/policy/razor_attention.hpp"
 #include "kvc/policy/registry.hpp"
 #include "kvc/policy/snapkv.hpp"
 #include "kvc/policy/streaming_llm.hpp"
@@ -51,6 +52,17 @@ template <>
 struct EnumWords<StreamingLLM::When> {
   static constexpr std::array Words{std::pair{"every_pass", StreamingLLM::When::every_pass},
                                     std::pair{"make_room", StreamingLLM::When::make_room}};
+};
+template <>
+struct EnumWords<RazorAttention::Compensation> {
+  static constexpr std::array Words{std::pair{"weighted", RazorAttention::Compensation::weighted},
+                                    std::pair{"unweighted", RazorAttention::Compensation::unweighted},
+                                    std::pair{"none", RazorAttention::Compensation::none}};
+};
+template <>
+struct EnumWords<RazorAttention::When> {
+  static constexpr std::array Words{std::pair{"always", RazorAttention::When::always},
+                                    std::pair{"prompt_end", RazorAttention::When::prompt_end}};
 };
 template <>
 struct EnumWords<Safeguard> {
@@ -153,6 +165,28 @@ inline std::vector<Parameter<ExternalScores>> parameters_of(const ExternalScores
   return all;
 }
 
+/// `local` sets the budget by the paper's rule, so that a default budget does not replace it.
+inline std::vector<Parameter<RazorAttention>> parameters_of(const RazorAttention&) {
+  auto all = budget_parameters<RazorAttention>("slots of a compressed head; a fraction is of the whole cache");
+  all.push_back({.name = "heads",
+                 .help = "the model's retrieval heads, made by `analyze heads`; none: compress every head",
+                 .expected = "the file of a head table, or none",
+                 .set =
+                     [](RazorAttention& policy, std::string_view text) {
+                       if (text.empty()) return false;
+                       policy.heads = text == "none" ? HeadTable{} : HeadTable::load(std::string(text));
+                       return true;
+                     },
+                 .get = [](const RazorAttention&) { return std::string("unset"); }});
+  all.push_back(parameter("local", &RazorAttention::local, "newest tokens that stay at least, instead of budget"));
+  all.back().sets_budget = true;
+  all.push_back(parameter("divisor", &RazorAttention::divisor, "beside local: seen / divisor stay if more; 0: never"));
+  all.push_back(parameter("sinks", &RazorAttention::sinks, "first tokens that always stay"));
+  all.push_back(parameter("compensation", &RazorAttention::compensation, "weight of the mean of what went"));
+  all.push_back(parameter("when", &RazorAttention::when, "compress after every pass, or once after a prompt"));
+  return all;
+}
+
 inline std::vector<Parameter<KIVI>> parameters_of(const KIVI&) {
   return {parameter("bits", &KIVI::bits, "2, 4 or 8"),
           parameter("key_bits", &KIVI::key_bits, "of keys, where they differ"),
@@ -208,6 +242,8 @@ inline Registry& policies() {
     add_to<Knorm>(*all, "knorm", "the tokens whose keys have the lowest norm");
     add_to<ExternalScores>(*all, "external_scores", "the tokens that the engine scores highest");
     add_to<KIVI>(*all, "kivi", "quantizes keys per channel and values per token");
+    add_to<RazorAttention>(*all, "razor_attention",
+                           "every token of retrieval heads, a window and a mean of the others");
     add_to<Quest>(*all, "quest", "keeps every token, attends to the pages that could answer best");
     const std::string ada = "budgets that the heads of a layer compete for by the scores of base";
     add_to<AdaKV<SnapKV>>(*all, "ada_kv", ada, "snapkv");
