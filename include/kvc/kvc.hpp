@@ -8,6 +8,7 @@
 #include "kvc/policy/h2o.hpp"
 #include "kvc/policy/kivi.hpp"
 #include "kvc/policy/knorm.hpp"
+#include "kvc/policy/mini_cache.hpp"
 #include "kvc/policy/quest.hpp"
 #include "kvc/policy/razor_attention.hpp"
 #include "kvc/policy/snapkv.hpp"

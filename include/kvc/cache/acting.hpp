@@ -161,11 +161,11 @@ inline bool CacheCore::Impl::is_pair(std::size_t layer) const {
 }
 
 /// Offers the tokens that came since the last time to the merging stage and lets both layers share what it merged: after
-/// a prompt all of them, while decoding a block's worth at a time.
-inline void CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
-  if (event == Event::prompt_chunk) return;
+/// a prompt all of them, while decoding a block's worth at a time. Returns whether any were offered.
+inline bool CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
+  if (event == Event::prompt_chunk) return false;
   LayerState& state = layers_[layer];
-  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return;
+  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return false;
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     const std::size_t here = first_head(layer) + local, below = here - shape_.kv_heads;
     std::size_t first = heads_[here].size();
@@ -180,6 +180,7 @@ inline void CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
     }
   });
   state.merged_until = state.next_position;
+  return true;
 }
 
 /// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
@@ -220,13 +221,15 @@ inline void CacheCore::Impl::act(std::size_t layer, Event event) {
   }
   act_layer(layer, event, 0, std::min(joint_from_, stages_.size()));
   if (joint_from_ >= stages_.size()) {
+    // Both layers of a pair are sealed once they are merged: tokens that still wait for it must not be rounded twice.
+    bool seals = !is_pair(layer + 1);
     if (is_pair(layer)) {
-      merge_layers(layer, event);
-      seal_layer(layer - 1, event);
+      const bool merged = merge_layers(layer, event);
+      if (merged) seal_layer(layer - 1, event);
       finish_layer(layer - 1, event);
+      seals = seals && merged;
     }
-    // The lower layer of a pair is sealed once the upper one has come and both are merged.
-    if (!is_pair(layer + 1)) seal_layer(layer, event);
+    if (seals) seal_layer(layer, event);
     return finish_layer(layer, event);
   }
   if (layer + 1 != shape_.layers) return;

@@ -11,6 +11,7 @@
 #include "kvc/policy/h2o.hpp"
 #include "kvc/policy/kivi.hpp"
 #include "kvc/policy/knorm.hpp"
+#include "kvc/policy/mini_cache.hpp"
 #include "kvc/policy/quest.hpp"
 #include "kvc/policy/razor_attention.hpp"
 #include "kvc/policy/registry.hpp"
@@ -63,6 +64,11 @@ template <>
 struct EnumWords<RazorAttention::When> {
   static constexpr std::array Words{std::pair{"always", RazorAttention::When::always},
                                     std::pair{"prompt_end", RazorAttention::When::prompt_end}};
+};
+template <>
+struct EnumWords<Retention> {
+  static constexpr std::array Words{std::pair{"far", Retention::far}, std::pair{"literal", Retention::literal},
+                                    std::pair{"count", Retention::count}, std::pair{"none", Retention::none}};
 };
 template <>
 struct EnumWords<Safeguard> {
@@ -197,6 +203,41 @@ inline std::vector<Parameter<KIVI>> parameters_of(const KIVI&) {
           parameter("sinks", &KIVI::sinks, "first slots kept dense; 5 behind razor_attention")};
 }
 
+/// Pairs of layers as `15-16+17-18`.
+template <>
+struct TextOf<std::vector<LayerPair>> {
+  static std::string expected() { return "pairs of layers, as in 15-16+17-18"; }
+  static std::optional<std::vector<LayerPair>> read(std::string_view text) {
+    std::vector<LayerPair> pairs;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find('+', begin), text.size());
+      const std::string_view pair = text.substr(begin, end - begin);
+      const std::size_t dash = std::min(pair.find('-'), pair.size());
+      const auto below = TextOf<std::size_t>::read(pair.substr(0, dash));
+      const auto above = TextOf<std::size_t>::read(pair.substr(std::min(dash + 1, pair.size())));
+      if (!below || !above) return std::nullopt;
+      pairs.push_back({*below, *above});
+      begin = end + 1;
+    }
+    return pairs;
+  }
+  static std::string write(const std::vector<LayerPair>& pairs) {
+    if (pairs.empty()) return "unset";
+    std::string text;
+    for (const auto& [below, above] : pairs)
+      text += (text.empty() ? "" : "+") + std::to_string(below) + "-" + std::to_string(above);
+    return text;
+  }
+};
+inline std::vector<Parameter<MiniCache>> parameters_of(const MiniCache&) {
+  return {parameter("t", &MiniCache::t, "of a direction: 0 is the lower layer's, 1 the upper one's"),
+          parameter("start", &MiniCache::start, "depth of the first pair, as a fraction of the layers"),
+          parameter("pairs", &MiniCache::chosen, "the layers to merge, instead of all from start on"),
+          parameter("retention", &MiniCache::retention, "which tokens stay as they are"),
+          parameter("gamma", &MiniCache::gamma, "of far and literal: share of the range of distances retained"),
+          parameter("ratio", &MiniCache::ratio, "of count: share of the tokens retained")};
+}
+
 inline std::vector<Parameter<Quest>> parameters_of(const Quest&) {
   return {parameter("tokens", &Quest::tokens, "that a step attends to, in whole pages"),
           parameter("page", &Quest::page, "tokens per page"),
@@ -244,6 +285,7 @@ inline Registry& policies() {
     add_to<KIVI>(*all, "kivi", "quantizes keys per channel and values per token");
     add_to<RazorAttention>(*all, "razor_attention",
                            "every token of retrieval heads, a window and a mean of the others");
+    add_to<MiniCache>(*all, "mini_cache", "lets adjacent layers share the directions of their keys and values");
     add_to<Quest>(*all, "quest", "keeps every token, attends to the pages that could answer best");
     const std::string ada = "budgets that the heads of a layer compete for by the scores of base";
     add_to<AdaKV<SnapKV>>(*all, "ada_kv", ada, "snapkv");

@@ -60,6 +60,11 @@ class HeadSource {
     std::ranges::copy(keys()[slot], key.begin());
     std::ranges::copy(values()[slot], value.begin());
   }
+  /// Values of slots [first, size) only.
+  virtual ConstRows values_from(std::size_t first) {
+    const ConstRows all = values();
+    return all.subrows(first, all.count - first);
+  }
   virtual ConstRows unrotated_keys() = 0;
   virtual ConstRows window_attention(std::size_t window) = 0;
   virtual ConstRows window_logits(std::size_t window) = 0;
@@ -87,6 +92,7 @@ class HeadView {
   void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) const {
     source->read_slot(slot, key, value);
   }
+  ConstRows values_from(std::size_t first) const { return source->values_from(first); }
   ConstRows unrotated_keys() const { return source->unrotated_keys(); }
   /// Attention of the last `window` queries over all slots: softmax over every slot the query sees, 0 beyond.
   /// [queries * group, slots], query-major; fewer than `window` queries if fewer are kept (Needs::query_window).
