@@ -40,10 +40,10 @@ std::vector<float> by_head(std::span<const float> by_token, std::size_t heads, s
   return out;
 }
 
-Feeder::Feeder(const Case& golden, const std::string& suffix, bool repeat)
-    : q_(golden.by_token("q" + suffix)), k_(golden.by_token("k" + suffix)), v_(golden.by_token("v" + suffix)) {
-  const std::vector<std::size_t> q = golden.shape("q" + suffix, 3), k = golden.shape("k" + suffix, 3),
-                                 v = golden.shape("v" + suffix, 3);
+Feeder::Feeder(const Case& golden, const Names& names, bool repeat)
+    : q_(golden.by_token(names.q)), k_(golden.by_token(names.k)), v_(golden.by_token(names.v)) {
+  const std::vector<std::size_t> q = golden.shape(names.q, 3), k = golden.shape(names.k, 3),
+                                 v = golden.shape(names.v, 3);
   if (q[1] != k[1] || k[1] != v[1] || k[0] != v[0] || q[2] != k[2] || k[0] == 0 || q[0] % k[0] != 0)
     kvc::fail(kvc::ErrorCode::shape_mismatch, "q, k and v of the case do not fit each other");
   shape_ = {.query_heads = q[0], .kv_heads = k[0], .head_dim = k[2], .value_dim = v[2]};
@@ -85,12 +85,19 @@ std::vector<float> Feeder::step(kvc::CacheCore& cache, std::size_t token) const 
   return out;
 }
 
-StoredRows Feeder::stored(const kvc::CacheCore& cache, std::size_t head) const {
-  const std::vector<kvc::Position> positions = cache.positions(head_id(head));
-  const std::size_t slots = positions.size(), dim = shape_.head_dim, value_dim = shape_.values_dim();
-  StoredRows result{std::vector<float>(slots * dim), std::vector<float>(slots * value_dim)};
+HeadRows gathered(const kvc::CacheCore& cache, std::size_t head) {
+  const std::size_t slots = cache.positions(head_id(head)).size(), dim = cache.shape().head_dim,
+                    value_dim = cache.shape().values_dim();
+  HeadRows result{std::vector<float>(slots * dim), std::vector<float>(slots * value_dim)};
   cache.gather(head_id(head), {result.keys.data(), slots, dim}, {result.values.data(), slots, value_dim});
-  for (std::size_t slot = 0; slot < slots; ++slot) {
+  return result;
+}
+
+HeadRows Feeder::stored(const kvc::CacheCore& cache, std::size_t head) const {
+  const std::vector<kvc::Position> positions = cache.positions(head_id(head));
+  const std::size_t dim = shape_.head_dim, value_dim = shape_.values_dim();
+  HeadRows result = gathered(cache, head);
+  for (std::size_t slot = 0; slot < positions.size(); ++slot) {
     const std::size_t row = static_cast<std::size_t>(positions[slot]) * shape_.kv_heads + head;
     float *key = result.keys.data() + slot * dim, *value = result.values.data() + slot * value_dim;
     if (std::equal(key, key + dim, k_.data() + row * dim))

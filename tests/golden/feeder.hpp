@@ -22,17 +22,23 @@ inline kvc::CacheOptions in_float() {
 /// [tokens, heads * dim], as the cache writes outputs, as [heads, tokens, dim], as most tensors lie.
 std::vector<float> by_head(std::span<const float> by_token, std::size_t heads, std::size_t dim);
 
-/// Rows of one head as the reference code would store them, in slot order.
-struct StoredRows {
+/// Rows of one head, in slot order.
+struct HeadRows {
   std::vector<float> keys, values;
 };
+/// What a cache holds, decoded.
+HeadRows gathered(const kvc::CacheCore& cache, std::size_t head);
 
 /// The queries, keys and values of a case, fed to a cache of one layer through its public interface.
 class Feeder {
  public:
-  /// Takes the tensors q, k and v, each with `suffix`: [heads, tokens, dim]. `repeat`: keys and values are copied to all
-  /// query heads first, as code without grouped queries does; every query head then has a cache of its own.
-  explicit Feeder(const Case& golden, const std::string& suffix = "", bool repeat = false);
+  /// The tensors to feed: [heads, tokens, dim].
+  struct Names {
+    std::string q = "q", k = "k", v = "v";
+  };
+  /// `repeat`: keys and values are copied to all query heads first, as code without grouped queries does; every query
+  /// head then has a cache of its own.
+  Feeder(const Case& golden, const Names& names, bool repeat = false);
 
   const kvc::CacheShape& shape() const { return shape_; }
   std::size_t tokens() const { return k_.size() / (shape_.kv_heads * shape_.head_dim); }
@@ -49,7 +55,7 @@ class Feeder {
 
   /// What `cache` holds of a head. A row must be bitwise the row that was fed for its position, or it becomes NaN;
   /// keys come back as they were before rotate(), for reference code that rotates late stores those.
-  StoredRows stored(const kvc::CacheCore& cache, std::size_t head) const;
+  HeadRows stored(const kvc::CacheCore& cache, std::size_t head) const;
 
  private:
   kvc::Tokens rows(std::size_t begin, std::size_t count) const;

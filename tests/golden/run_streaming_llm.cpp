@@ -47,7 +47,7 @@ void check_query_positions(const Case& golden, Check& check, const kvc::CacheCor
 
 void check_stored(const Case& golden, Check& check, const kvc::CacheCore& cache, const Feeder& feeder) {
   for (std::size_t h = 0, keys = 0, values = 0; h < feeder.shape().kv_heads; ++h) {
-    const StoredRows stored = feeder.stored(cache, h);
+    const HeadRows stored = feeder.stored(cache, h);
     if (golden.has("k_cache_final")) check.values("k_cache_final", stored.keys, keys);
     if (golden.has("v_cache_final")) check.values("v_cache_final", stored.values, values);
     keys += stored.keys.size();
@@ -56,7 +56,7 @@ void check_stored(const Case& golden, Check& check, const kvc::CacheCore& cache,
 }
 
 void run(const Case& golden, Check& check) {
-  Feeder feeder(golden);
+  Feeder feeder(golden, {});
   feeder.rotate(golden.number("rope_theta", 10000));
   const auto turns = golden.parameter("chunks").numbers<std::size_t>();
   const std::size_t sinks = golden.count("start_size");

@@ -2,10 +2,14 @@
 
 namespace golden {
 
-extern const Runner StreamingLLMRunner;
+extern const Runner H2ORunner, KIVIRunner, SnapKVRunner, StreamingLLMRunner;
+
 std::span<const Runner* const> all_runners() {
   static constexpr const Runner* All[] = {
+      &H2ORunner,
+      &SnapKVRunner,
       &StreamingLLMRunner,
+      &KIVIRunner,
   };
   return All;
 }
