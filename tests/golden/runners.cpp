@@ -2,7 +2,7 @@
 
 namespace golden {
 
-extern const Runner H2ORunner, KIVIRunner, SnapKVRunner, StreamingLLMRunner;
+extern const Runner H2ORunner, KIVIRunner, RazorRunner, SnapKVRunner, StreamingLLMRunner;
 
 std::span<const Runner* const> all_runners() {
   static constexpr const Runner* All[] = {
@@ -10,6 +10,7 @@ std::span<const Runner* const> all_runners() {
       &SnapKVRunner,
       &StreamingLLMRunner,
       &KIVIRunner,
+      &RazorRunner,
   };
   return All;
 }
