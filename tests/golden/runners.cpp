@@ -6,11 +6,7 @@ extern const Runner H2ORunner, KIVIRunner, RazorRunner, SnapKVRunner, StreamingL
 
 std::span<const Runner* const> all_runners() {
   static constexpr const Runner* All[] = {
-      &H2ORunner,
-      &SnapKVRunner,
-      &StreamingLLMRunner,
-      &KIVIRunner,
-      &RazorRunner,
+      &H2ORunner, &SnapKVRunner, &StreamingLLMRunner, &KIVIRunner, &RazorRunner,
   };
   return All;
 }
