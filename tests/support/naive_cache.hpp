@@ -19,7 +19,9 @@ struct Slot {
   kvc::Position position = 0;
   Stored key = {}, value = {};
   double multiplicity = 1;
-  double mass = 0;  ///< attention received in all passes, summed over query heads
+  double mass = 0;    ///< attention received in all passes, summed over query heads
+  float score = 0;    ///< what the engine said about it
+  Row received = {};  ///< attention from each token of the prompt that is being read, summed over query heads
 };
 using Head = std::vector<Slot>;
 
@@ -41,6 +43,8 @@ class Cache {
  public:
   /// Which slots stay after a pass.
   using Keep = std::function<std::vector<bool>(const Head&, kvc::Event)>;
+  /// Which slots the queries of a group attend to while decoding; empty: all.
+  using Select = std::function<std::vector<bool>(std::size_t layer, const Head&, const std::vector<Row>& queries)>;
 
   Cache(const kvc::CacheShape& shape, const kvc::Streams& streams, kvc::Scalar dense)
       : shape_(shape),
@@ -49,17 +53,38 @@ class Cache {
         heads_(shape.heads()),
         blocks_(shape.heads()),
         attention_(shape.heads()),
+        drafts_(shape.layers),
         next_(shape.layers) {}
 
   Keep keep = nullptr;
+  Select select = nullptr;
   bool in_cache = false;
 
   /// Appends, attends causally, evicts, seals. Returns the outputs [tokens, query_heads * value_dim].
   std::vector<double> pass(std::size_t layer, const kvc::Tokens& tokens, kvc::Event event) {
     append(layer, tokens);
-    const std::vector<double> out = attend_appended(layer, tokens.q);
+    const std::vector<double> out = attend_appended(layer, tokens.q, event);
     act(layer, event);
     return out;
+  }
+  /// Appends and attends; nothing is learnt or evicted before accept().
+  std::vector<double> draft(std::size_t layer, const kvc::Tokens& tokens) {
+    append(layer, tokens);
+    for (std::size_t t = 0; t < tokens.q.count; ++t)
+      drafts_[layer].emplace_back(tokens.q[t].begin(), tokens.q[t].end());
+    return answers(layer, tokens.q, {});
+  }
+  /// Keeps the first `count` drafted tokens of a layer, which are learnt from now.
+  void accept(std::size_t layer, std::size_t count) {
+    for (std::size_t rejected = drafts_[layer].size() - count; rejected > 0; --rejected) {
+      for (std::size_t h = 0; h < shape_.kv_heads; ++h) head(layer, h).pop_back();
+      --next_[layer];
+    }
+    std::vector<float> queries;
+    for (std::size_t t = 0; t < count; ++t)
+      queries.insert(queries.end(), drafts_[layer][t].begin(), drafts_[layer][t].end());
+    drafts_[layer].clear();
+    if (count != 0) attend_appended(layer, {queries.data(), count, queries.size() / count});
   }
   void append(std::size_t layer, const kvc::Tokens& tokens) {
     for (std::size_t t = 0; t < tokens.k.count; ++t) {
@@ -71,33 +96,41 @@ class Cache {
         slot.value.values = part(tokens.v[t], h, shape_.values_dim());
         for (double& x : slot.key.values) x = rounded(dense_, x);
         for (double& x : slot.value.values) x = rounded(dense_, x);
+        if (!tokens.scores.empty()) slot.score = tokens.scores[t * shape_.kv_heads + h];
         head(layer, h).push_back(slot);
       }
     }
   }
-  /// Attention of the newest tokens, each over itself and what came before it.
-  std::vector<double> attend_appended(std::size_t layer, kvc::ConstRows queries) {
-    std::vector<double> out;
-    for (std::size_t h = 0; h < shape_.kv_heads; ++h) attention_[index(layer, h)].clear();
-    for (std::size_t t = 0; t < queries.count; ++t)
-      for (std::size_t q = 0; q < shape_.query_heads; ++q) {
-        const Head& slots = head(layer, q / shape_.group());
-        const std::size_t at = slots.size() - queries.count + t;
-        const auto [row, lse, probabilities] =
-            attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position);
-        out.insert(out.end(), row.begin(), row.end());
-        attention_[index(layer, q / shape_.group())].push_back(probabilities);
+  /// Attention of the newest tokens, each over itself and what came before it, which slots remember.
+  std::vector<double> attend_appended(std::size_t layer, kvc::ConstRows queries,
+                                      kvc::Event event = kvc::Event::prompt_end) {
+    const bool selects = select && event == kvc::Event::decode && queries.count == 1;
+    std::vector<double> out = answers(layer, queries, selects ? select : nullptr);
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      const std::vector<Row>& rows = attention_[index(layer, h)];
+      for (std::size_t slot = 0; slot < head(layer, h).size(); ++slot) {
+        Slot& learner = head(layer, h)[slot];
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+          learner.mass += rows[row][slot];
+          if (event == kvc::Event::decode) continue;
+          if (row % shape_.group() == 0) learner.received.push_back(0);
+          learner.received.back() += rows[row][slot];
+        }
       }
-    for (std::size_t h = 0; h < shape_.kv_heads; ++h)
-      for (const Row& row : attention_[index(layer, h)])
-        for (std::size_t slot = 0; slot < row.size(); ++slot) head(layer, h)[slot].mass += row[slot];
+    }
     return out;
   }
   void act(std::size_t layer, kvc::Event event) {
     for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
       if (keep) evict(layer, h, keep(head(layer, h), event));
-      if (event != kvc::Event::prompt_chunk) seal(layer, h);
+      end_pass(layer, h, event);
     }
+  }
+  /// What follows an eviction: rows are sealed, the queries of a prompt forgotten.
+  void end_pass(std::size_t layer, std::size_t h, kvc::Event event) {
+    if (event == kvc::Event::prompt_chunk) return;
+    seal(layer, h);
+    for (Slot& slot : head(layer, h)) slot.received.clear();
   }
   void evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
     Head kept;
@@ -170,6 +203,26 @@ class Cache {
     for (Slot& slot : head(layer, h)) rows.push_back(&(slot.*side));
     return rows;
   }
+  /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
+  std::vector<double> answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen) {
+    std::vector<double> out;
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) attention_[index(layer, h)].clear();
+    for (std::size_t t = 0; t < queries.count; ++t)
+      for (std::size_t q = 0; q < shape_.query_heads; ++q) {
+        const std::size_t h = q / shape_.group();
+        const Head& slots = head(layer, h);
+        const std::size_t at = slots.size() - queries.count + t;
+        std::vector<Row> group;
+        for (std::size_t member = 0; member < shape_.group(); ++member)
+          group.push_back(query(queries[t], h * shape_.group() + member));
+        const auto [row, lse, probabilities] =
+            attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position,
+                       chosen ? chosen(layer, slots, group) : std::vector<bool>{});
+        out.insert(out.end(), row.begin(), row.end());
+        attention_[index(layer, h)].push_back(probabilities);
+      }
+    return out;
+  }
   void seal(std::size_t layer, std::size_t h) {
     auto& [keys, values] = blocks_[index(layer, h)];
     seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
@@ -182,6 +235,7 @@ class Cache {
   std::vector<Head> heads_;
   std::vector<std::pair<Blocks, Blocks>> blocks_;  // of keys and values
   std::vector<std::vector<Row>> attention_;
+  std::vector<std::vector<std::vector<float>>> drafts_;  // queries of each layer's drafted tokens
   std::vector<kvc::Position> next_;
 };
 
