@@ -51,21 +51,22 @@ inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, st
   seen.probe_begin = pass.probe_begin;
   seen.probe_end = pass.probe_end;
   if (pass.feed != Feed::none) seen.attention = {memory.attention.data(), memory.attention_rows, heads_[head].size()};
-  std::vector<float> queries, unrotated, scores;
   if (needs_.queries) {
-    for (std::size_t t = 0; t < tokens; ++t) {
-      const auto row = pass.tokens->q[t].subspan(local * group * dim, group * dim);
-      queries.insert(queries.end(), row.begin(), row.end());
-    }
-    unrotated = queries;
+    const std::size_t floats = tokens * group * dim;
+    auto queries = detail::scratch<struct ObservedQueries>(floats);
+    auto unrotated = detail::scratch<struct ObservedUnrotated>(floats);
+    for (std::size_t t = 0; t < tokens; ++t)
+      std::ranges::copy(pass.tokens->q[t].subspan(local * group * dim, group * dim),
+                        queries.begin() + std::ptrdiff_t(t * group * dim));
+    std::ranges::copy(queries, unrotated.begin());
     for (std::size_t row = 0; row < tokens * group; ++row)
-      rotate({unrotated.data() + row * dim, dim}, shape_.rotary,
-             -double(heads_[head].position(first_new + row / group)));
+      rotate(unrotated.subspan(row * dim, dim), shape_.rotary, -double(heads_[head].position(first_new + row / group)));
     seen.queries = {queries.data(), tokens * group, dim};
     seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
   }
   if (needs_.external_scores) {
-    for (std::size_t t = 0; t < tokens; ++t) scores.push_back(pass.tokens->scores[t * shape_.kv_heads + local]);
+    auto scores = detail::scratch<struct ObservedScores>(tokens);
+    for (std::size_t t = 0; t < tokens; ++t) scores[t] = pass.tokens->scores[t * shape_.kv_heads + local];
     seen.scores = scores;
   }
   detail::HeadFeed feed = feed_of(head);
