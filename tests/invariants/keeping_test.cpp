@@ -184,3 +184,18 @@ TEST_CASE("A mass of H2O that became NaN loses") {
   fake.apply(fake.plan(Event::decode));
   CHECK(fake.positions == std::vector<Position>{0, 2, 4, 6, 8, 9});
 }
+
+TEST_CASE("A policy that needs a prompt's queries refuses to act without them, and nothing changes") {
+  const RandomTokens text(Shape, Prompt + Steps, 5);
+  for (const PolicyCase& entry : all_policies()) {
+    if (entry.compresses) continue;
+    INFO(entry.text);
+    Sequence sequence(Shape, entry.text);
+    sequence.prefill(text, 0, Prompt);
+    sequence.decode(text, Prompt, Steps);
+    const auto positions = sequence.positions();
+    if (entry.acts != Acts::every_pass)
+      CHECK(error_text([&] { sequence.cache().compress(); }).find("no queries to vote") != std::string::npos);
+    CHECK(sequence.positions() == positions);
+  }
+}
