@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "engine/thread_pool.hpp"
+#include "evaluation/analyze_heads.hpp"
 #include "evaluation/command.hpp"
 #include "evaluation/compare_options.hpp"
 #include "evaluation/comparison.hpp"
@@ -27,6 +28,21 @@ void check_context(std::size_t tokens, const engine::Config& config) {
               fmt::format("prompt and decoded tokens, {} together, are more than the model's context of {}; ask for a "
                           "smaller --prompt or --decode",
                           tokens, config.context));
+}
+
+/// Tells the policies that want to know them the model's retrieval heads: those of the file, else what an analysis finds.
+void set_heads(CompareOptions& options, const std::optional<kvc::HeadTable>& given, const engine::Model& model) {
+  std::optional<kvc::HeadTable> heads = given;
+  for (Contestant& contestant : options.contestants) {
+    if (!contestant.policy.wants_heads()) continue;
+    if (!heads) {
+      const HeadsOptions analysis;
+      fmt::print(stderr, "compare: looking for the model's retrieval heads ({} tokens; --heads FILE saves the time)\n",
+                 analysis.text.tokens());
+      heads = kvc::retrieval_heads(score_heads(model, analysis), analysis.shares);
+    }
+    contestant.policy.set_default_heads(*heads);
+  }
 }
 
 Work prepare(const CompareOptions& options, const std::string& text, const engine::Model& model) {
@@ -58,15 +74,18 @@ void run(Comparison& comparison, const Work& work) {
 }
 
 void compare(std::span<const char* const> words) {
-  const CompareOptions options = read_compare_options(words);
+  CompareOptions options = read_compare_options(words);
   if (options.help) return fmt::print("{}", compare_help());
   const std::string text = options.needs_text() ? read_file(options.text, "--text") : "";
+  std::optional<kvc::HeadTable> heads;
+  if (!options.heads.empty()) heads = kvc::HeadTable::load(options.heads);
   std::optional<OutputFile> json_file;
   if (!options.json.empty()) json_file.emplace(options.json);
 
   engine::ThreadPool pool(options.threads);
   const engine::Model model = engine::Model::load(options.model, pool);
   const Work work = prepare(options, text, model);
+  set_heads(options, heads, model);
   Comparison comparison(model, options.contestants, options.comparison);
   run(comparison, work);
 

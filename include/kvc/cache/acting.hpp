@@ -85,7 +85,7 @@ inline void CacheCore::Impl::evict_head(std::size_t stage, std::size_t head, Eve
   execute(head, event);
 }
 
-/// Carries out the plan of a head: rewrites, multiplicities, evictions; then tells the indexes.
+/// Carries out the plan of a head: rewrites, evictions, multiplicities; then tells the indexes.
 inline void CacheCore::Impl::execute(std::size_t head, Event event) {
   HeadStore& store = heads_[head];
   HeadMemory& memory = memory_[head];
@@ -95,13 +95,18 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event) {
     store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
     from = std::min(from, rewrite.slot);
   }
-  for (const auto& [slot, tokens] : plan.multiplicities()) store.set_multiplicity(slot, tokens);
   const auto chosen = plan.chosen();
   const auto dropped =
       static_cast<std::size_t>(std::find(chosen.begin(), chosen.end(), std::uint8_t{0}) - chosen.begin());
   if (dropped < chosen.size()) {
     store.keep(chosen, event == Event::prompt_end);
     from = std::min(from, dropped);
+  }
+  // After the eviction: a head that keeps few slots of a long prompt needs no numbers for those that went.
+  for (const auto& [slot, tokens] : plan.multiplicities()) {
+    if (!chosen[slot]) continue;
+    const auto behind = chosen.begin() + static_cast<std::ptrdiff_t>(slot);
+    store.set_multiplicity(static_cast<std::size_t>(std::count(chosen.begin(), behind, std::uint8_t{1})), tokens);
   }
   memory.changed |= from < chosen.size() || !plan.multiplicities().empty();
   if (from < chosen.size()) index_head(head, from, event);
@@ -168,11 +173,11 @@ inline bool CacheCore::Impl::is_pair(std::size_t layer) const {
 }
 
 /// Offers the tokens that came since the last time to the merging stage and lets both layers share what it merged: after
-/// a prompt all of them, while decoding a block's worth at a time.
-inline void CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
-  if (event == Event::prompt_chunk) return;
+/// a prompt all of them, while decoding a block's worth at a time. Returns whether any were offered.
+inline bool CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
+  if (event == Event::prompt_chunk) return false;
   LayerState& state = layers_[layer];
-  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return;
+  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return false;
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     const std::size_t here = first_head(layer) + local, below = here - shape_.kv_heads;
     std::size_t first = heads_[here].size();
@@ -187,6 +192,7 @@ inline void CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
     }
   });
   state.merged_until = state.next_position;
+  return true;
 }
 
 /// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
@@ -227,13 +233,15 @@ inline void CacheCore::Impl::act(std::size_t layer, Event event) {
   }
   act_layer(layer, event, 0, std::min(joint_from_, stages_.size()));
   if (joint_from_ >= stages_.size()) {
+    // Both layers of a pair are sealed once they are merged: tokens that still wait for it must not be rounded twice.
+    bool seals = !is_pair(layer + 1);
     if (is_pair(layer)) {
-      merge_layers(layer, event);
-      seal_layer(layer - 1, event);
+      const bool merged = merge_layers(layer, event);
+      if (merged) seal_layer(layer - 1, event);
       finish_layer(layer - 1, event);
+      seals = seals && merged;
     }
-    // The lower layer of a pair is sealed once the upper one has come and both are merged.
-    if (!is_pair(layer + 1)) seal_layer(layer, event);
+    if (seals) seal_layer(layer, event);
     return finish_layer(layer, event);
   }
   if (layer + 1 != shape_.layers) return;

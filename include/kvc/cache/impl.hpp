@@ -133,7 +133,7 @@ struct CacheCore::Impl {
   void act(std::size_t layer, Event event);
   void seal_layer(std::size_t layer, Event event);
   bool is_pair(std::size_t layer) const;
-  void merge_layers(std::size_t layer, Event event);
+  bool merge_layers(std::size_t layer, Event event);
   void share_rows(Role role, std::size_t below, std::size_t here, std::span<const PairPlan::Shared> shared);
   void finish_layer(std::size_t layer, Event event);
 
