@@ -30,13 +30,14 @@ bool shares_budgets(const Sequence& sequence) {
 }
 
 /// After an act: exactly the budget, in each head or, where heads compete, in a layer up to rounding of each.
-void check_slots(const Sequence& sequence) {
+void check_slots(const PolicyCase& entry, const Sequence& sequence) {
   const auto heads = sequence.positions();
   for (std::uint32_t layer = 0; layer < Shape.layers; ++layer) {
     std::size_t allowed = 0;
     for (std::uint32_t head = 0; head < Shape.kv_heads; ++head) {
       const HeadId id{layer, head};
-      const std::size_t budget = std::min(sequence.limit(id), sequence.cache().stats(id).seen);
+      const std::size_t budget =
+          std::min(entry.slots ? entry.slots : sequence.limit(id), sequence.cache().stats(id).seen);
       if (!shares_budgets(sequence)) CHECK(heads[layer * Shape.kv_heads + head].size() == budget);
       allowed += budget;
     }
@@ -52,11 +53,11 @@ TEST_CASE("Heads hold their budget once the policy acted, and what is generated 
   for_each_policy(Invariant::budget, [&](const PolicyCase& entry) {
     Sequence sequence(Shape, entry.text);
     sequence.prefill(text, 0, Prompt);
-    check_slots(sequence);
+    check_slots(entry, sequence);
     const auto after_prompt = sequence.positions();
     for (std::size_t step = 0; step < Steps; ++step) {
       sequence.decode(text, Prompt + step, 1);
-      if (entry.acts == Acts::every_pass) check_slots(sequence);
+      if (entry.acts == Acts::every_pass) check_slots(entry, sequence);
     }
     if (entry.acts == Acts::prompt_end)
       for (std::size_t head = 0; head < Shape.heads(); ++head)

@@ -44,9 +44,11 @@ struct PolicyCase {
   std::string text;
   Acts acts = Acts::never;
   std::string roomy = {};           ///< the same policy with room for a thousand tokens
+  std::size_t slots = 0;            ///< what a head holds, where its stages cannot be asked
   std::size_t first = 0, last = 0;  ///< slots it protects: the oldest, the newest when it acts
   naive::Keep keep = nullptr;       ///< its choice; none: the naive cache evicts what the library evicted
   naive::Cache::Select select = nullptr;
+  naive::Cache::Farewell farewell = nullptr;
   bool compresses = true;  ///< it can act without a prompt's queries
   std::vector<Exemption> exempt = {};
 
@@ -71,6 +73,7 @@ inline std::vector<PolicyCase> make_policies() {
       always_seals{room, "it quantizes whatever comes; there is no budget to widen"},
       sums_of_passes{chunks, "a maximum over sums of passes depends on the passes, as Reduce::max of H2O says"},
       evicts_in_prompts{chunks, "it evicts between chunks, by the meaning of the parameter"},
+      merges{allocations, "every 64 tokens two layers get new blocks of shared directions"},
       one_by_one{allocations, "quest's table of pages doubles now and then; tests/cache/memory_test.cpp counts it"};
   const std::vector<Exemption> keeps_all{no_budget, no_slots, no_ties, no_scores},
       seals_all{no_budget, no_slots, no_ties, no_scores, always_seals}, streams{no_ties, no_scores}, ranks{no_nan},
@@ -217,6 +220,24 @@ inline std::vector<PolicyCase> make_policies() {
        .roomy = "quest:tokens=1000,page=4,dense_layers=0",
        .select = naive::best_pages(16, 4, 0),
        .exempt = with(keeps_all, {one_by_one})},
+
+      {.text = "razor_attention:heads=none,budget=30",
+       .acts = Acts::every_pass,
+       .roomy = "razor_attention:heads=none,budget=1000",
+       .slots = 30,
+       .first = 4,
+       .last = 25,
+       .farewell = naive::compensating(4),
+       .exempt = streams},
+      {.text = "razor_attention:heads=none,budget=30,compensation=none",
+       .acts = Acts::every_pass,
+       .roomy = "razor_attention:heads=none,budget=1000,compensation=none",
+       .slots = 30,
+       .first = 4,
+       .last = 26,
+       .exempt = streams},
+
+      {.text = "mini_cache:start=0", .exempt = with(seals_all, {merges})},
 
       {.text = "ada_kv:base=snapkv,budget=30,window=8",
        .acts = Acts::prompt_end,

@@ -3,27 +3,18 @@
 #include <cstddef>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "kvc/policy/head.hpp"
 #include "kvc/shape.hpp"
-#include "support/naive_rows.hpp"
+#include "support/naive_merge.hpp"
 
 /// The cache of the architecture in the plainest form: every head is a vector of slots, everything is computed again for
 /// every token, in double precision.
 namespace naive {
-
-struct Slot {
-  kvc::Position position = 0;
-  Stored key = {}, value = {};
-  double multiplicity = 1;
-  double mass = 0;    ///< attention received in all passes, summed over query heads
-  float score = 0;    ///< what the engine said about it
-  Row received = {};  ///< attention from each token of the prompt that is being read, summed over query heads
-};
-using Head = std::vector<Slot>;
 
 /// Turns a row by `delta` positions.
 inline Row turned(Row row, const kvc::Rotary& rotary, double delta) {
@@ -54,10 +45,16 @@ class Cache {
         blocks_(shape.heads()),
         attention_(shape.heads()),
         drafts_(shape.layers),
-        next_(shape.layers) {}
+        next_(shape.layers),
+        merged_until_(shape.layers) {}
+
+  /// What becomes of slots that go; it may rewrite those that stay.
+  using Farewell = std::function<void(Head&, const std::vector<bool>& stays)>;
 
   Keep keep = nullptr;
   Select select = nullptr;
+  Farewell farewell = nullptr;
+  std::optional<Merging> merging = std::nullopt;  ///< of layers 0 and 1, 2 and 3, …
   bool in_cache = false;
 
   /// Appends, attends causally, evicts, seals. Returns the outputs [tokens, query_heads * value_dim].
@@ -121,18 +118,25 @@ class Cache {
     return out;
   }
   void act(std::size_t layer, kvc::Event event) {
-    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
-      if (keep) evict(layer, h, keep(head(layer, h), event));
-      end_pass(layer, h, event);
-    }
+    if (keep)
+      for (std::size_t h = 0; h < shape_.kv_heads; ++h) evict(layer, h, keep(head(layer, h), event));
+    end_pass(layer, event);
   }
-  /// What follows an eviction: rows are sealed, the queries of a prompt forgotten.
-  void end_pass(std::size_t layer, std::size_t h, kvc::Event event) {
+  /// What follows the evictions from a layer: layers merge, rows are sealed, the queries of a prompt forgotten.
+  void end_pass(std::size_t layer, kvc::Event event) {
     if (event == kvc::Event::prompt_chunk) return;
-    seal(layer, h);
-    for (Slot& slot : head(layer, h)) slot.received.clear();
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h)
+      for (Slot& slot : head(layer, h)) slot.received.clear();
+    const bool upper = layer % 2 == 1, paired = merging && (upper || layer + 1 < shape_.layers);
+    if (!paired) return seal(layer);
+    const bool due = event != kvc::Event::decode || next_[layer] - merged_until_[layer] >= 64;
+    if (!upper || !due) return;
+    merge(layer);
+    seal(layer - 1);
+    seal(layer);
   }
   void evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
+    if (farewell) farewell(head(layer, h), stays);
     Head kept;
     for (std::size_t slot = 0; slot < stays.size(); ++slot)
       if (stays[slot]) kept.push_back(head(layer, h)[slot]);
@@ -146,6 +150,7 @@ class Cache {
     for (Head& slots : heads_)
       while (!slots.empty() && slots.back().position >= from) slots.pop_back();
     for (kvc::Position& next : next_) next = std::min(next, from);
+    for (kvc::Position& until : merged_until_) until = std::min(until, from);
   }
 
   struct Answer {
@@ -191,6 +196,8 @@ class Cache {
   /// Probabilities of the last pass, [tokens * group] rows of [slots before eviction].
   const std::vector<Row>& attention(std::size_t layer, std::size_t h) const { return attention_[index(layer, h)]; }
   kvc::Position next_position(std::size_t layer) const { return next_[layer]; }
+  /// The sealed blocks of a head's keys and values.
+  const std::pair<Blocks, Blocks>& blocks(std::size_t layer, std::size_t h) const { return blocks_[index(layer, h)]; }
 
  private:
   std::size_t index(std::size_t layer, std::size_t h) const { return layer * shape_.kv_heads + h; }
@@ -223,10 +230,26 @@ class Cache {
       }
     return out;
   }
-  void seal(std::size_t layer, std::size_t h) {
-    auto& [keys, values] = blocks_[index(layer, h)];
-    seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
-    seal_oldest(stored(layer, h, &Slot::value), streams_.value, values);
+  void seal(std::size_t layer) {
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      auto& [keys, values] = blocks_[index(layer, h)];
+      seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
+      seal_oldest(stored(layer, h, &Slot::value), streams_.value, values);
+    }
+  }
+  void merge(std::size_t layer) {
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      Head &below = head(layer - 1, h), &here = head(layer, h);
+      auto &below_blocks = blocks_[index(layer - 1, h)], &here_blocks = blocks_[index(layer, h)];
+      std::size_t first = here.size();
+      while (first > 0 && here[first - 1].position >= merged_until_[layer]) --first;
+      const auto both = [&](Stored Slot::*side, const kvc::Stream& stream, Blocks& a, Blocks& b) {
+        merge_rows(below, here, first, side, stream, *merging, a, b);
+      };
+      both(&Slot::key, streams_.key, below_blocks.first, here_blocks.first);
+      both(&Slot::value, streams_.value, below_blocks.second, here_blocks.second);
+    }
+    merged_until_[layer] = next_[layer];
   }
 
   kvc::CacheShape shape_;
@@ -236,7 +259,7 @@ class Cache {
   std::vector<std::pair<Blocks, Blocks>> blocks_;  // of keys and values
   std::vector<std::vector<Row>> attention_;
   std::vector<std::vector<std::vector<float>>> drafts_;  // queries of each layer's drafted tokens
-  std::vector<kvc::Position> next_;
+  std::vector<kvc::Position> next_, merged_until_;
 };
 
 /// The largest difference between two lists of numbers; infinite if their lengths differ or one is not finite.

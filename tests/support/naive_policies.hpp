@@ -125,6 +125,27 @@ inline Cache::Select best_pages(std::size_t tokens, std::size_t page, std::size_
   };
 }
 
+/// RazorAttention: slots that go join the mean at slot `sinks`, which stands for them all; one that would go alone is its own
+/// mean, so that the first slot behind the sinks always stays.
+inline Cache::Farewell compensating(std::size_t sinks) {
+  return [=](Head& head, const std::vector<bool>& stays) {
+    std::vector<std::size_t> gone;
+    for (std::size_t slot = 0; slot < stays.size(); ++slot)
+      if (!stays[slot]) gone.push_back(slot);
+    if (gone.empty()) return;
+    Slot& mean = head[sinks];
+    const auto join = [](Row& into, double weight, const Row& from, double tokens) {
+      for (std::size_t c = 0; c < into.size(); ++c) into[c] = (weight * into[c] + tokens * from[c]) / (weight + tokens);
+    };
+    for (const std::size_t slot : gone) {
+      join(mean.key.values, mean.multiplicity, head[slot].key.values, head[slot].multiplicity);
+      join(mean.value.values, mean.multiplicity, head[slot].value.values, head[slot].multiplicity);
+      mean.multiplicity += head[slot].multiplicity;
+    }
+    mean.key.block = mean.value.block = 0;
+  };
+}
+
 inline std::vector<kvc::Position> positions_of(const Head& head) {
   std::vector<kvc::Position> positions;
   for (const Slot& slot : head) positions.push_back(slot.position);
