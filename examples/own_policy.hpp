@@ -6,6 +6,7 @@
 /// output, however much it is looked at. docs/write_a_policy.md explains every line.
 struct HeavyValues {
   kvc::Budget budget = 1024;  ///< slots a head may hold
+  std::size_t sinks = 4;      ///< first tokens that always stay
   std::size_t recent = 16;    ///< newest slots that always stay
 
   struct Slot {
@@ -28,8 +29,11 @@ struct HeavyValues {
     const std::span<float> scores = plan.scratch(head.size());
     for (std::size_t slot = 0; slot < head.size(); ++slot)
       scores[slot] = head.slots[slot].attention * head.slots[slot].length;
+    plan.first(sinks);
     plan.last(recent);
     plan.top(scores, head.budget);
   }
-  void validate(const kvc::CacheShape& shape) const { budget.require(recent + 1, "HeavyValues: recent + 1", shape); }
+  void validate(const kvc::CacheShape& shape) const {
+    budget.require(sinks + recent + 1, "HeavyValues: sinks + recent + 1", shape);
+  }
 };

@@ -9,11 +9,7 @@ using namespace support;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int WalkSteps = 200;  // ten times slower there, and most of the time is the naive cache's
-#else
-constexpr int WalkSteps = 1000;
-#endif
+constexpr int WalkSteps = Sanitized ? 200 : 1000;
 
 }  // namespace
 

@@ -16,8 +16,9 @@ struct Slot {
   kvc::Position position = 0;
   Stored key = {}, value = {};
   double multiplicity = 1;
-  double mass = 0;    ///< attention received in all passes, summed over query heads
-  float score = 0;    ///< what the engine said about it
+  Row key_sum = {}, value_sum = {};  ///< of the tokens that it stands for, if it is a mean
+  double mass = 0;                   ///< attention received in all passes, summed over query heads
+  float score = 0;                   ///< what the engine said about it
   Row received = {};  ///< attention from each token of the prompt that is being read, summed over query heads
 };
 using Head = std::vector<Slot>;

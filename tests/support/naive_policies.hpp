@@ -125,8 +125,8 @@ inline Cache::Select best_pages(std::size_t tokens, std::size_t page, std::size_
   };
 }
 
-/// RazorAttention: slots that go join the mean at slot `sinks`, which stands for them all; one that would go alone is its own
-/// mean, so that the first slot behind the sinks always stays.
+/// RazorAttention: slots that go join the mean at slot `sinks`, which stands for them all and is computed from the rows as they
+/// were when they went.
 inline Cache::Farewell compensating(std::size_t sinks) {
   return [=](Head& head, const std::vector<bool>& stays) {
     std::vector<std::size_t> gone;
@@ -134,14 +134,23 @@ inline Cache::Farewell compensating(std::size_t sinks) {
       if (!stays[slot]) gone.push_back(slot);
     if (gone.empty()) return;
     Slot& mean = head[sinks];
-    const auto join = [](Row& into, double weight, const Row& from, double tokens) {
-      for (std::size_t c = 0; c < into.size(); ++c) into[c] = (weight * into[c] + tokens * from[c]) / (weight + tokens);
+    if (mean.key_sum.empty()) {
+      mean.key_sum = mean.key.values;
+      mean.value_sum = mean.value.values;
+    }
+    const auto add = [](Row& sum, const Row& row, double tokens) {
+      for (std::size_t c = 0; c < sum.size(); ++c) sum[c] += tokens * row[c];
     };
     for (const std::size_t slot : gone) {
-      join(mean.key.values, mean.multiplicity, head[slot].key.values, head[slot].multiplicity);
-      join(mean.value.values, mean.multiplicity, head[slot].value.values, head[slot].multiplicity);
+      add(mean.key_sum, head[slot].key.values, head[slot].multiplicity);
+      add(mean.value_sum, head[slot].value.values, head[slot].multiplicity);
       mean.multiplicity += head[slot].multiplicity;
     }
+    const auto divide = [&](Row& row, const Row& sum) {
+      for (std::size_t c = 0; c < row.size(); ++c) row[c] = double(float(sum[c] / mean.multiplicity));
+    };
+    divide(mean.key.values, mean.key_sum);
+    divide(mean.value.values, mean.value_sum);
     mean.key.block = mean.value.block = 0;
   };
 }
