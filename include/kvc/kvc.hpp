@@ -6,6 +6,7 @@
 #include "kvc/policy/external_scores.hpp"
 #include "kvc/policy/full.hpp"
 #include "kvc/policy/h2o.hpp"
+#include "kvc/policy/h2o_mask.hpp"
 #include "kvc/policy/kivi.hpp"
 #include "kvc/policy/knorm.hpp"
 #include "kvc/policy/mini_cache.hpp"

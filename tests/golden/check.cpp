@@ -18,7 +18,7 @@ double difference_of(double got, double expected) {
 }
 
 double allowed(Tolerance tolerance, double expected) {
-  return tolerance.absolute + tolerance.relative * std::abs(expected);
+  return tolerance.absolute + (std::isfinite(expected) ? tolerance.relative * std::abs(expected) : 0);
 }
 
 }  // namespace

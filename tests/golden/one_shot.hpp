@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -35,7 +36,14 @@ struct OneShot {
     const std::size_t heads = feeder.shape().kv_heads, group = feeder.shape().group(), width = feeder.width();
     if (golden.has(scores_tensor)) check.values(scores_tensor, scores);
     std::vector<std::uint8_t> agrees;
-    for (std::size_t h = 0; h < heads; ++h) agrees.push_back(compare_kept(cache, h, scores));
+    for (std::size_t h = 0; h < heads; ++h) {
+      agrees.push_back(compare_kept(cache, h, scores));
+      const HeadRows rows = feeder.stored(cache, h);
+      const auto is_nan = [](float x) { return std::isnan(x); };
+      if (std::any_of(rows.keys.begin(), rows.keys.end(), is_nan) ||
+          std::any_of(rows.values.begin(), rows.values.end(), is_nan))
+        check.fail("the cache holds other rows than it was fed");
+    }
 
     const std::size_t tokens = generated.tokens(), dim = width / feeder.shape().query_heads;
     std::vector<float> out;

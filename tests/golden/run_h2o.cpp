@@ -1,4 +1,5 @@
 #include <kvc/policy/h2o.hpp>
+#include <kvc/policy/h2o_mask.hpp>
 
 #include <algorithm>
 
@@ -146,6 +147,42 @@ void run_real_drop(const Case& golden, Check& check) {
   });
 }
 
+// --- The authors' accuracy simulation: nothing is dropped, what the next query sees is masked.
+
+bool runs_mask(const Case& golden) {
+  return golden.has("next_mask") && golden.has("out_decode") && golden.has_parameter("prefill") &&
+         golden.has_parameter("heavy_ratio") && golden.has_parameter("recent_ratio");
+}
+
+/// What the next query sees, the padding (-1) included: next_mask is [step, head, position].
+void compare_mask(const Case& golden, Check& check, const kvc::CacheCore& cache, std::size_t step) {
+  const std::vector<std::size_t> shape = golden.shape("next_mask", 3);
+  for (std::size_t h = 0; h < shape[1]; ++h) {
+    std::vector<std::int32_t> mask;
+    for (const kvc::H2OMask::Slot& slot : cache.slots<kvc::H2OMask>(head_id(h))) mask.push_back(slot.visible);
+    mask.push_back(cache.state<kvc::H2OMask>(head_id(h)).sees_itself);
+    mask.resize(std::max(mask.size(), shape[2]), -1);
+    check.integers("next_mask", mask, (step * shape[1] + h) * shape[2]);
+  }
+}
+
+void run_mask(const Case& golden, Check& check) {
+  const Feeder feeder(golden, {}, golden.shape("next_mask", 3)[1] != golden.shape("k", 3)[0]);
+  const std::size_t prompt = golden.count("prefill");
+  const kvc::H2OMask policy{golden.number("heavy_ratio", 0), golden.number("recent_ratio", 0)};
+  every_way(check, prompt, [&](std::size_t chunk) {
+    kvc::KVCache cache(feeder.shape(), policy, in_float());
+    const std::vector<float> out = feeder.prompt(cache, 0, prompt, chunk);
+    if (golden.has("out_prefill"))
+      check.values("out_prefill", by_head(out, feeder.shape().query_heads, feeder.shape().values_dim()));
+    compare_mask(golden, check, cache, 0);
+    for (std::size_t token = prompt; token < feeder.tokens(); ++token) {
+      check.values("out_decode", feeder.step(cache, token), (token - prompt) * feeder.width());
+      compare_mask(golden, check, cache, token - prompt + 1);
+    }
+  });
+}
+
 // --- KVCache-Factory's H2O: once, at the end of the prompt.
 
 bool runs_one_shot(const Case& golden) {
@@ -183,10 +220,11 @@ void run_one_shot(const Case& golden, Check& check) {
 }
 
 bool accepts(const Case& golden) {
-  return golden.policy() == "h2o" && (runs_real_drop(golden) || runs_one_shot(golden));
+  return golden.policy() == "h2o" && (runs_real_drop(golden) || runs_mask(golden) || runs_one_shot(golden));
 }
 void run(const Case& golden, Check& check) {
-  return runs_one_shot(golden) ? run_one_shot(golden, check) : run_real_drop(golden, check);
+  if (runs_one_shot(golden)) return run_one_shot(golden, check);
+  return runs_mask(golden) ? run_mask(golden, check) : run_real_drop(golden, check);
 }
 
 }  // namespace

@@ -55,6 +55,7 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   same("full:type=f32", Full{.type = Scalar::f32});
   same("full:bits=8", Full{.bits = 8});
   same("h2o:budget=40,normalize", H2O{.budget = 40, .normalize = true});
+  same("h2o_mask:heavy_ratio=0.2", H2OMask{.heavy_ratio = 0.2});
   same("streaming_llm:recent=30", StreamingLLM{.budget = 34});
   same("snapkv:budget=40,window=8 | kivi:bits=2,residual=32",
        SnapKV{.budget = 40, .window = 8} | KIVI{.bits = 2, .residual = 32});
@@ -73,6 +74,7 @@ TEST_CASE("policies change what the cache holds") {
   CHECK(slots("full") == 4 * 130);
   CHECK(slots("quest:tokens=32,dense_layers=0") == 4 * 130);
   CHECK(slots("h2o:budget=40") == 4 * 40);
+  CHECK(slots("h2o_mask") == 4 * 130);
   CHECK(slots("streaming_llm:budget=40") == 4 * 40);
   CHECK(slots("snapkv:budget=40,window=8") == 4 * (40 + 40));
   CHECK(slots("knorm:keep=0.5") == 4 * (45 + 40));

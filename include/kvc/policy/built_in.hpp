@@ -9,6 +9,7 @@
 #include "kvc/policy/external_scores.hpp"
 #include "kvc/policy/full.hpp"
 #include "kvc/policy/h2o.hpp"
+#include "kvc/policy/h2o_mask.hpp"
 #include "kvc/policy/kivi.hpp"
 #include "kvc/policy/knorm.hpp"
 #include "kvc/policy/mini_cache.hpp"
@@ -145,6 +146,11 @@ inline std::vector<Parameter<H2O>> parameters_of(const H2O&) {
   return all;
 }
 
+inline std::vector<Parameter<H2OMask>> parameters_of(const H2OMask&) {
+  return {parameter("heavy_ratio", &H2OMask::heavy_ratio, "heavy tokens, as a share of the first prompt"),
+          parameter("recent_ratio", &H2OMask::recent_ratio, "recent tokens, as a share of the first prompt")};
+}
+
 inline std::vector<Parameter<SnapKV>> parameters_of(const SnapKV&) {
   auto all = budget_parameters<SnapKV>("slots after the prompt, the window included");
   all.push_back(parameter("window", &SnapKV::window, "newest queries that vote and tokens that stay"));
@@ -279,6 +285,7 @@ inline Registry& policies() {
     add_to<Full>(*all, "full", "keeps every token, dense or quantized");
     add_to<StreamingLLM>(*all, "streaming_llm", "the first tokens and the newest ones");
     add_to<H2O>(*all, "h2o", "the tokens with the most accumulated attention and the newest ones");
+    add_to<H2OMask>(*all, "h2o_mask", "h2o as its authors simulate it: masks tokens, drops none, saves nothing");
     add_to<SnapKV>(*all, "snapkv", "the tokens that the prompt's last queries attend to");
     add_to<Knorm>(*all, "knorm", "the tokens whose keys have the lowest norm");
     add_to<ExternalScores>(*all, "external_scores", "the tokens that the engine scores highest");
