@@ -35,5 +35,5 @@ TEST_CASE("HeavyValues | KIVI holds its budget while tokens come") {
     cache.decode(0, text.tokens(t, 1), out.rows(0, 1));
     CHECK(cache.positions({0, 1}).size() == 160);
   }
-  CHECK(cache.stats().ratio() > 5);
+  CHECK(cache.stats().ratio() > 500.0 / 160);  // more than dropping alone could give
 }
