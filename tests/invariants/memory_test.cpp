@@ -54,16 +54,11 @@ void check_rows_held(const Sequence& sequence, std::size_t row_bytes) {
 
 /// Metadata of a head: for a slot its position, and in each side a row number and a place in the list of free rows, in
 /// vectors that double; what policies keep; for a block its Segment, its Block and the counts of the pointer.
-void check_metadata(const Sequence& sequence) {
+void check_metadata(const PolicyCase& entry, const Sequence& sequence) {
   constexpr std::size_t PerSlot = 2 * 5 * 4, PerBlock = sizeof(Segment) + sizeof(Block) + 2 * sizeof(void*);
-  constexpr std::size_t PageTokens = 4, PerPage = 2 * 2 * 16 * sizeof(float);  // of Quest, in vectors that double
   const KVCache<AnyPolicy>& cache = sequence.cache();
   std::size_t kept = 0;
-  bool pages = false;
-  for (const auto& stage : cache.stages()) {
-    kept += stage->slot_bytes();
-    pages |= stage->verbs().index;
-  }
+  for (const auto& stage : cache.stages()) kept += stage->slot_bytes();
   for (const HeadId id : Sequence::heads(Shape)) {
     const std::size_t blocks = cache.key_rows(id).segments().size() + cache.value_rows(id).segments().size();
     CHECK(blocks <= 2 * (cache.stats(id).seen / kernels::TileLanes + 3));
@@ -73,7 +68,7 @@ void check_metadata(const Sequence& sequence) {
   const std::size_t seen = cache.stats().seen;
   std::size_t heads = 0, whole = (seen + seen / 2 + 64) * 2 * sizeof(Position);
   for (const HeadId id : Sequence::heads(Shape)) heads += cache.stats(id).metadata;
-  if (pages) whole += Shape.heads() * (seen / PageTokens + 1) * PerPage;
+  whole += Shape.heads() * (entry.state_bytes + seen * entry.state_bytes_per_token);
   CHECK(cache.stats().metadata <= heads + whole);
 }
 
@@ -87,7 +82,7 @@ TEST_CASE("Statistics add up, and no policy holds more than the dense cache and 
     const auto check = [&] {
       check_sums(sequence);
       check_rows_held(sequence, row_bytes);
-      check_metadata(sequence);
+      check_metadata(entry, sequence);
     };
     check();
     sequence.prefill(text, 0, 100);

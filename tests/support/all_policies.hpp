@@ -49,7 +49,8 @@ struct PolicyCase {
   naive::Keep keep = nullptr;       ///< its choice; none: the naive cache evicts what the library evicted
   naive::Cache::Select select = nullptr;
   naive::Cache::Farewell farewell = nullptr;
-  bool compresses = true;  ///< it can act without a prompt's queries
+  std::size_t state_bytes = 0, state_bytes_per_token = 0;  ///< of its State, at most, per head
+  bool compresses = true;                                  ///< it can act without a prompt's queries
   std::vector<Exemption> exempt = {};
 
   const Exemption* exemption(Invariant invariant) const {
@@ -74,7 +75,7 @@ inline std::vector<PolicyCase> make_policies() {
       sums_of_passes{chunks, "a maximum over sums of passes depends on the passes, as Reduce::max of H2O says"},
       evicts_in_prompts{chunks, "it evicts between chunks, by the meaning of the parameter"},
       merges{allocations, "every 64 tokens two layers get new blocks of shared directions"},
-      one_by_one{allocations, "quest's table of pages doubles now and then; tests/cache/memory_test.cpp counts it"};
+      one_by_one{allocations, "a list in its State doubles now and then"};
   const std::string masked =
       "what it hides depends on what it hid; tests/policy/h2o_mask_test.cpp has an oracle of its own";
   const std::vector<Exemption> keeps_all{no_budget, no_slots, no_ties, no_scores},
@@ -217,15 +218,21 @@ inline std::vector<PolicyCase> make_policies() {
       {.text = "quest:tokens=32,page=8,dense_layers=1",
        .roomy = "quest:tokens=1000,page=8,dense_layers=1",
        .select = naive::best_pages(32, 8, 1),
+       .state_bytes = 512,
+       .state_bytes_per_token = 2 * 2 * 16 * sizeof(float) / 8,  // two rows a page, in lists that double
        .exempt = with(keeps_all, {one_by_one})},
       {.text = "quest:tokens=16,page=4,dense_layers=0",
        .roomy = "quest:tokens=1000,page=4,dense_layers=0",
        .select = naive::best_pages(16, 4, 0),
+       .state_bytes = 512,
+       .state_bytes_per_token = 2 * 2 * 16 * sizeof(float) / 4,
        .exempt = with(keeps_all, {one_by_one})},
 
       {.text = "h2o_mask:heavy_ratio=0.15,recent_ratio=0.15",
        .roomy = "h2o_mask:heavy_ratio=1,recent_ratio=1",
-       .exempt = with(keeps_all, {{groups, masked}, {short_prompts, masked}, {walk, masked}})},
+       .state_bytes = 64,
+       .state_bytes_per_token = 2 * sizeof(float),  // a list of masses, which doubles
+       .exempt = with(keeps_all, {one_by_one, {groups, masked}, {short_prompts, masked}, {walk, masked}})},
 
       {.text = "razor_attention:heads=none,budget=30",
        .acts = Acts::every_pass,
@@ -234,6 +241,7 @@ inline std::vector<PolicyCase> make_policies() {
        .first = 4,
        .last = 25,
        .farewell = naive::compensating(4),
+       .state_bytes = 128 + 2 * 16 * sizeof(double),  // the sums
        .exempt = streams},
       {.text = "razor_attention:heads=none,budget=30,compensation=none",
        .acts = Acts::every_pass,
@@ -241,6 +249,7 @@ inline std::vector<PolicyCase> make_policies() {
        .slots = 30,
        .first = 4,
        .last = 26,
+       .state_bytes = 128,
        .exempt = streams},
 
       {.text = "mini_cache:start=0", .exempt = with(seals_all, {merges})},
@@ -307,6 +316,8 @@ inline std::vector<PolicyCase> make_policies() {
        .last = 30,
        .keep = naive::heavy_hitters(60),
        .select = naive::best_pages(24, 8, 0),
+       .state_bytes = 512,
+       .state_bytes_per_token = 2 * 2 * 16 * sizeof(float) / 8,
        .exempt = with(ranks, {one_by_one})},
   };
 }
