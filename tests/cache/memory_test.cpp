@@ -70,6 +70,10 @@ TEST_CASE("Quest allocates only when its table of pages doubles") {
   CHECK(allocations_of_decode("quest:tokens=64,page=16,dense_layers=0", 200, 150, 200) <= 16);
 }
 
+TEST_CASE("H2OMask allocates only when its memory for sorting doubles") {
+  CHECK(allocations_of_decode("h2o_mask", 200, 150, 200) <= 4);  // once in each of four heads
+}
+
 TEST_CASE("After reserve() a long generation without a prompt allocates nothing either") {
   for (const char* policy : {"full", "kivi:residual=32"}) {
     INFO(policy);

@@ -125,6 +125,14 @@ std::vector<std::int32_t> Case::integers(const std::string& name) const {
   }
   return whole;
 }
+std::vector<std::int32_t> Case::indices(const std::string& name, std::size_t first, std::size_t count) const {
+  const std::vector<std::int32_t> all = integers(name);
+  std::vector<std::int32_t> found;
+  for (std::size_t i = first; i < std::min(first + count, all.size()); ++i)
+    if (all[i] >= 0) found.push_back(all[i]);
+  std::sort(found.begin(), found.end());
+  return found;
+}
 std::vector<std::size_t> Case::shape(const std::string& name, std::size_t rank) const {
   std::vector<std::size_t> extents = tensor(name).shape;
   while (extents.size() > rank && extents.front() == 1) extents.erase(extents.begin());

@@ -59,6 +59,8 @@ class Case {
   const std::vector<float>& floats(const std::string& name) const;
   /// Whole numbers, also of a float32 tensor that holds nothing else (the quant folder stores codes so).
   std::vector<std::int32_t> integers(const std::string& name) const;
+  /// Elements [first, first + count) of a table of indices, ascending, without its padding (-1).
+  std::vector<std::int32_t> indices(const std::string& name, std::size_t first, std::size_t count) const;
   /// The extents as `rank` axes: leading axes of 1 beyond them (a batch of one) are left out.
   std::vector<std::size_t> shape(const std::string& name, std::size_t rank) const;
   /// A float tensor [heads, tokens, dim] as a cache takes it: [tokens, heads * dim].

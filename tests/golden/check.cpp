@@ -112,11 +112,8 @@ void Check::integers(const std::string& tensor, std::span<const std::int32_t> go
 
 void Check::index_set(const std::string& tensor, std::span<const kvc::Position> got, std::size_t first,
                       std::size_t count) {
-  const std::vector<std::int32_t> all = golden_.integers(expected(tensor, first, count).name);
-  std::vector<std::int32_t> wanted, found(got.begin(), got.end()), different;
-  std::copy_if(all.begin() + std::ptrdiff_t(first), all.begin() + std::ptrdiff_t(first + count),
-               std::back_inserter(wanted), [](std::int32_t index) { return index >= 0; });
-  std::sort(wanted.begin(), wanted.end());
+  const std::vector<std::int32_t> wanted = golden_.indices(expected(tensor, first, count).name, first, count);
+  std::vector<std::int32_t> found(got.begin(), got.end()), different;
   std::sort(found.begin(), found.end());
   std::set_symmetric_difference(wanted.begin(), wanted.end(), found.begin(), found.end(),
                                 std::back_inserter(different));

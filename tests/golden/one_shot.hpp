@@ -1,4 +1,6 @@
 #pragma once
+#include <kvc/policy/scoring.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -10,6 +12,14 @@
 #include "golden/runner.hpp"
 
 namespace golden {
+
+/// How the scores of a group become one: the parameter `gqa_score_agg`.
+inline kvc::Reduce reduce_of(const Case& golden, kvc::Reduce usual) {
+  const std::string word = golden.word("gqa_score_agg", "");
+  if (word == "max") return kvc::Reduce::max;
+  if (word == "sum") return kvc::Reduce::sum;
+  return word == "mean" ? kvc::Reduce::mean : usual;
+}
 
 /// Policies that choose once, at the end of a prompt, by a score of every token before a window that always stays
 /// (SnapKV, KVCache-Factory's H2O). Tensors: q, k, v of the prompt and, with _dec, of what is generated; kept_idx
@@ -66,11 +76,7 @@ struct OneShot {
   bool compare_kept(const kvc::CacheCore& cache, std::size_t head, std::span<const float> scores) {
     const std::size_t slots = golden.shape("kept_idx", 2)[1], first = head * slots;
     const std::vector<kvc::Position> kept = cache.positions(head_id(head));
-    const std::vector<std::int32_t> table = golden.integers("kept_idx");
-    std::vector<kvc::Position> expected;
-    for (std::size_t i = first; i < first + slots && i < table.size(); ++i)
-      if (table[i] >= 0) expected.push_back(table[i]);
-    std::sort(expected.begin(), expected.end());
+    const std::vector<kvc::Position> expected = golden.indices("kept_idx", first, slots);
     if (!golden.tie_ambiguous() || kept == expected || scores.empty()) {
       check.index_set("kept_idx", kept, first, slots);
       return true;

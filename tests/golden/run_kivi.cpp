@@ -114,7 +114,8 @@ void compare_packed(const Case& golden, Check& check, const Quantized& got, unsi
 }
 
 void run_quantizer(const Case& golden, Check& check) {
-  const bool keys = golden.word("tensor", "K") == "K";
+  const bool per_token = golden.word("axis", "").starts_with("per-token");
+  const bool keys = golden.word("tensor", per_token ? "V" : "K") == "K";
   const auto bits = static_cast<unsigned>(golden.count("bits"));
   const SealsEverything policy{{.bits = bits, .group = golden.count("group"), .metadata = kvc::Scalar::f32}, keys};
   const Feeder feeder(golden, {"x", "x", "x"});

@@ -29,10 +29,6 @@ bool accepts(const Case& golden) {
          golden.has_parameter("window_size") && golden.has_parameter("max_capacity_prompt");
 }
 
-kvc::Reduce reduce_of(const std::string& word) {
-  return word == "max" ? kvc::Reduce::max : word == "sum" ? kvc::Reduce::sum : kvc::Reduce::mean;
-}
-
 void run(const Case& golden, Check& check) {
   // Without an own reduction the reference works on keys and values repeated to the query heads.
   const std::size_t cache_heads = golden.shape("kept_idx", 2)[0], kv_heads = golden.shape("k", 3)[0];
@@ -43,7 +39,7 @@ void run(const Case& golden, Check& check) {
       .window = shot.window,
       .kernel = golden.count("kernel_size", 5),
       .pooling = pooling == "maxpool" || pooling == "max" ? kvc::Pooling::max : kvc::Pooling::average,
-      .reduce = reduce_of(golden.word("gqa_score_agg", "mean"))};
+      .reduce = reduce_of(golden, kvc::Reduce::mean)};
   const std::size_t prompt = shot.feeder.tokens();
   every_way(check, prompt, [&](std::size_t chunk) {
     const auto scores = std::make_shared<std::vector<float>>();

@@ -198,7 +198,10 @@ inline bool CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
 /// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
 inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_t here,
                                         std::span<const PairPlan::Shared> shared) {
+  if (shared.empty()) return;
   const RowStore& store = role == Role::key ? heads_[here].keys() : heads_[here].values();
+  std::vector<RowStore::SharedRows> blocks_below, blocks_here;
+  std::vector<float> directions;
   while (!shared.empty()) {
     auto codec = store.sharing_codec();
     std::size_t rows = std::min(shared.size(), RowStore::PromptRows) / codec->granule() * codec->granule();
@@ -206,7 +209,7 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
       codec = store.dense_codec();
       rows = std::min(shared.size(), RowStore::PromptRows);
     }
-    std::vector<float> directions;
+    directions.clear();
     std::vector<std::uint32_t> slots;
     auto norms_below = std::make_shared<std::vector<float>>(), norms_here = std::make_shared<std::vector<float>>();
     for (const PairPlan::Shared& row : shared.first(rows)) {
@@ -217,11 +220,13 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
     }
     auto block = Block::make(codec, rows, block_memory_);
     codec->encode({directions.data(), rows, store.dim()}, block->data(), rows, 0);
-    heads_[below].share(role, slots, block, std::move(norms_below));
-    heads_[here].share(role, slots, std::move(block), std::move(norms_here));
-    memory_[below].changed = memory_[here].changed = true;
+    blocks_below.push_back({slots, block, std::move(norms_below)});
+    blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
     shared = shared.subspan(rows);
   }
+  heads_[below].share(role, blocks_below);
+  heads_[here].share(role, blocks_here);
+  memory_[below].changed = memory_[here].changed = true;
 }
 
 /// After a pass over a layer, and after the last layer what waits for all of them.

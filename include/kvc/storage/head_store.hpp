@@ -107,9 +107,8 @@ class HeadStore {
   }
 
   /// Gives slots shared directions as their keys, or values (see RowStore::share).
-  void share(Role role, std::span<const std::uint32_t> slots, std::shared_ptr<Block> block,
-             std::shared_ptr<const std::vector<float>> norms) {
-    (role == Role::key ? keys_ : values_).share(slots, std::move(block), std::move(norms));
+  void share(Role role, std::span<const RowStore::SharedRows> blocks) {
+    (role == Role::key ? keys_ : values_).share(blocks);
     check_step();
   }
 
