@@ -58,8 +58,10 @@ class Counting final : public std::pmr::memory_resource {
 }  // namespace
 
 TEST_CASE("After reserve() two hundred steady decode steps allocate nothing") {
-  for (const char* policy : {"full", "full:bits=8", "streaming_llm:budget=100", "h2o:budget=100", "kivi:residual=32",
-                             "snapkv:budget=150,window=16 | kivi:residual=32", "h2o:budget=100 | kivi:residual=32"}) {
+  for (const char* policy :
+       {"full", "full:bits=8", "streaming_llm:budget=100", "h2o:budget=100", "kivi:residual=32",
+        "snapkv:budget=150,window=16 | kivi:residual=32", "h2o:budget=100 | kivi:residual=32",
+        "razor_attention:heads=none,budget=100", "razor_attention:heads=none,budget=100 | kivi:residual=32,sinks=5"}) {
     INFO(policy);
     CHECK(allocations_of_decode(policy, 200, 150, 200) == 0);
   }

@@ -55,7 +55,7 @@ class FakeHead final : public kvc::HeadSource {
     view.source = this;
     view.slots = slots;
     view.state = &state;
-    if constexpr (requires { policy.budget; }) view.budget = policy.budget.at(id, seen, shape);
+    if constexpr (requires { kvc::Budget(policy.budget); }) view.budget = policy.budget.at(id, seen, shape);
     return view;
   }
 
