@@ -51,21 +51,22 @@ inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, st
   seen.probe_begin = pass.probe_begin;
   seen.probe_end = pass.probe_end;
   if (pass.feed != Feed::none) seen.attention = {memory.attention.data(), memory.attention_rows, heads_[head].size()};
-  std::vector<float> queries, unrotated, scores;
   if (needs_.queries) {
-    for (std::size_t t = 0; t < tokens; ++t) {
-      const auto row = pass.tokens->q[t].subspan(local * group * dim, group * dim);
-      queries.insert(queries.end(), row.begin(), row.end());
-    }
-    unrotated = queries;
+    const std::size_t floats = tokens * group * dim;
+    auto queries = detail::scratch<struct ObservedQueries>(floats);
+    auto unrotated = detail::scratch<struct ObservedUnrotated>(floats);
+    for (std::size_t t = 0; t < tokens; ++t)
+      std::ranges::copy(pass.tokens->q[t].subspan(local * group * dim, group * dim),
+                        queries.begin() + std::ptrdiff_t(t * group * dim));
+    std::ranges::copy(queries, unrotated.begin());
     for (std::size_t row = 0; row < tokens * group; ++row)
-      rotate({unrotated.data() + row * dim, dim}, shape_.rotary,
-             -double(heads_[head].position(first_new + row / group)));
+      rotate(unrotated.subspan(row * dim, dim), shape_.rotary, -double(heads_[head].position(first_new + row / group)));
     seen.queries = {queries.data(), tokens * group, dim};
     seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
   }
   if (needs_.external_scores) {
-    for (std::size_t t = 0; t < tokens; ++t) scores.push_back(pass.tokens->scores[t * shape_.kv_heads + local]);
+    auto scores = detail::scratch<struct ObservedScores>(tokens);
+    for (std::size_t t = 0; t < tokens; ++t) scores[t] = pass.tokens->scores[t * shape_.kv_heads + local];
     seen.scores = scores;
   }
   detail::HeadFeed feed = feed_of(head);
@@ -121,25 +122,36 @@ inline void CacheCore::Impl::act_alone(std::size_t head, Event event) {
   memory_[head].changed |= sealed != heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
 }
 
+/// Asks a stage for the budgets of heads [first, first + count), of a layer or `over_layers`. With a prompt it starts from its own Budget, whatever
+/// earlier chunks or prompts got; with generated tokens from what it allocated last.
+inline void CacheCore::Impl::allocate(std::size_t stage, std::size_t first, std::size_t count, Event event,
+                                      bool over_layers) {
+  const bool starts = over_layers || !stages_[stage]->verbs().allocate_all;
+  const bool prompt = event == Event::prompt_chunk || event == Event::prompt_end;
+  auto& [feeds, heads, budgets] = joint_;
+  feeds.clear();
+  heads.clear();
+  budgets.clear();
+  feeds.reserve(count);
+  for (std::size_t head = first; head < first + count; ++head) {
+    if (prompt && starts) memory_[head].budgets[stage] = Unlimited;
+    feeds.push_back(feed_of(head));
+    heads.push_back(any_head(stage, head, event, feeds.back()));
+    budgets.push_back(heads.back().view.budget);
+  }
+  if (over_layers)
+    stages_[stage]->allocate_all(heads, budgets);
+  else
+    stages_[stage]->allocate(heads, budgets);
+  for (std::size_t i = 0; i < count; ++i) memory_[first + i].budgets[stage] = budgets[i];
+}
+
 /// Stages [first, last) of one layer; each stage allocates over the heads, then evicts from each.
 inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size_t first_stage,
                                        std::size_t last_stage) {
   const std::size_t first = first_head(layer);
   for (std::size_t stage = first_stage; stage < last_stage; ++stage) {
-    if (stages_[stage]->verbs().allocate) {
-      std::vector<detail::HeadFeed> feeds;
-      std::vector<AnyHead> heads;
-      std::vector<std::size_t> budgets;
-      feeds.reserve(shape_.kv_heads);
-      for (std::size_t local = 0; local < shape_.kv_heads; ++local) {
-        feeds.push_back(feed_of(first + local));
-        heads.push_back(any_head(stage, first + local, event, feeds.back()));
-        budgets.push_back(heads.back().view.budget);
-      }
-      stages_[stage]->allocate(heads, budgets);
-      for (std::size_t local = 0; local < shape_.kv_heads; ++local)
-        memory_[first + local].budgets[stage] = budgets[local];
-    }
+    if (stages_[stage]->verbs().allocate) allocate(stage, first, shape_.kv_heads, event, false);
     executor().parallel_for(shape_.kv_heads, [&](std::size_t local) { evict_head(stage, first + local, event); });
   }
 }
@@ -239,19 +251,7 @@ inline void CacheCore::Impl::act(std::size_t layer, Event event) {
   }
   if (layer + 1 != shape_.layers) return;
   for (std::size_t stage = joint_from_; stage < stages_.size(); ++stage) {
-    if (stages_[stage]->verbs().allocate_all) {
-      std::vector<detail::HeadFeed> feeds;
-      std::vector<AnyHead> heads;
-      std::vector<std::size_t> budgets;
-      feeds.reserve(heads_.size());
-      for (std::size_t head = 0; head < heads_.size(); ++head) {
-        feeds.push_back(feed_of(head));
-        heads.push_back(any_head(stage, head, event, feeds.back()));
-        budgets.push_back(heads.back().view.budget);
-      }
-      stages_[stage]->allocate_all(heads, budgets);
-      for (std::size_t head = 0; head < heads_.size(); ++head) memory_[head].budgets[stage] = budgets[head];
-    }
+    if (stages_[stage]->verbs().allocate_all) allocate(stage, 0, heads_.size(), event, true);
     for (std::size_t each = 0; each < shape_.layers; ++each) act_layer(each, event, stage, stage + 1);
   }
   for (std::size_t each = 0; each < shape_.layers; ++each) {
