@@ -2,12 +2,13 @@
 
 namespace golden {
 
-extern const Runner H2ORunner, KIVIRunner, SnapKVRunner, StreamingLLMRunner;
+// The six policies, then the codecs.
+extern const Runner H2ORunner, KIVIRunner, RazorRunner, SnapKVRunner, StreamingLLMRunner;
 extern const Runner AffineCodecRunner, CodecAttentionRunner, GgmlRunner, GroupQuantRunner;
 
 std::span<const Runner* const> all_runners() {
   static constexpr const Runner* All[] = {
-      &H2ORunner,  &SnapKVRunner,     &StreamingLLMRunner, &KIVIRunner,
+      &H2ORunner,  &SnapKVRunner,     &StreamingLLMRunner, &KIVIRunner,           &RazorRunner,
       &GgmlRunner, &GroupQuantRunner, &AffineCodecRunner,  &CodecAttentionRunner,
   };
   return All;

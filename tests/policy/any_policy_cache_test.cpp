@@ -65,6 +65,14 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   same("ada_kv:base=snapkv,window=8,keep=0.5", AdaKV<SnapKV>{.base = base, .budget = Budget::fraction(0.5)});
   same("knorm:keep=0.25,pyramid=10", Knorm{.budget = Budget::pyramid(Budget::fraction(0.25), 0, 10)});
   same("quest:tokens=32,page=8,dense_layers=0", Quest{.tokens = 32, .page = 8, .dense_layers = 0});
+  same("razor_attention:heads=none,sinks=2,local=24,divisor=4 | kivi:bits=4,residual=32,sinks=3",
+       RazorAttention{.heads = HeadTable{}, .sinks = 2, .local = 24, .divisor = 4} |
+           KIVI{.bits = 4, .residual = 32, .sinks = 3});
+  same("razor_attention:heads=none,budget=40,compensation=unweighted,when=prompt_end",
+       RazorAttention{.heads = HeadTable{},
+                      .budget = 40,
+                      .compensation = RazorAttention::Compensation::unweighted,
+                      .when = RazorAttention::When::prompt_end});
 }
 
 TEST_CASE("policies change what the cache holds") {
@@ -79,6 +87,8 @@ TEST_CASE("policies change what the cache holds") {
   CHECK(slots("h2o_mask") == 4 * 130);
   CHECK(slots("streaming_llm:budget=40") == 4 * 40);
   CHECK(slots("snapkv:budget=40,window=8") == 4 * (40 + 40));
+  CHECK(slots("razor_attention:heads=none,budget=40") == 4 * 40);
+  CHECK(slots("razor_attention:heads=none,budget=40,when=prompt_end") == 4 * (40 + 40));
   CHECK(slots("knorm:keep=0.5") == 4 * (45 + 40));
   CHECK(slots("ada_kv:base=knorm,keep=0.5,safeguard=minimum") == 4 * (45 + 40));
 }
