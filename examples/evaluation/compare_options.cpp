@@ -15,7 +15,7 @@ constexpr std::size_t Most = 1'000'000'000;
 
 const char* const DefaultPolicies =
     "full:type=f32; full; full:bits=8; full:bits=4; streaming_llm; h2o; snapkv; kivi:bits=4; kivi:bits=2; "
-    "h2o | kivi:bits=4; snapkv | kivi:bits=4; snapkv | kivi:bits=2";
+    "razor_attention; h2o | kivi:bits=4; snapkv | kivi:bits=4; snapkv | kivi:bits=2";
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
@@ -23,6 +23,7 @@ const std::vector<OptionText>& known_options() {
       {"--text", "FILE", "", "the text that windows and passkey samples are cut from"},
       {"--policies", "LIST", DefaultPolicies, "what to compare, separated by ;"},
       {"--keep", "LIST", "0.5,0.25", "fractions that policies with a budget keep, where it is not given"},
+      {"--heads", "FILE", "", "the model's retrieval heads, made by `analyze heads`; else they are looked for first"},
       {"--windows", "N", "4", "stretches of the text whose likelihood is measured; 0: none"},
       {"--offset", "TOKENS", "4096", "where the first window starts"},
       {"--stride", "TOKENS", "16384", "from one window's start to the next"},
@@ -67,6 +68,7 @@ CompareOptions read_compare_options(std::span<const char* const> words) {
   options.windows_file = arguments.text("--windows-file");
   options.samples = arguments.text("--samples");
   options.json = arguments.text("--json");
+  options.heads = arguments.text("--heads");
   options.windows = {.count = arguments.count("--windows", 0, 10000),
                      .offset = arguments.count("--offset", 0, Most),
                      .stride = arguments.count("--stride", 1, Most),

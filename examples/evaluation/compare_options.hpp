@@ -16,6 +16,7 @@ struct CompareOptions {
   std::string model, text;            ///< paths
   std::string windows_file, samples;  ///< paths; empty: windows and samples are made from the text
   std::string json;                   ///< path; empty: none
+  std::string heads;                  ///< path of a head table; empty: one is made if a policy wants it
   WindowPlan windows;
   std::size_t passkeys = 0;  ///< samples to make
   std::size_t threads = 0;   ///< 0: one per processor

@@ -126,8 +126,16 @@ template <>
 struct fmt::formatter<kvc::GroupQuant> : kvc::detail::PlainFormatter {
   template <class Context>
   auto format(const kvc::GroupQuant& quant, Context& context) const {
-    return fmt::format_to(context.out(), "{} bit per {}, groups of {}, {} metadata", quant.bits,
-                          kvc::name_of(quant.axis), quant.group, quant.metadata);
+    return fmt::format_to(context.out(), "{} bit per {}, groups of {}, {} metadata{}", quant.bits,
+                          kvc::name_of(quant.axis), quant.group, quant.metadata,
+                          quant.fit == kvc::Fit::min_max ? "" : fmt::format(", fit {}", kvc::name_of(quant.fit)));
+  }
+};
+template <>
+struct fmt::formatter<kvc::GgmlBlocks> : kvc::detail::PlainFormatter {
+  template <class Context>
+  auto format(const kvc::GgmlBlocks& blocks, Context& context) const {
+    return fmt::format_to(context.out(), "ggml {}", kvc::block_size(blocks.type).name);
   }
 };
 template <>

@@ -28,6 +28,25 @@ enum class Axis : std::uint8_t {
   token,    ///< `group` consecutive channels of one token ("per token", KIVI's values)
 };
 
+/// How the minimum of a group follows from its elements; the scale is (max - min) / (2^bits - 1) in all of them.
+enum class Fit : std::uint8_t {
+  /// The least element: KIVI, GEAR, ZipCache, LMDeploy, and what Hugging Face caches call quanto (MaxOptimizer with a
+  /// float shift) and HQQ without optimization. They differ in names and signs of the minimum, not in what reads back.
+  min_max,
+  /// The least element rounded to a multiple of the scale, so that the zero point is a whole number: KVTuner's vanilla
+  /// quantizer, and RotateKV's without its rotation. 0 reads back as 0 if it lies in the range and metadata is f32.
+  whole_zero,
+  /// HQQ (Badri and Shaji, "Half-Quadratic Quantization", mobiusml/hqq, hqq/core/optimize.py): 20 half-quadratic steps
+  /// from min_max towards the minimum of sum |error|^0.7, with the authors' beta = 10 (which their code keeps constant).
+  /// They stop early once the error averaged over the whole tensor rises; here a group depends on nothing but itself.
+  /// beta is in the units of the elements and was chosen for weights: compare tells whether it helps a cache. Encoding
+  /// takes about 150 times as long as with min_max; reading back is the same.
+  half_quadratic,
+};
+constexpr const char* name_of(Fit fit) {
+  return fit == Fit::min_max ? "min_max" : fit == Fit::whole_zero ? "whole_zero" : "half_quadratic";
+}
+
 /// Asymmetric group quantization: value = code * scale + minimum, code = round_half_even((x - minimum) / scale) in
 /// [0, 2^bits), minimum and scale = (max - min) / (2^bits - 1) of the group. A constant group has scale 0 and code 0.
 /// Codes are computed against the minimum and scale as stored, so f16 metadata costs no systematic error.
@@ -36,6 +55,7 @@ struct GroupQuant {
   Axis axis = Axis::channel;
   std::size_t group = 32;         ///< elements that share a scale; KIVI's default
   Scalar metadata = Scalar::f16;  ///< of scale and minimum: f16 or f32
+  Fit fit = Fit::min_max;         ///< of the minimum
   friend bool operator==(const GroupQuant&, const GroupQuant&) = default;
 
   /// Throws Error unless the parameters can be encoded for rows of `dim` channels.
@@ -50,9 +70,40 @@ struct GroupQuant {
   }
 };
 
+/// The types in which llama.cpp can hold a cache (--cache-type-k, --cache-type-v), and two of its 4-bit floats.
+enum class GgmlType : std::uint8_t { q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, nvfp4 };
+
+/// A type's name in ggml, the consecutive channels that form a block, and the block's bytes.
+struct GgmlBlockSize {
+  const char* name;
+  std::size_t elements, bytes;
+};
+constexpr GgmlBlockSize block_size(GgmlType type) {
+  constexpr GgmlBlockSize Sizes[] = {{"q4_0", 32, 18}, {"q4_1", 32, 20},   {"q5_0", 32, 22},  {"q5_1", 32, 24},
+                                     {"q8_0", 32, 34}, {"iq4_nl", 32, 18}, {"mxfp4", 32, 17}, {"nvfp4", 64, 36}};
+  return Sizes[static_cast<std::size_t>(type)];
+}
+
+/// Rows in the bytes of a ggml type, token after token, as ggml's reference quantizers (ggml-quants.c) write them: an
+/// engine can copy rows to and from a cache of llama.cpp. llama.cpp rotates keys and values first where the head
+/// dimension is a multiple of 64; here rows are encoded as they come.
+struct GgmlBlocks {
+  GgmlType type = GgmlType::q8_0;
+  friend bool operator==(const GgmlBlocks&, const GgmlBlocks&) = default;
+
+  /// Throws Error unless rows of `dim` channels are whole blocks.
+  void validate(std::size_t dim) const {
+    const GgmlBlockSize block = block_size(type);
+    if (dim == 0 || dim % block.elements != 0)
+      fail(ErrorCode::invalid_argument, "GgmlBlocks: blocks of " + std::string(block.name) + " (" +
+                                            std::to_string(block.elements) +
+                                            " channels) must divide the head dimension (" + std::to_string(dim) + ")");
+  }
+};
+
 class Codec;
 
 /// How rows are laid out in bytes: one of the built-in formats or the user's own codec.
-using Format = std::variant<Dense, GroupQuant, std::shared_ptr<const Codec>>;
+using Format = std::variant<Dense, GroupQuant, GgmlBlocks, std::shared_ptr<const Codec>>;
 
 }  // namespace kvc

@@ -1,8 +1,5 @@
 #include "catch_shim.hpp"
 
-#include <algorithm>
-#include <numeric>
-
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policy/full.hpp"
 #include "kvc/policy/h2o.hpp"
@@ -10,6 +7,7 @@
 #include "kvc/policy/snapkv.hpp"
 #include "kvc/policy/streaming_llm.hpp"
 #include "support/naive_cache.hpp"
+#include "support/naive_policies.hpp"
 #include "support/random_tokens.hpp"
 
 // Policies and their compositions against the naive model: first evict slots, then seal the oldest dense ones.
@@ -20,67 +18,15 @@ using support::RandomTokens;
 
 namespace {
 
-using Keep = naive::Cache::Keep;
+using naive::heavy_hitters;
+using naive::Keep;
+using naive::positions_of;
+using naive::streaming;
 
 // f32 throughout, so that sealing a row again that was sealed before changes nothing but its last bits.
 constexpr CacheOptions Exact{.dense = {Scalar::f32}};
 constexpr KIVI Sealing{.bits = 4, .group = 16, .residual = 32, .metadata = Scalar::f32};
 const CacheShape Small{.layers = 2, .query_heads = 6, .kv_heads = 2, .head_dim = 16};
-
-/// Slots marked true stay whatever their score; of the others the best, up to `budget` in all; the older of equals.
-std::vector<bool> best(std::vector<bool> stays, const std::vector<double>& scores, std::size_t budget) {
-  std::vector<std::size_t> others;
-  for (std::size_t slot = 0; slot < stays.size(); ++slot)
-    if (!stays[slot]) others.push_back(slot);
-  std::stable_sort(others.begin(), others.end(), [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
-  std::size_t kept = stays.size() - others.size();
-  for (std::size_t i = 0; i < others.size() && kept < budget; ++i, ++kept) stays[others[i]] = true;
-  return stays;
-}
-
-Keep streaming(std::size_t budget) {
-  return [=](const naive::Head& head, Event event) {
-    std::vector<bool> stays(head.size(), true);
-    if (event == Event::prompt_chunk) return stays;
-    for (std::size_t slot = 4; slot + budget - 4 < head.size(); ++slot) stays[slot] = false;
-    return stays;
-  };
-}
-
-Keep heavy_hitters(std::size_t budget) {
-  return [=](const naive::Head& head, Event event) {
-    if (event == Event::prompt_chunk || head.size() <= budget) return std::vector<bool>(head.size(), true);
-    std::vector<bool> newest(head.size());
-    std::vector<double> masses;
-    for (std::size_t slot = 0; slot < head.size(); ++slot) {
-      newest[slot] = slot + budget / 2 >= head.size();
-      masses.push_back(head[slot].mass);
-    }
-    return best(newest, masses, budget);
-  };
-}
-
-/// SnapKV's vote for one head: attention of the prompt's last queries, averaged over the group, pooled over `kernel` tokens.
-std::vector<bool> voted(const std::vector<naive::Row>& attention, std::size_t budget, std::size_t window,
-                        std::size_t kernel, std::size_t group) {
-  const std::size_t slots = attention[0].size(), prefix = slots - window;
-  std::vector<double> votes(prefix), pooled(slots);
-  for (std::size_t row = attention.size() - window * group; row < attention.size(); ++row)
-    for (std::size_t slot = 0; slot < prefix; ++slot) votes[slot] += attention[row][slot] / double(group);
-  for (std::size_t slot = 0; slot < prefix; ++slot)
-    for (std::size_t near = slot < kernel / 2 ? 0 : slot - kernel / 2; near < std::min(prefix, slot + kernel / 2 + 1);
-         ++near)
-      pooled[slot] += votes[near] / double(kernel);
-  std::vector<bool> stays(slots);
-  std::fill(stays.end() - std::ptrdiff_t(window), stays.end(), true);
-  return best(stays, pooled, budget);
-}
-
-std::vector<Position> positions_of(const naive::Head& head) {
-  std::vector<Position> positions;
-  for (const naive::Slot& slot : head) positions.push_back(slot.position);
-  return positions;
-}
 
 /// Compares one pass over every layer: outputs, kept positions, and the rows behind them.
 template <class Policy>
@@ -156,25 +102,7 @@ TEST_CASE("StreamingLLM | KIVI equals evicting by slots and then sealing the old
 }
 
 TEST_CASE("SnapKV | KIVI equals evicting once by votes and then sealing what is dense, over 300 steps") {
-  constexpr std::size_t Prompt = 200, Budget = 90, Window = 16;
-  KVCache cache(Small, SnapKV{.budget = Budget, .window = Window} | Sealing, Exact);
-  naive::Cache model(Small, Sealing.quantize({}), Scalar::f32);
-  const RandomTokens text(Small, Prompt + 300, 42);
-  for (std::uint32_t layer = 0; layer < 2; ++layer) {
-    Outputs out(Small, Prompt);
-    cache.prefill(layer, text.tokens(0, Prompt), out.rows(0, Prompt));
-    model.append(layer, text.tokens(0, Prompt));
-    CHECK(naive::distance(out.values(), model.attend_appended(layer, text.tokens(0, Prompt).q)) < 3e-5);
-    for (std::uint32_t h = 0; h < 2; ++h) {
-      model.evict(layer, h, voted(model.attention(layer, h), Budget, Window, 5, 3));
-      CHECK(cache.positions({layer, h}) == positions_of(model.head(layer, h)));
-    }
-    model.act(layer, Event::prompt_end);
-  }
-  compare_rows(cache, model, 3e-5);
-  for (std::size_t t = Prompt; t < Prompt + 300; ++t)
-    compare_pass(cache, model, text.tokens(t, 1), Event::decode, 3e-5);
-  compare_rows(cache, model, 3e-5);
+  compare(SnapKV{.budget = 90, .window = 16} | Sealing, Sealing.quantize({}), naive::votes(90, 16), 200, 300);
 }
 
 namespace {

@@ -180,7 +180,9 @@ TEST_CASE("Positions must ascend and leave room for the next") {
 TEST_CASE("External scores that the policy needs and the engine did not give are missed by name") {
   KVCache cache(Small, ExternalScores{.budget = 20});
   const RandomTokens text(Small, 10, 62);
-  CHECK(thrown([&] { cache.prefill(0, text.tokens(0, 10), {}); }) ==
+  Tokens tokens = text.tokens(0, 10);
+  tokens.scores = {};
+  CHECK(thrown([&] { cache.prefill(0, tokens, {}); }) ==
         Thrown(ErrorCode::missing_feed,
                "prefill: Tokens::scores: got 0 numbers, the policy needs external scores [tokens, kv_heads] = 20"));
   CHECK(cache.stats().seen == 0);

@@ -1,74 +1,12 @@
 #include "catch_shim.hpp"
 
-#include <atomic>
-#include <cstdlib>
 #include <memory_resource>
-#include <new>
 
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policy/any_policy.hpp"
 #include "kvc/policy/built_in.hpp"
+#include "support/allocation_counter.hpp"
 #include "support/random_tokens.hpp"
-
-// The whole program's allocations are counted here; tests look at the count between two marks only.
-namespace {
-std::atomic<std::size_t> allocations{0};
-
-[[gnu::noinline]] void* counted(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  void* memory = alignment > alignof(std::max_align_t)
-                     ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
-                     : std::malloc(bytes ? bytes : 1);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-[[gnu::noinline]] void release(void* memory) {
-  std::free(memory);
-}
-}  // namespace
-
-void* operator new(std::size_t bytes) {
-  return counted(bytes, 1);
-}
-void* operator new[](std::size_t bytes) {
-  return counted(bytes, 1);
-}
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return counted(bytes, 1);
-}
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
-  return counted(bytes, 1);
-}
-void operator delete(void* memory) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory, std::size_t) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory, std::align_val_t) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept {
-  release(memory);
-}
 
 using namespace kvc;
 using support::Outputs;
@@ -88,10 +26,10 @@ std::size_t allocations_of_one(const char* policy, std::size_t prompt, std::size
   Outputs out(Small, 1);
   std::size_t before = 0;
   for (std::size_t t = prompt; t < prompt + warm + steps; ++t) {
-    if (t == prompt + warm) before = allocations;
+    if (t == prompt + warm) before = support::allocation_count;
     for (std::size_t layer = 0; layer < 2; ++layer) cache.decode(layer, text.tokens(t, 1), out.rows(0, 1));
   }
-  return allocations - before;
+  return support::allocation_count - before;
 }
 
 /// The same on a thread whose working memory has grown to sequences of that length before: a thread keeps it for all caches.
@@ -120,8 +58,10 @@ class Counting final : public std::pmr::memory_resource {
 }  // namespace
 
 TEST_CASE("After reserve() two hundred steady decode steps allocate nothing") {
-  for (const char* policy : {"full", "full:bits=8", "streaming_llm:budget=100", "h2o:budget=100", "kivi:residual=32",
-                             "snapkv:budget=150,window=16 | kivi:residual=32", "h2o:budget=100 | kivi:residual=32"}) {
+  for (const char* policy :
+       {"full", "full:bits=8", "streaming_llm:budget=100", "h2o:budget=100", "kivi:residual=32",
+        "snapkv:budget=150,window=16 | kivi:residual=32", "h2o:budget=100 | kivi:residual=32",
+        "razor_attention:heads=none,budget=100", "razor_attention:heads=none,budget=100 | kivi:residual=32,sinks=5"}) {
     INFO(policy);
     CHECK(allocations_of_decode(policy, 200, 150, 200) == 0);
   }
@@ -130,6 +70,10 @@ TEST_CASE("After reserve() two hundred steady decode steps allocate nothing") {
 TEST_CASE("Quest allocates only when its table of pages doubles") {
   // Two vectors in each of four heads, at 16 and at 32 pages.
   CHECK(allocations_of_decode("quest:tokens=64,page=16,dense_layers=0", 200, 150, 200) <= 16);
+}
+
+TEST_CASE("H2OMask allocates only when its memory for sorting doubles") {
+  CHECK(allocations_of_decode("h2o_mask", 200, 150, 200) <= 4);  // once in each of four heads
 }
 
 TEST_CASE("After reserve() a long generation without a prompt allocates nothing either") {

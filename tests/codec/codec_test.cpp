@@ -1,7 +1,6 @@
 #include "catch_shim.hpp"
 
-#include <cstring>
-
+#include "codec/halving_codec.hpp"
 #include "kvc/codec/make.hpp"
 #include "support/naive_rows.hpp"
 #include "support/oracle.hpp"
@@ -229,27 +228,6 @@ TEST_CASE("A block costs its codes, two numbers per group, and no more than padd
 
 namespace {
 
-/// What a user must write at least: rows as plain floats, halved.
-class HalvingCodec final : public Codec {
- public:
-  explicit HalvingCodec(std::size_t dim) : dim_(dim) {}
-  std::string name() const override { return "halving"; }
-  std::size_t dim() const override { return dim_; }
-  std::size_t block_bytes(std::size_t capacity) const override { return capacity * dim_ * sizeof(float); }
-  void encode(ConstRows rows, std::byte* block, std::size_t, std::size_t first) const override {
-    for (std::size_t r = 0; r < rows.count; ++r)
-      for (std::size_t c = 0; c < dim_; ++c) floats(block)[(first + r) * dim_ + c] = rows[r][c] / 2;
-  }
-  void decode(const std::byte* block, std::size_t, std::size_t first, Rows<float> rows) const override {
-    for (std::size_t r = 0; r < rows.count; ++r)
-      std::memcpy(rows[r].data(), block + (first + r) * dim_ * sizeof(float), dim_ * sizeof(float));
-  }
-
- private:
-  static float* floats(std::byte* block) { return reinterpret_cast<float*>(block); }
-  std::size_t dim_;
-};
-
 template <class Call>
 std::string message_of(Call call) {
   try {
@@ -264,7 +242,7 @@ std::string message_of(Call call) {
 
 TEST_CASE("A user's own codec needs block_bytes, encode and decode only; scores and sums follow") {
   for (const std::size_t dim : {8u, 72u, 1024u, 2048u, 8192u}) {
-    const auto codec = make_codec(Format(std::make_shared<const HalvingCodec>(dim)), Role::key, dim);
+    const auto codec = make_codec(Format(std::make_shared<const support::HalvingCodec>(dim)), Role::key, dim);
     constexpr std::size_t Count = 29;
     const std::vector<float> rows = oracle::normal_floats(Count * dim, 5), queries = oracle::normal_floats(3 * dim, 6),
                              weights = oracle::normal_floats(3 * Count, 7);
@@ -293,7 +271,7 @@ TEST_CASE("A user's own codec needs block_bytes, encode and decode only; scores 
 }
 
 TEST_CASE("A codec for other rows, or none, is refused, and so is a format that cannot be encoded") {
-  CHECK(message_of([] { make_codec(Format(std::make_shared<const HalvingCodec>(16)), Role::key, 32); }) ==
+  CHECK(message_of([] { make_codec(Format(std::make_shared<const support::HalvingCodec>(16)), Role::key, 32); }) ==
         "Format: codec halving encodes rows of 16 floats, the cache has rows of 32");
   CHECK(message_of([] { make_codec(Format(std::shared_ptr<const Codec>()), Role::key, 32); }) ==
         "Format: the codec is null");

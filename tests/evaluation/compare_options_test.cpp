@@ -41,10 +41,26 @@ TEST_CASE("the default policies are there, those with a budget once per keep fra
   const CompareOptions options = read({"--model=m.gguf", "--text=t.txt", "--keep", "0.5, 0.25"});
   std::vector<std::string> names;
   for (const Contestant& contestant : options.contestants) names.push_back(contestant.name);
-  CHECK(names == std::vector<std::string>{
-                     "full:type=f32", "full", "full:bits=8", "full:bits=4", "streaming_llm", "streaming_llm", "h2o",
-                     "h2o", "snapkv", "snapkv", "kivi:bits=4", "kivi:bits=2", "h2o | kivi:bits=4", "h2o | kivi:bits=4",
-                     "snapkv | kivi:bits=4", "snapkv | kivi:bits=4", "snapkv | kivi:bits=2", "snapkv | kivi:bits=2"});
+  CHECK(names == std::vector<std::string>{"full:type=f32",
+                                          "full",
+                                          "full:bits=8",
+                                          "full:bits=4",
+                                          "streaming_llm",
+                                          "streaming_llm",
+                                          "h2o",
+                                          "h2o",
+                                          "snapkv",
+                                          "snapkv",
+                                          "kivi:bits=4",
+                                          "kivi:bits=2",
+                                          "razor_attention",
+                                          "razor_attention",
+                                          "h2o | kivi:bits=4",
+                                          "h2o | kivi:bits=4",
+                                          "snapkv | kivi:bits=4",
+                                          "snapkv | kivi:bits=4",
+                                          "snapkv | kivi:bits=2",
+                                          "snapkv | kivi:bits=2"});
   CHECK(options.contestants[4].keep == 0.5);
   CHECK(options.contestants[5].keep == 0.25);
   CHECK(options.contestants[0].keep == 1);

@@ -54,7 +54,10 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   using namespace kvc;
   same("full:type=f32", Full{.type = Scalar::f32});
   same("full:bits=8", Full{.bits = 8});
+  same("full:bits=4,fit=half_quadratic", Full{.bits = 4, .fit = kvc::Fit::half_quadratic});
+  same("full:ggml=q8_0,value_ggml=q4_0", Full{.ggml = kvc::GgmlType::q8_0, .value_ggml = kvc::GgmlType::q4_0});
   same("h2o:budget=40,normalize", H2O{.budget = 40, .normalize = true});
+  same("h2o_mask:heavy_ratio=0.2", H2OMask{.heavy_ratio = 0.2});
   same("streaming_llm:recent=30", StreamingLLM{.budget = 34});
   same("snapkv:budget=40,window=8 | kivi:bits=2,residual=32",
        SnapKV{.budget = 40, .window = 8} | KIVI{.bits = 2, .residual = 32});
@@ -62,6 +65,14 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   same("ada_kv:base=snapkv,window=8,keep=0.5", AdaKV<SnapKV>{.base = base, .budget = Budget::fraction(0.5)});
   same("knorm:keep=0.25,pyramid=10", Knorm{.budget = Budget::pyramid(Budget::fraction(0.25), 0, 10)});
   same("quest:tokens=32,page=8,dense_layers=0", Quest{.tokens = 32, .page = 8, .dense_layers = 0});
+  same("razor_attention:heads=none,sinks=2,local=24,divisor=4 | kivi:bits=4,residual=32,sinks=3",
+       RazorAttention{.heads = HeadTable{}, .sinks = 2, .local = 24, .divisor = 4} |
+           KIVI{.bits = 4, .residual = 32, .sinks = 3});
+  same("razor_attention:heads=none,budget=40,compensation=unweighted,when=prompt_end",
+       RazorAttention{.heads = HeadTable{},
+                      .budget = 40,
+                      .compensation = RazorAttention::Compensation::unweighted,
+                      .when = RazorAttention::When::prompt_end});
 }
 
 TEST_CASE("policies change what the cache holds") {
@@ -73,8 +84,11 @@ TEST_CASE("policies change what the cache holds") {
   CHECK(slots("full") == 4 * 130);
   CHECK(slots("quest:tokens=32,dense_layers=0") == 4 * 130);
   CHECK(slots("h2o:budget=40") == 4 * 40);
+  CHECK(slots("h2o_mask") == 4 * 130);
   CHECK(slots("streaming_llm:budget=40") == 4 * 40);
   CHECK(slots("snapkv:budget=40,window=8") == 4 * (40 + 40));
+  CHECK(slots("razor_attention:heads=none,budget=40") == 4 * 40);
+  CHECK(slots("razor_attention:heads=none,budget=40,when=prompt_end") == 4 * (40 + 40));
   CHECK(slots("knorm:keep=0.5") == 4 * (45 + 40));
   CHECK(slots("ada_kv:base=knorm,keep=0.5,safeguard=minimum") == 4 * (45 + 40));
 }

@@ -87,8 +87,8 @@ TEST_CASE("a decorator names its base and takes its parameters") {
 
 TEST_CASE("an unknown policy is pointed at, with the nearest name and all names") {
   CHECK(complaint("kivi | snapvk:budget=9") ==
-        "unknown policy 'snapvk'; did you mean 'snapkv'? there are: ada_kv, external_scores, full, h2o, kivi, knorm, "
-        "quest, snapkv, streaming_llm\n"
+        "unknown policy 'snapvk'; did you mean 'snapkv'? there are: ada_kv, external_scores, full, h2o, h2o_mask, "
+        "kivi, knorm, mini_cache, quest, razor_attention, snapkv, streaming_llm\n"
         "  kivi | snapvk:budget=9\n"
         "         ^^^^^^");
 }

@@ -67,6 +67,35 @@ TEST_CASE("Full refuses bits that cannot be encoded, and both bits and a type") 
   CHECK(support::error_text([] { Full{.type = Scalar::f32}.validate(Shape); }) == "none");
 }
 
+TEST_CASE("Full with a fit passes it to its groups") {
+  const kvc::Streams streams = Full{.bits = 4, .fit = kvc::Fit::half_quadratic}.quantize({});
+  CHECK(std::get<GroupQuant>(*streams.value.format) ==
+        GroupQuant{.bits = 4, .axis = Axis::token, .group = 32, .fit = kvc::Fit::half_quadratic});
+}
+
+TEST_CASE("Full with a ggml type seals every token in its blocks, values in another type if told so") {
+  const kvc::Streams same = Full{.ggml = kvc::GgmlType::q8_0}.quantize({});
+  CHECK(std::get<kvc::GgmlBlocks>(*same.key.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
+  CHECK(std::get<kvc::GgmlBlocks>(*same.value.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
+  const kvc::Streams two = Full{.ggml = kvc::GgmlType::q8_0, .value_ggml = kvc::GgmlType::q4_0}.quantize({});
+  CHECK(std::get<kvc::GgmlBlocks>(*two.key.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
+  CHECK(std::get<kvc::GgmlBlocks>(*two.value.format) == kvc::GgmlBlocks{kvc::GgmlType::q4_0});
+}
+
+TEST_CASE("Full refuses a ggml type whose blocks do not divide the rows, or beside another format") {
+  CHECK(support::error_text([] { Full{.ggml = kvc::GgmlType::q8_0}.validate({.head_dim = 80}); }) ==
+        "GgmlBlocks: blocks of q8_0 (32 channels) must divide the head dimension (80)");
+  CHECK(support::error_text([] { Full{.ggml = kvc::GgmlType::nvfp4}.validate({.head_dim = 96}); }) ==
+        "GgmlBlocks: blocks of nvfp4 (64 channels) must divide the head dimension (96)");
+  CHECK(support::error_text([] { Full{.ggml = kvc::GgmlType::q8_0}.validate({.head_dim = 64, .value_dim = 40}); }) !=
+        "none");
+  CHECK(support::error_text([] { Full{.bits = 8, .ggml = kvc::GgmlType::q8_0}.validate(Shape); }) ==
+        "Full: type is of dense rows, bits of quantized ones, ggml of llama.cpp's; give one of them");
+  CHECK(support::error_text([] { Full{.value_ggml = kvc::GgmlType::q8_0}.validate(Shape); }) ==
+        "Full: value_ggml is of values beside keys of a ggml type; give ggml too");
+  CHECK(support::error_text([] { Full{.ggml = kvc::GgmlType::q8_0}.validate(Shape); }) == "none");
+}
+
 TEST_CASE("quantizers keep every slot") {
   STATIC_REQUIRE(kvc::equal_slots<Full>);
   STATIC_REQUIRE(kvc::equal_slots<KIVI>);

@@ -28,6 +28,7 @@ class FakeHead final : public kvc::HeadSource {
   std::vector<kvc::Slot<P>> slots;
   kvc::State<P> state{};
   std::vector<std::vector<float>> stored_keys, stored_values;
+  std::vector<float> multiplicity;          ///< empty: every slot stands for one token
   std::vector<std::vector<float>> queries;  ///< of every token seen, the group's side by side
   std::size_t seen = 0;
 
@@ -38,6 +39,7 @@ class FakeHead final : public kvc::HeadSource {
       slots.push_back({});
       stored_keys.push_back(row(shape.head_dim));
       stored_values.push_back(row(shape.values_dim()));
+      if (!multiplicity.empty()) multiplicity.push_back(1);
       queries.push_back(row(shape.head_dim * shape.group()));
     }
   }
@@ -49,10 +51,11 @@ class FakeHead final : public kvc::HeadSource {
     view.seen = seen;
     view.shape = &shape;
     view.positions = positions;
+    view.multiplicity = multiplicity;
     view.source = this;
     view.slots = slots;
     view.state = &state;
-    if constexpr (requires { policy.budget; }) view.budget = policy.budget.at(id, seen, shape);
+    if constexpr (requires { kvc::Budget(policy.budget); }) view.budget = policy.budget.at(id, seen, shape);
     return view;
   }
 
@@ -89,8 +92,14 @@ class FakeHead final : public kvc::HeadSource {
     return result;
   }
 
-  /// Keeps what the plan keeps.
+  /// Rewrites what the plan rewrites and keeps what it keeps.
   void apply(const kvc::Plan& plan) {
+    for (const kvc::Plan::Rewrite& rewrite : plan.rewrites()) {
+      stored_keys[rewrite.slot] = rewrite.key;
+      stored_values[rewrite.slot] = rewrite.value;
+    }
+    if (!plan.multiplicities().empty()) multiplicity.resize(positions.size(), 1);
+    for (const auto& [slot, tokens] : plan.multiplicities()) multiplicity[slot] = tokens;
     std::size_t kept = 0;
     for (std::size_t slot = 0; slot < positions.size(); ++slot) {
       if (!plan.kept(slot)) continue;
@@ -98,8 +107,10 @@ class FakeHead final : public kvc::HeadSource {
       slots[kept] = slots[slot];
       stored_keys[kept] = stored_keys[slot];
       stored_values[kept] = stored_values[slot];
+      if (!multiplicity.empty()) multiplicity[kept] = multiplicity[slot];
       ++kept;
     }
+    if (!multiplicity.empty()) multiplicity.resize(kept);
     positions.resize(kept);
     slots.resize(kept);
     stored_keys.resize(kept);

@@ -3,25 +3,18 @@
 #include <cstddef>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "kvc/policy/head.hpp"
 #include "kvc/shape.hpp"
-#include "support/naive_rows.hpp"
+#include "support/naive_merge.hpp"
 
 /// The cache of the architecture in the plainest form: every head is a vector of slots, everything is computed again for
 /// every token, in double precision.
 namespace naive {
-
-struct Slot {
-  kvc::Position position = 0;
-  Stored key = {}, value = {};
-  double multiplicity = 1;
-  double mass = 0;  ///< attention received in all passes, summed over query heads
-};
-using Head = std::vector<Slot>;
 
 /// Turns a row by `delta` positions.
 inline Row turned(Row row, const kvc::Rotary& rotary, double delta) {
@@ -41,6 +34,8 @@ class Cache {
  public:
   /// Which slots stay after a pass.
   using Keep = std::function<std::vector<bool>(const Head&, kvc::Event)>;
+  /// Which slots the queries of a group attend to while decoding; empty: all.
+  using Select = std::function<std::vector<bool>(std::size_t layer, const Head&, const std::vector<Row>& queries)>;
 
   Cache(const kvc::CacheShape& shape, const kvc::Streams& streams, kvc::Scalar dense)
       : shape_(shape),
@@ -49,17 +44,44 @@ class Cache {
         heads_(shape.heads()),
         blocks_(shape.heads()),
         attention_(shape.heads()),
-        next_(shape.layers) {}
+        drafts_(shape.layers),
+        next_(shape.layers),
+        merged_until_(shape.layers) {}
+
+  /// What becomes of slots that go; it may rewrite those that stay.
+  using Farewell = std::function<void(Head&, const std::vector<bool>& stays)>;
 
   Keep keep = nullptr;
+  Select select = nullptr;
+  Farewell farewell = nullptr;
+  std::optional<Merging> merging = std::nullopt;  ///< of layers 0 and 1, 2 and 3, …
   bool in_cache = false;
 
   /// Appends, attends causally, evicts, seals. Returns the outputs [tokens, query_heads * value_dim].
   std::vector<double> pass(std::size_t layer, const kvc::Tokens& tokens, kvc::Event event) {
     append(layer, tokens);
-    const std::vector<double> out = attend_appended(layer, tokens.q);
+    const std::vector<double> out = attend_appended(layer, tokens.q, event);
     act(layer, event);
     return out;
+  }
+  /// Appends and attends; nothing is learnt or evicted before accept().
+  std::vector<double> draft(std::size_t layer, const kvc::Tokens& tokens) {
+    append(layer, tokens);
+    for (std::size_t t = 0; t < tokens.q.count; ++t)
+      drafts_[layer].emplace_back(tokens.q[t].begin(), tokens.q[t].end());
+    return answers(layer, tokens.q, {});
+  }
+  /// Keeps the first `count` drafted tokens of a layer, which are learnt from now.
+  void accept(std::size_t layer, std::size_t count) {
+    for (std::size_t rejected = drafts_[layer].size() - count; rejected > 0; --rejected) {
+      for (std::size_t h = 0; h < shape_.kv_heads; ++h) head(layer, h).pop_back();
+      --next_[layer];
+    }
+    std::vector<float> queries;
+    for (std::size_t t = 0; t < count; ++t)
+      queries.insert(queries.end(), drafts_[layer][t].begin(), drafts_[layer][t].end());
+    drafts_[layer].clear();
+    if (count != 0) attend_appended(layer, {queries.data(), count, queries.size() / count});
   }
   void append(std::size_t layer, const kvc::Tokens& tokens) {
     for (std::size_t t = 0; t < tokens.k.count; ++t) {
@@ -71,35 +93,50 @@ class Cache {
         slot.value.values = part(tokens.v[t], h, shape_.values_dim());
         for (double& x : slot.key.values) x = rounded(dense_, x);
         for (double& x : slot.value.values) x = rounded(dense_, x);
+        if (!tokens.scores.empty()) slot.score = tokens.scores[t * shape_.kv_heads + h];
         head(layer, h).push_back(slot);
       }
     }
   }
-  /// Attention of the newest tokens, each over itself and what came before it.
-  std::vector<double> attend_appended(std::size_t layer, kvc::ConstRows queries) {
-    std::vector<double> out;
-    for (std::size_t h = 0; h < shape_.kv_heads; ++h) attention_[index(layer, h)].clear();
-    for (std::size_t t = 0; t < queries.count; ++t)
-      for (std::size_t q = 0; q < shape_.query_heads; ++q) {
-        const Head& slots = head(layer, q / shape_.group());
-        const std::size_t at = slots.size() - queries.count + t;
-        const auto [row, lse, probabilities] =
-            attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position);
-        out.insert(out.end(), row.begin(), row.end());
-        attention_[index(layer, q / shape_.group())].push_back(probabilities);
+  /// Attention of the newest tokens, each over itself and what came before it, which slots remember.
+  std::vector<double> attend_appended(std::size_t layer, kvc::ConstRows queries,
+                                      kvc::Event event = kvc::Event::prompt_end) {
+    const bool selects = select && event == kvc::Event::decode && queries.count == 1;
+    std::vector<double> out = answers(layer, queries, selects ? select : nullptr);
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      const std::vector<Row>& rows = attention_[index(layer, h)];
+      for (std::size_t slot = 0; slot < head(layer, h).size(); ++slot) {
+        Slot& learner = head(layer, h)[slot];
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+          learner.mass += rows[row][slot];
+          if (event == kvc::Event::decode) continue;
+          if (row % shape_.group() == 0) learner.received.push_back(0);
+          learner.received.back() += rows[row][slot];
+        }
       }
-    for (std::size_t h = 0; h < shape_.kv_heads; ++h)
-      for (const Row& row : attention_[index(layer, h)])
-        for (std::size_t slot = 0; slot < row.size(); ++slot) head(layer, h)[slot].mass += row[slot];
+    }
     return out;
   }
   void act(std::size_t layer, kvc::Event event) {
-    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
-      if (keep) evict(layer, h, keep(head(layer, h), event));
-      if (event != kvc::Event::prompt_chunk) seal(layer, h);
-    }
+    if (keep)
+      for (std::size_t h = 0; h < shape_.kv_heads; ++h) evict(layer, h, keep(head(layer, h), event));
+    end_pass(layer, event);
+  }
+  /// What follows the evictions from a layer: layers merge, rows are sealed, the queries of a prompt forgotten.
+  void end_pass(std::size_t layer, kvc::Event event) {
+    if (event == kvc::Event::prompt_chunk) return;
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h)
+      for (Slot& slot : head(layer, h)) slot.received.clear();
+    const bool upper = layer % 2 == 1, paired = merging && (upper || layer + 1 < shape_.layers);
+    if (!paired) return seal(layer);
+    const bool due = event != kvc::Event::decode || next_[layer] - merged_until_[layer] >= 64;
+    if (!upper || !due) return;
+    merge(layer);
+    seal(layer - 1);
+    seal(layer);
   }
   void evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
+    if (farewell) farewell(head(layer, h), stays);
     Head kept;
     for (std::size_t slot = 0; slot < stays.size(); ++slot)
       if (stays[slot]) kept.push_back(head(layer, h)[slot]);
@@ -113,6 +150,7 @@ class Cache {
     for (Head& slots : heads_)
       while (!slots.empty() && slots.back().position >= from) slots.pop_back();
     for (kvc::Position& next : next_) next = std::min(next, from);
+    for (kvc::Position& until : merged_until_) until = std::min(until, from);
   }
 
   struct Answer {
@@ -158,6 +196,8 @@ class Cache {
   /// Probabilities of the last pass, [tokens * group] rows of [slots before eviction].
   const std::vector<Row>& attention(std::size_t layer, std::size_t h) const { return attention_[index(layer, h)]; }
   kvc::Position next_position(std::size_t layer) const { return next_[layer]; }
+  /// The sealed blocks of a head's keys and values.
+  const std::pair<Blocks, Blocks>& blocks(std::size_t layer, std::size_t h) const { return blocks_[index(layer, h)]; }
 
  private:
   std::size_t index(std::size_t layer, std::size_t h) const { return layer * shape_.kv_heads + h; }
@@ -170,10 +210,46 @@ class Cache {
     for (Slot& slot : head(layer, h)) rows.push_back(&(slot.*side));
     return rows;
   }
-  void seal(std::size_t layer, std::size_t h) {
-    auto& [keys, values] = blocks_[index(layer, h)];
-    seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
-    seal_oldest(stored(layer, h, &Slot::value), streams_.value, values);
+  /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
+  std::vector<double> answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen) {
+    std::vector<double> out;
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) attention_[index(layer, h)].clear();
+    for (std::size_t t = 0; t < queries.count; ++t)
+      for (std::size_t q = 0; q < shape_.query_heads; ++q) {
+        const std::size_t h = q / shape_.group();
+        const Head& slots = head(layer, h);
+        const std::size_t at = slots.size() - queries.count + t;
+        std::vector<Row> group;
+        for (std::size_t member = 0; member < shape_.group(); ++member)
+          group.push_back(query(queries[t], h * shape_.group() + member));
+        const auto [row, lse, probabilities] =
+            attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position,
+                       chosen ? chosen(layer, slots, group) : std::vector<bool>{});
+        out.insert(out.end(), row.begin(), row.end());
+        attention_[index(layer, h)].push_back(probabilities);
+      }
+    return out;
+  }
+  void seal(std::size_t layer) {
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      auto& [keys, values] = blocks_[index(layer, h)];
+      seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
+      seal_oldest(stored(layer, h, &Slot::value), streams_.value, values);
+    }
+  }
+  void merge(std::size_t layer) {
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      Head &below = head(layer - 1, h), &here = head(layer, h);
+      auto &below_blocks = blocks_[index(layer - 1, h)], &here_blocks = blocks_[index(layer, h)];
+      std::size_t first = here.size();
+      while (first > 0 && here[first - 1].position >= merged_until_[layer]) --first;
+      const auto both = [&](Stored Slot::*side, const kvc::Stream& stream, Blocks& a, Blocks& b) {
+        merge_rows(below, here, first, side, stream, *merging, a, b);
+      };
+      both(&Slot::key, streams_.key, below_blocks.first, here_blocks.first);
+      both(&Slot::value, streams_.value, below_blocks.second, here_blocks.second);
+    }
+    merged_until_[layer] = next_[layer];
   }
 
   kvc::CacheShape shape_;
@@ -182,7 +258,8 @@ class Cache {
   std::vector<Head> heads_;
   std::vector<std::pair<Blocks, Blocks>> blocks_;  // of keys and values
   std::vector<std::vector<Row>> attention_;
-  std::vector<kvc::Position> next_;
+  std::vector<std::vector<std::vector<float>>> drafts_;  // queries of each layer's drafted tokens
+  std::vector<kvc::Position> next_, merged_until_;
 };
 
 /// The largest difference between two lists of numbers; infinite if their lengths differ or one is not finite.

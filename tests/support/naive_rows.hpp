@@ -78,6 +78,11 @@ class Blocks {
     blocks_.back().rows += taken;
     return blocks_.back().name;
   }
+  /// A block of `rows` directions that another layer reads too.
+  std::size_t share(std::size_t rows) {
+    blocks_.push_back({++last_, rows, rows, true});
+    return last_;
+  }
   /// After an eviction: what is left of blocks that are three quarters dead is dense.
   void release(const std::vector<Stored*>& slots) {
     std::erase_if(blocks_, [&](const Block& block) {
@@ -90,10 +95,13 @@ class Blocks {
     });
   }
 
- private:
   struct Block {
     std::size_t name, capacity, rows;
+    bool shared = false;
   };
+  const std::vector<Block>& all() const { return blocks_; }
+
+ private:
   std::vector<Block> blocks_;
   std::size_t last_ = 0;
 };

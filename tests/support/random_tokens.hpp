@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "kvc/shape.hpp"
@@ -9,7 +10,7 @@
 /// Tokens for caches to eat, and room for what they answer.
 namespace support {
 
-/// Random queries, keys and values of one layer. Keys have channels of unequal size and a common part, as models have
+/// Random queries, keys, values and external scores of one layer. Keys have channels of unequal size and a common part, as models have
 /// them, so that attention is uneven and quantization groups differ.
 class RandomTokens {
  public:
@@ -19,25 +20,30 @@ class RandomTokens {
         value_dim_(shape.kv_heads * shape.values_dim()),
         queries_(count * query_dim_),
         keys_(count * key_dim_),
-        values_(count * value_dim_) {
+        values_(count * value_dim_),
+        scores_(count * shape.kv_heads),
+        kv_heads_(shape.kv_heads) {
     std::mt19937 generator(seed);
     std::normal_distribution<float> normal;
     for (float& x : queries_) x = 1.5f * normal(generator);
     for (std::size_t i = 0; i < keys_.size(); ++i)
       keys_[i] = normal(generator) * (i % 7 == 0 ? 2.0f : 1.0f) + (i % 5 == 0 ? 1.0f : 0.0f);
     for (float& x : values_) x = normal(generator);
+    for (float& x : scores_) x = normal(generator);
   }
 
   /// Tokens [first, first + count).
   kvc::Tokens tokens(std::size_t first, std::size_t count) const {
     return {.q = {queries_.data() + first * query_dim_, count, query_dim_},
             .k = {keys_.data() + first * key_dim_, count, key_dim_},
-            .v = {values_.data() + first * value_dim_, count, value_dim_}};
+            .v = {values_.data() + first * value_dim_, count, value_dim_},
+            .scores = std::span(scores_).subspan(first * kv_heads_, count * kv_heads_)};
   }
 
  private:
   std::size_t query_dim_, key_dim_, value_dim_;
-  std::vector<float> queries_, keys_, values_;
+  std::vector<float> queries_, keys_, values_, scores_;
+  std::size_t kv_heads_;
 };
 
 /// Attention outputs of consecutive tokens of one layer.

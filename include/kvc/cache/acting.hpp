@@ -51,21 +51,22 @@ inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, st
   seen.probe_begin = pass.probe_begin;
   seen.probe_end = pass.probe_end;
   if (pass.feed != Feed::none) seen.attention = {memory.attention.data(), memory.attention_rows, heads_[head].size()};
-  std::vector<float> queries, unrotated, scores;
   if (needs_.queries) {
-    for (std::size_t t = 0; t < tokens; ++t) {
-      const auto row = pass.tokens->q[t].subspan(local * group * dim, group * dim);
-      queries.insert(queries.end(), row.begin(), row.end());
-    }
-    unrotated = queries;
+    const std::size_t floats = tokens * group * dim;
+    auto queries = detail::scratch<struct ObservedQueries>(floats);
+    auto unrotated = detail::scratch<struct ObservedUnrotated>(floats);
+    for (std::size_t t = 0; t < tokens; ++t)
+      std::ranges::copy(pass.tokens->q[t].subspan(local * group * dim, group * dim),
+                        queries.begin() + std::ptrdiff_t(t * group * dim));
+    std::ranges::copy(queries, unrotated.begin());
     for (std::size_t row = 0; row < tokens * group; ++row)
-      rotate({unrotated.data() + row * dim, dim}, shape_.rotary,
-             -double(heads_[head].position(first_new + row / group)));
+      rotate(unrotated.subspan(row * dim, dim), shape_.rotary, -double(heads_[head].position(first_new + row / group)));
     seen.queries = {queries.data(), tokens * group, dim};
     seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
   }
   if (needs_.external_scores) {
-    for (std::size_t t = 0; t < tokens; ++t) scores.push_back(pass.tokens->scores[t * shape_.kv_heads + local]);
+    auto scores = detail::scratch<struct ObservedScores>(tokens);
+    for (std::size_t t = 0; t < tokens; ++t) scores[t] = pass.tokens->scores[t * shape_.kv_heads + local];
     seen.scores = scores;
   }
   detail::HeadFeed feed = feed_of(head);
@@ -84,7 +85,7 @@ inline void CacheCore::Impl::evict_head(std::size_t stage, std::size_t head, Eve
   execute(head, event);
 }
 
-/// Carries out the plan of a head: rewrites, multiplicities, evictions; then tells the indexes.
+/// Carries out the plan of a head: rewrites, evictions, multiplicities; then tells the indexes.
 inline void CacheCore::Impl::execute(std::size_t head, Event event) {
   HeadStore& store = heads_[head];
   HeadMemory& memory = memory_[head];
@@ -94,12 +95,17 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event) {
     store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
     from = std::min(from, rewrite.slot);
   }
-  for (const auto& [slot, tokens] : plan.multiplicities()) store.set_multiplicity(slot, tokens);
   const auto chosen = plan.chosen();
   const std::size_t dropped = detail::first_unset(chosen);
   if (dropped < chosen.size()) {
     store.keep(chosen, event == Event::prompt_end);
     from = std::min(from, dropped);
+  }
+  // After the eviction: a head that keeps few slots of a long prompt needs no numbers for those that went.
+  for (const auto& [slot, tokens] : plan.multiplicities()) {
+    if (!chosen[slot]) continue;
+    const auto behind = chosen.begin() + static_cast<std::ptrdiff_t>(slot);
+    store.set_multiplicity(static_cast<std::size_t>(std::count(chosen.begin(), behind, std::uint8_t{1})), tokens);
   }
   memory.changed |= from < chosen.size() || !plan.multiplicities().empty();
   if (from < chosen.size()) index_head(head, from, event);
@@ -115,25 +121,36 @@ inline void CacheCore::Impl::act_alone(std::size_t head, Event event) {
   memory_[head].changed |= sealed != heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
 }
 
+/// Asks a stage for the budgets of heads [first, first + count), of a layer or `over_layers`. With a prompt it starts from its own Budget, whatever
+/// earlier chunks or prompts got; with generated tokens from what it allocated last.
+inline void CacheCore::Impl::allocate(std::size_t stage, std::size_t first, std::size_t count, Event event,
+                                      bool over_layers) {
+  const bool starts = over_layers || !stages_[stage]->verbs().allocate_all;
+  const bool prompt = event == Event::prompt_chunk || event == Event::prompt_end;
+  auto& [feeds, heads, budgets] = joint_;
+  feeds.clear();
+  heads.clear();
+  budgets.clear();
+  feeds.reserve(count);
+  for (std::size_t head = first; head < first + count; ++head) {
+    if (prompt && starts) memory_[head].budgets[stage] = Unlimited;
+    feeds.push_back(feed_of(head));
+    heads.push_back(any_head(stage, head, event, feeds.back()));
+    budgets.push_back(heads.back().view.budget);
+  }
+  if (over_layers)
+    stages_[stage]->allocate_all(heads, budgets);
+  else
+    stages_[stage]->allocate(heads, budgets);
+  for (std::size_t i = 0; i < count; ++i) memory_[first + i].budgets[stage] = budgets[i];
+}
+
 /// Stages [first, last) of one layer; each stage allocates over the heads, then evicts from each.
 inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size_t first_stage,
                                        std::size_t last_stage) {
   const std::size_t first = first_head(layer);
   for (std::size_t stage = first_stage; stage < last_stage; ++stage) {
-    if (stages_[stage]->verbs().allocate) {
-      std::vector<detail::HeadFeed> feeds;
-      std::vector<AnyHead> heads;
-      std::vector<std::size_t> budgets;
-      feeds.reserve(shape_.kv_heads);
-      for (std::size_t local = 0; local < shape_.kv_heads; ++local) {
-        feeds.push_back(feed_of(first + local));
-        heads.push_back(any_head(stage, first + local, event, feeds.back()));
-        budgets.push_back(heads.back().view.budget);
-      }
-      stages_[stage]->allocate(heads, budgets);
-      for (std::size_t local = 0; local < shape_.kv_heads; ++local)
-        memory_[first + local].budgets[stage] = budgets[local];
-    }
+    if (stages_[stage]->verbs().allocate) allocate(stage, first, shape_.kv_heads, event, false);
     executor().parallel_for(shape_.kv_heads, [&](std::size_t local) { evict_head(stage, first + local, event); });
   }
 }
@@ -155,11 +172,11 @@ inline bool CacheCore::Impl::is_pair(std::size_t layer) const {
 }
 
 /// Offers the tokens that came since the last time to the merging stage and lets both layers share what it merged: after
-/// a prompt all of them, while decoding a block's worth at a time.
-inline void CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
-  if (event == Event::prompt_chunk) return;
+/// a prompt all of them, while decoding a block's worth at a time. Returns whether any were offered.
+inline bool CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
+  if (event == Event::prompt_chunk) return false;
   LayerState& state = layers_[layer];
-  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return;
+  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return false;
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     const std::size_t here = first_head(layer) + local, below = here - shape_.kv_heads;
     std::size_t first = heads_[here].size();
@@ -174,12 +191,16 @@ inline void CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
     }
   });
   state.merged_until = state.next_position;
+  return true;
 }
 
 /// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
 inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_t here,
                                         std::span<const PairPlan::Shared> shared) {
+  if (shared.empty()) return;
   const RowStore& store = role == Role::key ? heads_[here].keys() : heads_[here].values();
+  std::vector<RowStore::SharedRows> blocks_below, blocks_here;
+  std::vector<float> directions;
   while (!shared.empty()) {
     auto codec = store.sharing_codec();
     std::size_t rows = std::min(shared.size(), RowStore::PromptRows) / codec->granule() * codec->granule();
@@ -187,7 +208,7 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
       codec = store.dense_codec();
       rows = std::min(shared.size(), RowStore::PromptRows);
     }
-    std::vector<float> directions;
+    directions.clear();
     std::vector<std::uint32_t> slots;
     auto norms_below = std::make_shared<std::vector<float>>(), norms_here = std::make_shared<std::vector<float>>();
     for (const PairPlan::Shared& row : shared.first(rows)) {
@@ -198,11 +219,13 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
     }
     auto block = Block::make(codec, rows, block_memory_);
     codec->encode({directions.data(), rows, store.dim()}, block->data(), rows, 0);
-    heads_[below].share(role, slots, block, std::move(norms_below));
-    heads_[here].share(role, slots, std::move(block), std::move(norms_here));
-    memory_[below].changed = memory_[here].changed = true;
+    blocks_below.push_back({slots, block, std::move(norms_below)});
+    blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
     shared = shared.subspan(rows);
   }
+  heads_[below].share(role, blocks_below);
+  heads_[here].share(role, blocks_here);
+  memory_[below].changed = memory_[here].changed = true;
 }
 
 /// After a pass over a layer, and after the last layer what waits for all of them.
@@ -214,30 +237,20 @@ inline void CacheCore::Impl::act(std::size_t layer, Event event) {
   }
   act_layer(layer, event, 0, std::min(joint_from_, stages_.size()));
   if (joint_from_ >= stages_.size()) {
+    // Both layers of a pair are sealed once they are merged: tokens that still wait for it must not be rounded twice.
+    bool seals = !is_pair(layer + 1);
     if (is_pair(layer)) {
-      merge_layers(layer, event);
-      seal_layer(layer - 1, event);
+      const bool merged = merge_layers(layer, event);
+      if (merged) seal_layer(layer - 1, event);
       finish_layer(layer - 1, event);
+      seals = seals && merged;
     }
-    // The lower layer of a pair is sealed once the upper one has come and both are merged.
-    if (!is_pair(layer + 1)) seal_layer(layer, event);
+    if (seals) seal_layer(layer, event);
     return finish_layer(layer, event);
   }
   if (layer + 1 != shape_.layers) return;
   for (std::size_t stage = joint_from_; stage < stages_.size(); ++stage) {
-    if (stages_[stage]->verbs().allocate_all) {
-      std::vector<detail::HeadFeed> feeds;
-      std::vector<AnyHead> heads;
-      std::vector<std::size_t> budgets;
-      feeds.reserve(heads_.size());
-      for (std::size_t head = 0; head < heads_.size(); ++head) {
-        feeds.push_back(feed_of(head));
-        heads.push_back(any_head(stage, head, event, feeds.back()));
-        budgets.push_back(heads.back().view.budget);
-      }
-      stages_[stage]->allocate_all(heads, budgets);
-      for (std::size_t head = 0; head < heads_.size(); ++head) memory_[head].budgets[stage] = budgets[head];
-    }
+    if (stages_[stage]->verbs().allocate_all) allocate(stage, 0, heads_.size(), event, true);
     for (std::size_t each = 0; each < shape_.layers; ++each) act_layer(each, event, stage, stage + 1);
   }
   for (std::size_t each = 0; each < shape_.layers; ++each) {

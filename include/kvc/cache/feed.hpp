@@ -27,9 +27,19 @@ class HeadFeed final : public HeadSource {
     const std::size_t dim = head_.keys().dim();
     return {keys_memory().data() + (first - keys_first_) * dim, head_.size() - first, dim};
   }
-  ConstRows values() override {
-    if (values_.empty()) gather(head_.values(), 0, values_);
-    return {values_.data(), head_.size(), head_.values().dim()};
+  ConstRows values() override { return values_from(0); }
+  ConstRows values_from(std::size_t first) override {
+    if (!has_values_ || first < values_first_) {
+      values_first_ = first;
+      has_values_ = true;
+      gather(head_.values(), first, values_);
+    }
+    const std::size_t dim = head_.values().dim();
+    return {values_.data() + (first - values_first_) * dim, head_.size() - first, dim};
+  }
+  void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) override {
+    head_.keys().gather(slot, {key.data(), 1, key.size()});
+    head_.values().gather(slot, {value.data(), 1, value.size()});
   }
   ConstRows unrotated_keys() override {
     const ConstRows rotated = keys();
@@ -83,8 +93,8 @@ class HeadFeed final : public HeadSource {
   ConstRows window_;
   std::vector<float> own_keys_, values_, unrotated_, logits_;
   std::vector<float>* reused_ = nullptr;
-  bool has_keys_ = false;
-  std::size_t keys_first_ = 0, logits_window_ = 0;
+  bool has_keys_ = false, has_values_ = false;
+  std::size_t keys_first_ = 0, values_first_ = 0, logits_window_ = 0;
 };
 
 }  // namespace kvc::detail

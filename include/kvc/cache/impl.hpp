@@ -68,6 +68,12 @@ struct CacheCore::Impl {
     std::size_t attention_rows = 0;
     std::vector<float> keys;  ///< decoded for an index
   };
+  /// What allocate() and allocate_all() are shown, kept from call to call.
+  struct JointWork {
+    std::vector<detail::HeadFeed> feeds;
+    std::vector<AnyHead> heads;
+    std::vector<std::size_t> budgets;
+  };
   /// One call of prefill, decode, draft or probe on a layer.
   struct Pass {
     std::size_t layer = 0;
@@ -123,11 +129,12 @@ struct CacheCore::Impl {
   void evict_head(std::size_t stage, std::size_t head, Event event);
   void execute(std::size_t head, Event event);
   void act_alone(std::size_t head, Event event);
+  void allocate(std::size_t stage, std::size_t first, std::size_t count, Event event, bool over_layers);
   void act_layer(std::size_t layer, Event event, std::size_t first_stage, std::size_t last_stage);
   void act(std::size_t layer, Event event);
   void seal_layer(std::size_t layer, Event event);
   bool is_pair(std::size_t layer) const;
-  void merge_layers(std::size_t layer, Event event);
+  bool merge_layers(std::size_t layer, Event event);
   void share_rows(Role role, std::size_t below, std::size_t here, std::span<const PairPlan::Shared> shared);
   void finish_layer(std::size_t layer, Event event);
 
@@ -150,6 +157,7 @@ struct CacheCore::Impl {
   std::vector<HeadStore> heads_;
   std::vector<HeadMemory> memory_;
   std::vector<HeadWork> work_;  ///< per KV head of a layer
+  JointWork joint_;
   std::vector<LayerState> layers_;
   std::vector<Position> ramp_;  ///< 0, 1, 2, …: positions and slot numbers before anything was evicted
   std::vector<float> partials_, lse_, sums_;

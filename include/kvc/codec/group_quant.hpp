@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kvc/codec/codec.hpp"
+#include "kvc/codec/group_fit.hpp"
 #include "kvc/kernels/dispatch.hpp"
 
 namespace kvc {
@@ -18,7 +19,8 @@ class GroupQuantCodec final : public Codec {
   std::string name() const override {
     return std::string("q") + std::to_string(format_.bits) +
            (format_.axis == Axis::channel ? "-channel-g" : "-token-g") + std::to_string(format_.group) +
-           (format_.metadata == Scalar::f32 ? "-f32" : "");
+           (format_.metadata == Scalar::f32 ? "-f32" : "") +
+           (format_.fit == Fit::min_max ? "" : std::string("-") + name_of(format_.fit));
   }
   std::size_t dim() const override { return dim_; }
   std::size_t block_bytes(std::size_t capacity) const override { return layout(capacity).bytes(); }
@@ -32,6 +34,8 @@ class GroupQuantCodec final : public Codec {
     const kernels::ConstFloatMatrix source = role_ == Role::key ? kernels::ConstFloatMatrix{rows.data, 1, rows.stride}
                                                                 : kernels::ConstFloatMatrix{rows.data, rows.stride, 1};
     kernels::active().packed_encode(layout(capacity), block, window(first, rows.count), source);
+    if (format_.fit != Fit::min_max)
+      detail::GroupFit(layout(capacity), format_.fit, block).refine(window(first, rows.count), source);
   }
   void decode(const std::byte* block, std::size_t capacity, std::size_t first, Rows<float> rows) const override {
     const kernels::FloatMatrix target = role_ == Role::key ? kernels::FloatMatrix{rows.data, 1, rows.stride}

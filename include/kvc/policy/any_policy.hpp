@@ -49,23 +49,34 @@ class AnyPolicy {
   /// Whether a stage takes a budget and none was given to it yet.
   bool wants_budget() const {
     for (const Part& part : parts_)
-      if (part.accepts_budget() && !part.budget) return true;
+      if (part.accepts_budget() && !part.defaults.budget) return true;
     return false;
   }
   /// Gives `budget` to every stage that takes one and whose text says none.
   void set_default_budget(const Budget& budget) {
     for (Part& part : parts_)
-      if (part.accepts_budget()) part.budget = budget;
+      if (part.accepts_budget()) part.defaults.budget = budget;
+  }
+  /// Whether a stage must know the model's retrieval heads and was not told yet.
+  bool wants_heads() const {
+    for (const Part& part : parts_)
+      if (part.accepts_heads() && !part.defaults.heads) return true;
+    return false;
+  }
+  /// Gives `heads` to every stage that must know them and whose text names no table.
+  void set_default_heads(const HeadTable& heads) {
+    for (Part& part : parts_)
+      if (part.accepts_heads()) part.defaults.heads = heads;
   }
 
   /// The stages, for KVCache and pipelines.
   Stages stages() const {
     Stages all;
-    for (const Part& part : parts_) all.push_back(part.entry->make(part.words, part.budget));
+    for (const Part& part : parts_) all.push_back(part.entry->make(part.words, part.defaults));
     return all;
   }
 
-  /// A text that parse() reads as the same policy (unless a default budget was set that no text can say).
+  /// A text that parse() reads as the same policy (unless a default was set that no text can say).
   std::string to_string() const {
     std::string text;
     for (const Part& part : parts_) text += (text.empty() ? "" : " | ") + part.to_string();
@@ -76,7 +87,7 @@ class AnyPolicy {
   struct Part {
     const Entry* entry = nullptr;
     std::vector<Word> words;
-    std::optional<Budget> budget;  // for want of a word
+    Defaults defaults;  // for want of a word
 
     bool accepts_budget() const {
       if (!entry->takes_budget()) return false;
@@ -85,10 +96,14 @@ class AnyPolicy {
           if (parameter.sets_budget && parameter.name == word.name) return false;
       return true;
     }
+    bool accepts_heads() const {
+      return entry->takes_heads() &&
+             std::none_of(words.begin(), words.end(), [](const Word& word) { return word.name == "heads"; });
+    }
     std::string to_string() const {
       std::vector<std::string> all;
       if (!entry->base().empty()) all.push_back("base=" + entry->base());
-      if (budget) all.push_back("budget=" + budget->to_string());
+      if (defaults.budget) all.push_back("budget=" + defaults.budget->to_string());
       for (const Word& word : words) all.push_back(word.value.empty() ? word.name : word.name + "=" + word.value);
       return all.empty() ? entry->name() : entry->name() + ":" + joined(all, ",");
     }
@@ -117,7 +132,7 @@ class AnyPolicy {
       std::vector<std::string_view> pieces;
       if (colon < stage.size()) pieces = split(stage.substr(colon + 1));
 
-      Part part{.entry = entry(name, pieces), .words = {}, .budget = {}};
+      Part part{.entry = entry(name, pieces), .words = {}, .defaults = {}};
       const std::vector<ParameterText> parameters = part.entry->parameters();
       for (const std::string_view piece : pieces)
         if (std::optional<Word> word = read(piece, *part.entry, parameters, part.words)) part.words.push_back(*word);

@@ -9,9 +9,12 @@
 #include "kvc/policy/external_scores.hpp"
 #include "kvc/policy/full.hpp"
 #include "kvc/policy/h2o.hpp"
+#include "kvc/policy/h2o_mask.hpp"
 #include "kvc/policy/kivi.hpp"
 #include "kvc/policy/knorm.hpp"
+#include "kvc/policy/mini_cache.hpp"
 #include "kvc/policy/quest.hpp"
+#include "kvc/policy/razor_attention.hpp"
 #include "kvc/policy/registry.hpp"
 #include "kvc/policy/snapkv.hpp"
 #include "kvc/policy/streaming_llm.hpp"
@@ -22,6 +25,22 @@ template <>
 struct EnumWords<Scalar> {
   static constexpr std::array Words{std::pair{"f32", Scalar::f32}, std::pair{"f16", Scalar::f16},
                                     std::pair{"bf16", Scalar::bf16}};
+};
+template <>
+struct EnumWords<Fit> {
+  static constexpr std::array Words{std::pair{name_of(Fit::min_max), Fit::min_max},
+                                    std::pair{name_of(Fit::whole_zero), Fit::whole_zero},
+                                    std::pair{name_of(Fit::half_quadratic), Fit::half_quadratic}};
+};
+/// A type of ggml by the name it has there.
+constexpr std::pair<const char*, GgmlType> word_of(GgmlType type) {
+  return {block_size(type).name, type};
+}
+template <>
+struct EnumWords<GgmlType> {
+  static constexpr std::array Words{word_of(GgmlType::q4_0),  word_of(GgmlType::q4_1), word_of(GgmlType::q5_0),
+                                    word_of(GgmlType::q5_1),  word_of(GgmlType::q8_0), word_of(GgmlType::iq4_nl),
+                                    word_of(GgmlType::mxfp4), word_of(GgmlType::nvfp4)};
 };
 template <>
 struct EnumWords<Positions> {
@@ -51,6 +70,22 @@ template <>
 struct EnumWords<StreamingLLM::When> {
   static constexpr std::array Words{std::pair{"every_pass", StreamingLLM::When::every_pass},
                                     std::pair{"make_room", StreamingLLM::When::make_room}};
+};
+template <>
+struct EnumWords<RazorAttention::Compensation> {
+  static constexpr std::array Words{std::pair{"weighted", RazorAttention::Compensation::weighted},
+                                    std::pair{"unweighted", RazorAttention::Compensation::unweighted},
+                                    std::pair{"none", RazorAttention::Compensation::none}};
+};
+template <>
+struct EnumWords<RazorAttention::When> {
+  static constexpr std::array Words{std::pair{"always", RazorAttention::When::always},
+                                    std::pair{"prompt_end", RazorAttention::When::prompt_end}};
+};
+template <>
+struct EnumWords<Retention> {
+  static constexpr std::array Words{std::pair{"far", Retention::far}, std::pair{"literal", Retention::literal},
+                                    std::pair{"count", Retention::count}, std::pair{"none", Retention::none}};
 };
 template <>
 struct EnumWords<Safeguard> {
@@ -95,7 +130,10 @@ Parameter<P> pyramid_parameter(WindowOf window_of) {
 inline std::vector<Parameter<Full>> parameters_of(const Full&) {
   return {parameter("type", &Full::type, "element type of dense rows; unset: the cache's own"),
           parameter("bits", &Full::bits, "8, 4, 3 or 2: quantize every token at once; 0: dense"),
-          parameter("group", &Full::group, "channels that share a scale when quantized")};
+          parameter("group", &Full::group, "channels that share a scale when quantized"),
+          parameter("fit", &Full::fit, "of the minimum of such a group"),
+          parameter("ggml", &Full::ggml, "quantize every token at once to a cache type of llama.cpp"),
+          parameter("value_ggml", &Full::value_ggml, "of values, where they differ")};
 }
 
 inline std::vector<Parameter<StreamingLLM>> parameters_of(const StreamingLLM&) {
@@ -127,6 +165,11 @@ inline std::vector<Parameter<H2O>> parameters_of(const H2O&) {
   return all;
 }
 
+inline std::vector<Parameter<H2OMask>> parameters_of(const H2OMask&) {
+  return {parameter("heavy_ratio", &H2OMask::heavy_ratio, "heavy tokens, as a share of the first prompt"),
+          parameter("recent_ratio", &H2OMask::recent_ratio, "recent tokens, as a share of the first prompt")};
+}
+
 inline std::vector<Parameter<SnapKV>> parameters_of(const SnapKV&) {
   auto all = budget_parameters<SnapKV>("slots after the prompt, the window included");
   all.push_back(parameter("window", &SnapKV::window, "newest queries that vote and tokens that stay"));
@@ -153,13 +196,71 @@ inline std::vector<Parameter<ExternalScores>> parameters_of(const ExternalScores
   return all;
 }
 
+/// `local` sets the budget by the paper's rule, so that a default budget does not replace it.
+inline std::vector<Parameter<RazorAttention>> parameters_of(const RazorAttention&) {
+  auto all = budget_parameters<RazorAttention>("slots of a compressed head; a fraction is of the whole cache");
+  all.push_back({.name = "heads",
+                 .help = "the model's retrieval heads, made by `analyze heads`; none: compress every head",
+                 .expected = "the file of a head table, or none",
+                 .set =
+                     [](RazorAttention& policy, std::string_view text) {
+                       if (text.empty()) return false;
+                       policy.heads = text == "none" ? HeadTable{} : HeadTable::load(std::string(text));
+                       return true;
+                     },
+                 .get = [](const RazorAttention&) { return std::string("unset"); }});
+  all.push_back(parameter("local", &RazorAttention::local, "newest tokens that stay at least, instead of budget"));
+  all.back().sets_budget = true;
+  all.push_back(parameter("divisor", &RazorAttention::divisor, "beside local: seen / divisor stay if more; 0: never"));
+  all.push_back(parameter("sinks", &RazorAttention::sinks, "first tokens that always stay"));
+  all.push_back(parameter("compensation", &RazorAttention::compensation, "weight of the mean of what went"));
+  all.push_back(parameter("when", &RazorAttention::when, "compress after every pass, or once after a prompt"));
+  return all;
+}
+
 inline std::vector<Parameter<KIVI>> parameters_of(const KIVI&) {
   return {parameter("bits", &KIVI::bits, "2, 3, 4 or 8"),
           parameter("key_bits", &KIVI::key_bits, "of keys, where they differ"),
           parameter("value_bits", &KIVI::value_bits, "of values, where they differ"),
           parameter("group", &KIVI::group, "elements that share a scale"),
           parameter("residual", &KIVI::residual, "newest tokens kept dense; a multiple of group"),
-          parameter("metadata", &KIVI::metadata, "type of scales and minima: f16 or f32")};
+          parameter("metadata", &KIVI::metadata, "type of scales and minima: f16 or f32"),
+          parameter("sinks", &KIVI::sinks, "first slots kept dense; 5 behind razor_attention")};
+}
+
+/// Pairs of layers as `15-16+17-18`.
+template <>
+struct TextOf<std::vector<LayerPair>> {
+  static std::string expected() { return "pairs of layers, as in 15-16+17-18"; }
+  static std::optional<std::vector<LayerPair>> read(std::string_view text) {
+    std::vector<LayerPair> pairs;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find('+', begin), text.size());
+      const std::string_view pair = text.substr(begin, end - begin);
+      const std::size_t dash = std::min(pair.find('-'), pair.size());
+      const auto below = TextOf<std::size_t>::read(pair.substr(0, dash));
+      const auto above = TextOf<std::size_t>::read(pair.substr(std::min(dash + 1, pair.size())));
+      if (!below || !above) return std::nullopt;
+      pairs.push_back({*below, *above});
+      begin = end + 1;
+    }
+    return pairs;
+  }
+  static std::string write(const std::vector<LayerPair>& pairs) {
+    if (pairs.empty()) return "unset";
+    std::string text;
+    for (const auto& [below, above] : pairs)
+      text += (text.empty() ? "" : "+") + std::to_string(below) + "-" + std::to_string(above);
+    return text;
+  }
+};
+inline std::vector<Parameter<MiniCache>> parameters_of(const MiniCache&) {
+  return {parameter("t", &MiniCache::t, "of a direction: 0 is the lower layer's, 1 the upper one's"),
+          parameter("start", &MiniCache::start, "depth of the first pair, as a fraction of the layers"),
+          parameter("pairs", &MiniCache::chosen, "the layers to merge, instead of all from start on"),
+          parameter("retention", &MiniCache::retention, "which tokens stay as they are"),
+          parameter("gamma", &MiniCache::gamma, "of far and literal: share of the range of distances retained"),
+          parameter("ratio", &MiniCache::ratio, "of count: share of the tokens retained")};
 }
 
 inline std::vector<Parameter<Quest>> parameters_of(const Quest&) {
@@ -203,10 +304,14 @@ inline Registry& policies() {
     add_to<Full>(*all, "full", "keeps every token, dense or quantized");
     add_to<StreamingLLM>(*all, "streaming_llm", "the first tokens and the newest ones");
     add_to<H2O>(*all, "h2o", "the tokens with the most accumulated attention and the newest ones");
+    add_to<H2OMask>(*all, "h2o_mask", "h2o as its authors simulate it: masks tokens, drops none, saves nothing");
     add_to<SnapKV>(*all, "snapkv", "the tokens that the prompt's last queries attend to");
     add_to<Knorm>(*all, "knorm", "the tokens whose keys have the lowest norm");
     add_to<ExternalScores>(*all, "external_scores", "the tokens that the engine scores highest");
     add_to<KIVI>(*all, "kivi", "quantizes keys per channel and values per token");
+    add_to<RazorAttention>(*all, "razor_attention",
+                           "every token of retrieval heads, a window and a mean of the others");
+    add_to<MiniCache>(*all, "mini_cache", "lets adjacent layers share the directions of their keys and values");
     add_to<Quest>(*all, "quest", "keeps every token, attends to the pages that could answer best");
     const std::string ada = "budgets that the heads of a layer compete for by the scores of base";
     add_to<AdaKV<SnapKV>>(*all, "ada_kv", ada, "snapkv");

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -57,6 +58,16 @@ class HeadSource {
     return all.subrows(first, all.count - first);
   }
   virtual ConstRows values() = 0;
+  /// Key and value of one slot, without decoding any other.
+  virtual void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) {
+    std::ranges::copy(keys()[slot], key.begin());
+    std::ranges::copy(values()[slot], value.begin());
+  }
+  /// Values of slots [first, size) only.
+  virtual ConstRows values_from(std::size_t first) {
+    const ConstRows all = values();
+    return all.subrows(first, all.count - first);
+  }
   virtual ConstRows unrotated_keys() = 0;
   virtual ConstRows window_attention(std::size_t window) = 0;
   virtual ConstRows window_logits(std::size_t window) = 0;
@@ -80,6 +91,11 @@ class HeadView {
   ConstRows keys() const { return source->keys(); }  ///< [slots, head_dim], as stored (decoded)
   ConstRows keys_from(std::size_t first) const { return source->keys_from(first); }  ///< of slots [first, size)
   ConstRows values() const { return source->values(); }                              ///< [slots, value_dim]
+  /// The key [head_dim] and value [value_dim] of one slot, for policies that need a few of many.
+  void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) const {
+    source->read_slot(slot, key, value);
+  }
+  ConstRows values_from(std::size_t first) const { return source->values_from(first); }
   ConstRows unrotated_keys() const { return source->unrotated_keys(); }
   /// Attention of the last `window` queries over all slots: softmax over every slot the query sees, 0 beyond.
   /// [queries * group, slots], query-major; fewer than `window` queries if fewer are kept (Needs::query_window).

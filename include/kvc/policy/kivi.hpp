@@ -19,10 +19,13 @@ struct KIVI {
   std::size_t group = 32;                                                      ///< elements that share a scale
   std::size_t residual = 128;     ///< newest tokens kept dense; a multiple of group
   Scalar metadata = Scalar::f16;  ///< of scales and minima: f16 or f32
+  /// First slots that stay dense; the authors spare none. `RazorAttention{} | KIVI{.sinks = 5}` keeps its four sinks and
+  /// the compensation token behind them dense, which would else be sealed anew whenever it changes.
+  std::size_t sinks = 0;
 
   Streams quantize(HeadId) const {
-    return {.key = {.format = format(key_bits, Axis::channel), .recent = 0, .batch = residual},
-            .value = {.format = format(value_bits, Axis::token), .recent = residual, .batch = 1}};
+    return {.key = {.format = format(key_bits, Axis::channel), .sinks = sinks, .recent = 0, .batch = residual},
+            .value = {.format = format(value_bits, Axis::token), .sinks = sinks, .recent = residual, .batch = 1}};
   }
 
   /// Throws Error unless the groups divide the residual and the rows.

@@ -27,7 +27,7 @@ class Plan {
     head_ = &head;
     chosen_.assign(head.size(), 1);
     choosing_ = false;
-    rewrites_.clear();
+    rewrite_count_ = 0;
     multiplicities_.clear();
   }
 
@@ -93,7 +93,7 @@ class Plan {
   }
 
   std::span<const std::uint8_t> chosen() const { return chosen_; }
-  std::span<const Rewrite> rewrites() const { return rewrites_; }
+  std::span<const Rewrite> rewrites() const { return std::span(rewrites_).first(rewrite_count_); }
   std::span<const std::pair<std::size_t, float>> multiplicities() const { return multiplicities_; }
 
  private:
@@ -101,18 +101,23 @@ class Plan {
     if (!choosing_) drop_all();
   }
   Rewrite& rewrite(std::size_t slot) {
-    for (Rewrite& known : rewrites_)
+    for (Rewrite& known : std::span(rewrites_).first(rewrite_count_))
       if (known.slot == slot) return known;
-    const auto key = head_->keys()[slot];
-    const auto value = head_->values()[slot];
-    rewrites_.push_back({slot, {key.begin(), key.end()}, {value.begin(), value.end()}});
-    return rewrites_.back();
+    // A rewrite of an earlier plan lends its memory.
+    if (rewrites_.size() == rewrite_count_) rewrites_.emplace_back();
+    Rewrite& fresh = rewrites_[rewrite_count_++];
+    fresh.slot = slot;
+    fresh.key.resize(head_->shape->head_dim);
+    fresh.value.resize(head_->shape->values_dim());
+    head_->read_slot(slot, fresh.key, fresh.value);
+    return fresh;
   }
 
   const HeadView* head_ = nullptr;
   std::vector<std::uint8_t> chosen_;
   bool choosing_ = false;
-  std::vector<Rewrite> rewrites_;
+  std::vector<Rewrite> rewrites_;  // the first rewrite_count_ belong to this plan
+  std::size_t rewrite_count_ = 0;
   std::vector<std::pair<std::size_t, float>> multiplicities_;
   std::vector<std::uint32_t> candidates_;
   std::vector<float> scratch_;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvc/policy/head_table.hpp"
 #include "kvc/policy/stage.hpp"
 #include "kvc/policy/text.hpp"
 
@@ -37,7 +38,7 @@ Parameter<P> parameter(std::string name, T P::*member, std::string help) {
             return value.has_value();
           },
           [member](const P& policy) { return TextOf<T>::write(policy.*member); },
-          std::is_same_v<T, Budget>};
+          std::is_same_v<T, Budget> || std::is_same_v<T, std::optional<Budget>>};
 }
 
 /// A parameter as text.
@@ -48,6 +49,12 @@ struct ParameterText {
 /// One `name=value` of a policy text; a bare name has no value.
 struct Word {
   std::string name, value;
+};
+
+/// What a stage gets where its words do not say it.
+struct Defaults {
+  std::optional<Budget> budget = {};
+  std::optional<HeadTable> heads = {};
 };
 
 /// What an entry is called and does.
@@ -69,11 +76,12 @@ class Entry {
   virtual std::vector<ParameterText> parameters() const = 0;
   /// Whether parameter `index` can be read from `text`.
   virtual bool reads(std::size_t index, std::string_view text) const = 0;
-  /// The policy with these words, which name existing parameters with readable values; `budget` is for policies that
-  /// take one and whose words do not say it.
-  virtual std::shared_ptr<const Stage> make(const std::vector<Word>& words,
-                                            const std::optional<Budget>& budget) const = 0;
+  /// The policy with these words, which name existing parameters with readable values, and the defaults where it takes
+  /// them.
+  virtual std::shared_ptr<const Stage> make(const std::vector<Word>& words, const Defaults& defaults) const = 0;
   virtual bool takes_budget() const = 0;
+  /// Whether the policy needs to know the model's retrieval heads.
+  virtual bool takes_heads() const = 0;
 
  private:
   EntryName called_;
@@ -97,20 +105,23 @@ class EntryOf final : public Entry {
     P scratch = start_;
     return parameters_[index].set(scratch, text);
   }
-  std::shared_ptr<const Stage> make(const std::vector<Word>& words,
-                                    const std::optional<Budget>& budget) const override {
+  std::shared_ptr<const Stage> make(const std::vector<Word>& words, const Defaults& defaults) const override {
     P policy = start_;
     if constexpr (HasBudget)
-      if (budget) policy.budget = *budget;
+      if (defaults.budget) policy.budget = *defaults.budget;
+    if constexpr (HasHeads)
+      if (defaults.heads) policy.heads = *defaults.heads;
     for (const Parameter<P>& parameter : parameters_)
       for (const Word& word : words)
         if (word.name == parameter.name) parameter.set(policy, word.value);
     return std::make_shared<const StageOf<P>>(std::move(policy));
   }
   bool takes_budget() const override { return HasBudget; }
+  bool takes_heads() const override { return HasHeads; }
 
  private:
   static constexpr bool HasBudget = requires(P policy, const Budget& budget) { policy.budget = budget; };
+  static constexpr bool HasHeads = requires(P policy, const HeadTable& heads) { policy.heads = heads; };
 
   std::vector<Parameter<P>> parameters_;
   P start_;

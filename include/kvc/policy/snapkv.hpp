@@ -31,7 +31,8 @@ struct SnapKV {
 
   Needs needs() const { return {.query_window = window}; }
 
-  /// Pooled votes of the tokens before the window; the window is Protected.
+  /// Pooled votes of the tokens before the window; the window is Protected. Throws Error(missing_feed) if no query is
+  /// kept: a prompt's end lets go of them.
   void score(const Head<SnapKV>& head, std::span<float> scores) const {
     const std::size_t spared = std::min(window, scores.size());
     const std::span<float> voted = scores.first(scores.size() - spared);
@@ -40,6 +41,9 @@ struct SnapKV {
 
     const std::size_t heads = head.group();
     const ConstRows attention = head.window_attention(window);
+    if (attention.count == 0)
+      fail(ErrorCode::missing_feed,
+           "SnapKV: there are no queries to vote; they are kept until the end of their prompt");
     std::vector<float> votes(heads * voted.size()), pooled(voted.size());
     const Rows<float> by_head(votes.data(), heads, voted.size());
     for (std::size_t h = 0; h < heads; ++h) reduce_rows(attention, h, heads, Reduce::sum, by_head[h]);
@@ -58,9 +62,6 @@ struct SnapKV {
   /// A fractional budget below the window keeps the window.
   void evict(Head<SnapKV>& head, Plan& plan) const {
     if (head.event != Event::prompt_end || head.size() <= head.budget) return;
-    if (head.window_attention(window).count == 0)
-      fail(ErrorCode::missing_feed,
-           "SnapKV: there are no queries to vote; they are kept until the end of their prompt");
     const std::span<float> scores = plan.scratch(head.size());
     score(head, scores);
     keep_best(plan, scores, head.budget);

@@ -136,14 +136,12 @@ class StageOf final : public Stage {
   }
   void allocate(std::span<const AnyHead> heads, std::span<std::size_t> budgets) const override {
     if constexpr (Allocates<P>) {
-      std::vector<Head<P>> layer = typed(heads);
-      policy_.allocate(Layer<P>(layer), budgets);
+      policy_.allocate(typed(heads), budgets);
     }
   }
   void allocate_all(std::span<const AnyHead> heads, std::span<std::size_t> budgets) const override {
     if constexpr (AllocatesAll<P>) {
-      std::vector<Head<P>> cache = typed(heads);
-      policy_.allocate_all(Cache<P>(cache), budgets);
+      policy_.allocate_all(typed(heads), budgets);
     }
   }
   void evict(const AnyHead& any, Plan& plan) const override {
@@ -188,8 +186,10 @@ class StageOf final : public Stage {
     if (any.state) head.state = &static_cast<StateBox<P>*>(any.state)->value;
     return head;
   }
-  static std::vector<Head<P>> typed(std::span<const AnyHead> heads) {
-    std::vector<Head<P>> result;
+  /// Valid until the thread's next call: allocate() runs after every token and must not ask for memory.
+  static std::span<Head<P>> typed(std::span<const AnyHead> heads) {
+    static thread_local std::vector<Head<P>> result;
+    result.clear();
     for (const AnyHead& head : heads) result.push_back(typed(head));
     return result;
   }

@@ -104,6 +104,10 @@ KVC_NAMED_VERB(index)
 KVC_NAMED_VERB(select)
 KVC_NAMED_VERB(validate)
 #undef KVC_NAMED_VERB
+/// Has a member called as a verb that makes a policy, whatever its signature.
+template <class P>
+concept NamesVerb = !std::is_final_v<P> && (Named_observe<P> || Named_score<P> || Named_evict<P> || Named_merge<P> ||
+                                            Named_quantize<P> || Named_select<P>);
 }  // namespace detail
 
 /// Fails to compile, with the right signature in the message, if a verb of P is misspelt in its signature.
@@ -145,9 +149,10 @@ requires requires {
 }
 constexpr bool equal_slots<P> = P::equal_slots;
 
-/// Anything with at least one verb, or Full.
+/// Anything with at least one verb. One whose only verb has a wrong signature is let in, so that check_policy() can say
+/// what is wrong with it.
 template <class P>
 concept Policy = std::is_class_v<P> &&
-    (Observes<P> || Scores<P> || Evicts<P> || MergesLayers<P> || Quantizes<P> || Selects<P>);
+    (Observes<P> || Scores<P> || Evicts<P> || MergesLayers<P> || Quantizes<P> || Selects<P> || detail::NamesVerb<P>);
 
 }  // namespace kvc

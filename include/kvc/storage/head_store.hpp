@@ -92,7 +92,10 @@ class HeadStore {
     check_step();
   }
   void set_multiplicity(std::size_t slot, float tokens) {
-    if (multiplicity_.empty()) multiplicity_.assign(size(), 1.0f);
+    if (multiplicity_.empty()) {
+      multiplicity_.reserve(size() + size() / 16 + 1);  // a head that stays about this long never grows it
+      multiplicity_.assign(size(), 1.0f);
+    }
     multiplicity_[slot] = tokens;
   }
 
@@ -104,9 +107,8 @@ class HeadStore {
   }
 
   /// Gives slots shared directions as their keys, or values (see RowStore::share).
-  void share(Role role, std::span<const std::uint32_t> slots, std::shared_ptr<Block> block,
-             std::shared_ptr<const std::vector<float>> norms) {
-    (role == Role::key ? keys_ : values_).share(slots, std::move(block), std::move(norms));
+  void share(Role role, std::span<const RowStore::SharedRows> blocks) {
+    (role == Role::key ? keys_ : values_).share(blocks);
     check_step();
   }
 
@@ -114,9 +116,10 @@ class HeadStore {
   std::span<const float> key_bias(std::span<float> memory) const {
     if (multiplicity_.empty() && keys_.dead_rows() == 0) return {};
     std::fill(memory.begin(), memory.end(), -std::numeric_limits<float>::infinity());
-    for (std::size_t slot = 0; slot < size(); ++slot)
-      memory[static_cast<std::size_t>(keys_.map()[slot])] =
-          multiplicity_.empty() ? 0.0f : std::log(multiplicity_[slot]);
+    for (std::size_t slot = 0; slot < size(); ++slot) {
+      const float tokens = multiplicity_.empty() ? 1.0f : multiplicity_[slot];
+      memory[static_cast<std::size_t>(keys_.map()[slot])] = tokens == 1.0f ? 0.0f : std::log(tokens);
+    }
     return memory;
   }
 

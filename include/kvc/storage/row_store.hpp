@@ -11,25 +11,12 @@
 #include <vector>
 
 #include "kvc/stats.hpp"
-#include "kvc/storage/block.hpp"
 #include "kvc/storage/index_map.hpp"
 #include "kvc/storage/scratch.hpp"
+#include "kvc/storage/segment.hpp"
 #include "kvc/stream.hpp"
 
 namespace kvc {
-
-/// A run of rows in one block: rows [begin, end) of it belong to the head.
-struct Segment {
-  std::shared_ptr<Block> block;
-  std::size_t begin = 0, end = 0;
-  std::size_t dead = 0;   ///< rows whose slot was evicted
-  bool sealed = false;    ///< encoded by the stream's codec; otherwise dense and writable
-  std::size_t first = 0;  ///< number of its first row in the head's row order
-  /// Of a block of directions that two layers share: what each row of the block is multiplied by here. Null: 1.
-  std::shared_ptr<const std::vector<float>> norms = nullptr;
-
-  std::size_t rows() const { return end - begin; }
-};
 
 /// The keys, or the values, of one head. Rows are numbered through the segments:
 ///
@@ -126,16 +113,24 @@ class RowStore {
   /// What directions shared between layers are encoded with.
   const std::shared_ptr<const Codec>& sharing_codec() const { return sealed_ ? sealed_ : dense_; }
   const std::shared_ptr<const Codec>& dense_codec() const { return dense_; }
-  /// Gives `slots` the rows of a block of directions that another layer reads too, each with its norm here.
-  void share(std::span<const std::uint32_t> slots, std::shared_ptr<Block> block,
-             std::shared_ptr<const std::vector<float>> norms) {
-    for (const std::uint32_t slot : slots) ++segments_[segment_of(static_cast<std::size_t>(map_[slot]))].dead;
-    const std::size_t at = behind_sealed();
-    segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at),
-                     Segment{std::move(block), 0, slots.size(), 0, true, 0, std::move(norms)});
-    slots_moved_to(at, slots);
-    release_mostly_dead();
-    recount_free();
+  /// A block of directions that two layers read, the slots whose rows they are, and their norms in one of the layers.
+  struct SharedRows {
+    std::vector<std::uint32_t> slots;
+    std::shared_ptr<Block> block;
+    std::shared_ptr<const std::vector<float>> norms;
+  };
+  /// Gives slots the rows of shared blocks. Dense rows between those that they leave move together.
+  void share(std::span<const SharedRows> blocks) {
+    for (const SharedRows& shared : blocks) {
+      for (const std::uint32_t slot : shared.slots) ++segments_[segment_of(static_cast<std::size_t>(map_[slot]))].dead;
+      const std::size_t at = behind_sealed();
+      segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at),
+                       Segment{shared.block, 0, shared.slots.size(), 0, true, 0, shared.norms});
+      slots_moved_to(at, shared.slots);
+    }
+    move_behind([&](const Segment& segment) {
+      return segment.sealed ? segment.dead * 4 >= segment.block->capacity() * 3 : segment.dead != 0;
+    });
     map_.settle();
   }
 
@@ -168,7 +163,7 @@ class RowStore {
       while (i + run < rows.count && place + run < segment.first + segment.rows() &&
              static_cast<std::size_t>(map_[first + i + run]) == place + run)
         ++run;
-      decode_rows(segment, place, rows.subrows(i, run));
+      segment.decode(place, rows.subrows(i, run));
       i += run;
     }
   }
@@ -226,14 +221,6 @@ class RowStore {
         std::upper_bound(segments_.begin(), segments_.end(), row,
                          [](std::size_t number, const Segment& segment) { return number < segment.first; });
     return static_cast<std::size_t>(after - segments_.begin()) - 1;
-  }
-  static void decode_rows(const Segment& segment, std::size_t first_row, Rows<float> rows) {
-    const Block& block = *segment.block;
-    const std::size_t first = segment.begin + (first_row - segment.first);
-    block.codec().decode(block.data(), block.capacity(), first, rows);
-    if (!segment.norms) return;
-    for (std::size_t row = 0; row < rows.count; ++row)
-      for (float& x : rows[row]) x *= (*segment.norms)[first + row];
   }
 
   /// The segment's block, copied first if a fork shares it.
@@ -306,7 +293,10 @@ class RowStore {
 
   /// Frees the segments without a live row and renumbers the rows behind them.
   void sweep() {
-    if (std::none_of(segments_.begin(), segments_.end(), all_dead)) return;
+    if (erase_dead()) recount_free();
+  }
+  bool erase_dead() {
+    if (std::none_of(segments_.begin(), segments_.end(), all_dead)) return false;
     auto shift = detail::scratch<struct SweepPurpose, std::int32_t>(segments_.size());
     std::int32_t gone = 0;
     bool moves = false;
@@ -320,7 +310,7 @@ class RowStore {
     if (moves) map_.transform([&](std::int32_t row) { return row - shift[segment_of(static_cast<std::size_t>(row))]; });
     std::erase_if(segments_, all_dead);
     number();
-    recount_free();
+    return true;
   }
   /// The free rows of a store that never seals are those that no slot uses.
   void recount_free() {
@@ -336,23 +326,35 @@ class RowStore {
   /// The few rows left in segments that are three quarters dead move behind all others; sealed ones are dense again, to be
   /// sealed with the oldest. So the bytes held stay within a small factor of the slots that live.
   void release_mostly_dead() {
-    auto leaves = detail::scratch<struct LeavesPurpose, std::uint8_t>(segments_.size());
-    for (std::size_t i = 0; i < segments_.size(); ++i) {
-      const Segment& segment = segments_[i];
-      const bool open = !segment.sealed && i + 1 == segments_.size();
+    move_behind([&](const Segment& segment) {
+      const bool open = !segment.sealed && &segment == &segments_.back();
       // Against the capacity of a sealed block: one that has just been begun still fills up.
-      leaves[i] = !open && segment.dead * 4 >= (segment.sealed ? segment.block->capacity() : segment.rows()) * 3;
+      return !open && segment.dead * 4 >= (segment.sealed ? segment.block->capacity() : segment.rows()) * 3;
+    });
+  }
+  /// Moves the live rows of the segments that `leaves` says yes to behind all others, in slot order, as dense rows.
+  template <class Leaves>
+  void move_behind(Leaves leaves) {
+    if (std::none_of(segments_.begin(), segments_.end(), leaves)) return;
+    auto slots = detail::scratch<struct MovedSlots, std::uint32_t>(map_.size());
+    std::size_t count = 0;
+    for (std::size_t slot = 0; slot < map_.size(); ++slot)
+      if (leaves(segments_[segment_of(static_cast<std::size_t>(map_[slot]))]))
+        slots[count++] = static_cast<std::uint32_t>(slot);
+    auto rows = detail::scratch<struct MovedRows>(count * dim());
+    for (std::size_t i = 0; i < count; ++i) gather(slots[i], {rows.data() + i * dim(), 1, dim()});
+    for (std::size_t i = 0; i < count; ++i) ++segments_[segment_of(static_cast<std::size_t>(map_[slots[i]]))].dead;
+    erase_dead();  // free rows are counted when every slot has a row again
+    for (std::size_t done = 0; done < count;) {
+      Segment& open = open_segment(seals() ? 1 : count - done);
+      const std::size_t taken = std::min(count - done, open.block->capacity() - open.end);
+      dense_->encode({rows.data() + done * dim(), taken, dim()}, open.block->data(), open.block->capacity(), open.end);
+      for (std::size_t i = 0; i < taken; ++i)
+        map_.set(slots[done + i], static_cast<std::int32_t>(open.first + open.rows() + i));
+      open.end += taken;
+      done += taken;
     }
-    if (std::find(leaves.begin(), leaves.end(), std::uint8_t{1}) == leaves.end()) return;
-    auto row = detail::scratch<struct ReleasePurpose>(dim());
-    for (std::size_t slot = 0; slot < map_.size(); ++slot) {
-      const auto place = static_cast<std::size_t>(map_[slot]);
-      const std::size_t segment = segment_of(place);
-      if (segment >= leaves.size() || !leaves[segment]) continue;
-      gather(slot, {row.data(), 1, dim()});
-      rewrite_behind(slot, place, {row.data(), 1, dim()});
-    }
-    sweep();
+    recount_free();
   }
 
   void compact_to(std::span<const std::uint8_t> flags) {
@@ -440,7 +442,7 @@ class RowStore {
   std::size_t split(std::size_t at, std::size_t row) {
     const std::size_t count = row - segments_[at].first;
     auto rows = detail::scratch<struct SplitPurpose>(count * dim());
-    decode_rows(segments_[at], segments_[at].first, {rows.data(), count, dim()});
+    segments_[at].decode(segments_[at].first, {rows.data(), count, dim()});
     Segment front{Block::make(dense_, kernels::round_up(count, kernels::TileLanes), memory_), 0, count};
     dense_->encode({rows.data(), count, dim()}, front.block->data(), front.block->capacity(), 0);
     segments_[at].begin += count;
@@ -491,8 +493,8 @@ class RowStore {
     auto values = detail::scratch<struct ShrinkPurpose>(count * dim());
     for (std::size_t i = first; i < segments_.size(); ++i) {
       if (segments_[i].dead != 0) return;
-      decode_rows(segments_[i], segments_[i].first,
-                  {values.data() + (segments_[i].first - begin) * dim(), segments_[i].rows(), dim()});
+      segments_[i].decode(segments_[i].first,
+                          {values.data() + (segments_[i].first - begin) * dim(), segments_[i].rows(), dim()});
     }
     segments_.resize(first);
     for (std::size_t done = 0; done < count;) {

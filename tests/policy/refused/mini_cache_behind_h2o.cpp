@@ -1,0 +1,8 @@
+// refused: cross-layer merging needs stages that keep the same positions
+#include <kvc/policy/h2o.hpp>
+#include <kvc/policy/mini_cache.hpp>
+#include <kvc/policy/pipeline.hpp>
+
+auto pipeline() {
+  return kvc::H2O{} | kvc::MiniCache{};
+}
