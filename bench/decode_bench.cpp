@@ -1,82 +1,195 @@
-// Decode attention on every format and instruction set: one token over n cached ones, keys and values out of memory.
-//   decode/<format>/<isa>/n:<tokens>/g:<query heads per KV head>/d:<head_dim>
-// Counters: bytes_per_second of keys and values as stored, elements_per_second of keys and values as numbers.
+// Decode attention on every format and instruction set: one token's queries over n cached tokens.
+//   decode/<codec>/<isa>/n:<tokens>/g:<query heads per KV head>/d:<head_dim>/t:<threads>      out of memory
+//   decode_l2/…                                                                               one KV head, resident in L2
+// Counters:
+//   bytes_per_second, elements_per_second    keys and values as stored, and as numbers
+//   bandwidth_share   of the read bandwidth measured in this process, with as many threads, on a buffer as large as the caches
+//   limit_share       limit time / measured time; the limit time is the larger of bytes / that bandwidth and the time of a bare
+//                     unpack-and-multiply loop of the same format, group, instruction set and arithmetic on L1-resident data
+// --benchmark_filter chooses; --growth adds 2-bit contexts of 1k to 1M tokens.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "kvc/kvc.hpp"
 #include "kvc/policy/any_policy.hpp"
+#include "support/bare_loop.hpp"
+#include "support/read_bandwidth.hpp"
+#include "support/sequence.hpp"
 
 namespace {
 
-constexpr std::size_t KvHeads = 8;
-/// Distinct caches are walked in turn, so that their bytes come from memory and not from a cache.
+/// Distinct caches of this size in all are walked in turn, so that their bytes come from memory and not from a cache.
 constexpr std::size_t WorkingSet = std::size_t{256} << 20;
 
-std::vector<float> normal_floats(std::size_t count, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(random);
-  return values;
+struct Codec {
+  const char *name, *policy;
+  unsigned bits;
+  kvc::Arithmetic arithmetic = kvc::Arithmetic::accurate;
+  std::size_t key_parts = 2, value_parts = 2;  ///< int8 parts of queries and weights, where integers multiply
+};
+constexpr Codec Codecs[] = {{"f32", "full:type=f32", 32},
+                            {"f16", "full", 16},
+                            {"bf16", "full:type=bf16", 16},
+                            {"q8", "full:bits=8", 8},
+                            {"q4", "full:bits=4", 4},
+                            {"kivi8", "kivi:bits=8,residual=32", 8},
+                            {"kivi4", "kivi:bits=4,residual=32", 4},
+                            {"kivi3", "kivi:bits=3,residual=32", 3},
+                            {"kivi2", "kivi:bits=2,residual=32", 2, kvc::Arithmetic::accurate, 2, 1},
+                            {"kivi2_fast", "kivi:bits=2,residual=32", 2, kvc::Arithmetic::fast, 1, 1},
+                            {"kivi4_exact", "kivi:bits=4,residual=32", 4, kvc::Arithmetic::exact},
+                            {"mini4", "mini_cache:start=0 | kivi:bits=4,residual=32", 4}};
+
+struct Setting {
+  Codec codec;
+  kvc::Isa isa;
+  std::size_t tokens, group, dim, threads;
+  bool resident = false;
+
+  std::size_t kv_heads() const { return resident ? 1 : 8; }
+  std::size_t layers() const { return std::strncmp(codec.name, "mini", 4) == 0 ? 2 : 1; }
+  std::string name() const {
+    return std::string(resident ? "decode_l2/" : "decode/") + codec.name + "/" + kvc::to_string(isa) +
+           "/n:" + std::to_string(tokens) + "/g:" + std::to_string(group) + "/d:" + std::to_string(dim) +
+           "/t:" + std::to_string(threads);
+  }
+};
+
+/// The caches of one setting. They are kept for the next setting if only the instruction set or the threads differ.
+struct Caches {
+  kvc::CacheShape shape;
+  std::vector<std::unique_ptr<kvc::CacheCore>> all;
+  std::size_t bytes = 0;  ///< that one attention over all layers of one cache reads
+
+  static const Caches& of(const Setting& setting) {
+    static std::string key;
+    static Caches caches;
+    const std::string wanted = std::string(setting.codec.name) + "/" + std::to_string(setting.tokens) + "/" +
+                               std::to_string(setting.group) + "/" + std::to_string(setting.dim) + "/" +
+                               std::to_string(setting.resident);
+    if (key != wanted) {
+      caches = Caches{};  // before the next ones are made
+      caches = make(setting);
+      key = wanted;
+    }
+    return caches;
+  }
+
+ private:
+  static Caches make(const Setting& setting) {
+    Caches caches;
+    caches.shape = {.layers = setting.layers(),
+                    .query_heads = setting.group * setting.kv_heads(),
+                    .kv_heads = setting.kv_heads(),
+                    .head_dim = setting.dim};
+    const bench::Sequence sequence(caches.shape, std::min<std::size_t>(setting.tokens, 4096));
+    const kvc::AnyPolicy policy = kvc::AnyPolicy::parse(setting.codec.policy);
+    for (std::size_t total = 0; total < (setting.resident ? 1 : WorkingSet); total += caches.bytes) {
+      caches.all.push_back(std::make_unique<kvc::KVCache<kvc::AnyPolicy>>(
+          caches.shape, policy, kvc::CacheOptions{.arithmetic = setting.codec.arithmetic}));
+      for (std::size_t done = 0; done < setting.tokens; done += sequence.piece())
+        for (std::size_t layer = 0; layer < caches.shape.layers; ++layer)
+          caches.all.back()->prefill(layer, sequence.tokens(0, std::min(sequence.piece(), setting.tokens - done)), {});
+      caches.bytes = caches.all.back()->stats().payload;
+    }
+    return caches;
+  }
+};
+
+/// Seconds that one core takes for a bare loop over the elements of `layers` layers; 0 where no such loop exists.
+double bare_seconds(const Setting& setting, double elements) {
+  bench::BareLoop loop{.bits = setting.codec.bits, .rows = setting.group};
+  const double half = elements / 2;
+  if (setting.codec.bits >= 16) {
+    loop.operand = setting.codec.bits == 32 ? bench::Operand::f32 : bench::Operand::half;
+    loop.bfloat = std::strcmp(setting.codec.name, "bf16") == 0;
+    const double rate = bench::bare_loop_rate(setting.isa, loop);
+    return rate > 0 ? elements / rate : 0;
+  }
+  const bool integers = setting.codec.arithmetic != kvc::Arithmetic::exact && setting.isa == kvc::Isa::avx512vnni;
+  loop.operand = integers ? bench::Operand::integers : bench::Operand::codes;
+  double seconds = 0;
+  for (const std::size_t parts : {setting.codec.key_parts, setting.codec.value_parts}) {
+    loop.rows = setting.group * (integers ? parts : 1);
+    const double rate = bench::bare_loop_rate(setting.isa, loop);
+    if (rate == 0) return 0;
+    seconds += half / rate;
+  }
+  return seconds;
 }
 
-void decode(benchmark::State& state, const std::string& policy, kvc::Isa isa, std::size_t tokens, std::size_t group,
-            std::size_t dim) {
-  const kvc::ScopedIsa scoped(isa);
-  const kvc::CacheShape shape{.layers = 1, .query_heads = group * KvHeads, .kv_heads = KvHeads, .head_dim = dim};
-  const std::size_t kv_width = KvHeads * dim, q_width = shape.query_heads * dim;
-  const std::vector<float> k = normal_floats(tokens * kv_width, 1), v = normal_floats(tokens * kv_width, 2);
-  const std::vector<float> q = normal_floats(tokens * q_width, 3);
-  std::vector<float> out(q_width);
+void decode(benchmark::State& state, const Setting& setting) {
+  const kvc::ScopedIsa scoped(setting.isa);
+  const Caches& caches = Caches::of(setting);
+  const std::size_t width = caches.shape.query_heads * setting.dim, layers = caches.shape.layers;
+  const std::vector<float> queries = bench::normal_floats(64 * width, 7);
+  std::vector<float> out(width);
+  kvc::ThreadPool pool(setting.threads);
+  const double elements = static_cast<double>(2 * setting.tokens * setting.kv_heads() * setting.dim * layers);
+  const double bytes = static_cast<double>(caches.bytes);
+  const double bandwidth = bench::read_bandwidth(
+      setting.resident ? caches.bytes : std::max(WorkingSet, caches.bytes * caches.all.size()), setting.threads);
+  const double bare = bare_seconds(setting, elements) / static_cast<double>(setting.threads);
 
-  const kvc::AnyPolicy parsed = kvc::AnyPolicy::parse(policy);
-  std::vector<std::unique_ptr<kvc::CacheCore>> caches;
-  std::size_t bytes = 0;
-  while (bytes < WorkingSet) {
-    auto cache = std::make_unique<kvc::KVCache<kvc::AnyPolicy>>(shape, parsed);
-    cache->prefill(
-        0, {.q = {q.data(), tokens, q_width}, .k = {k.data(), tokens, kv_width}, .v = {v.data(), tokens, kv_width}},
-        {});
-    bytes += cache->stats().payload;
-    caches.push_back(std::move(cache));
-  }
-  std::size_t next = 0, read = 0;
+  std::size_t next = 0;
   for (auto _ : state) {
-    const kvc::CacheCore& cache = *caches[next++ % caches.size()];
-    cache.attend(0, {q.data(), 1, q_width}, {out.data(), 1, q_width});
+    const kvc::CacheCore& cache = *caches.all[next % caches.all.size()];
+    for (std::size_t layer = 0; layer < layers; ++layer)
+      cache.attend(layer, {queries.data() + next % 64 * width, 1, width}, {out.data(), 1, width}, nullptr, &pool);
     benchmark::DoNotOptimize(out.data());
-    read += bytes / caches.size();
+    ++next;
   }
-  state.SetBytesProcessed(static_cast<std::int64_t>(read));
-  state.counters["elements_per_second"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * static_cast<double>(2 * tokens * kv_width),
-                         benchmark::Counter::kIsRate);
+  const double steps = static_cast<double>(state.iterations());
+  using benchmark::Counter;
+  const auto rate = [](double value) { return Counter(value, Counter::kIsRate); };
+  const auto time_share = [&](double seconds) { return Counter(seconds * steps, Counter::kIsRate); };
+  state.counters["bytes_per_second"] = rate(bytes * steps);
+  state.counters["elements_per_second"] = rate(elements * steps);
+  state.counters["bandwidth_share"] = time_share(bytes / bandwidth);
+  state.counters["limit_share"] = time_share(std::max(bytes / bandwidth, bare));
+  state.counters["read_bandwidth"] = bandwidth;
+  state.counters["bare_us"] = bare * 1e6;
+}
+
+void add(const Setting& setting) {
+  benchmark::RegisterBenchmark(setting.name().c_str(), [=](benchmark::State& state) { decode(state, setting); })
+      ->Unit(benchmark::kMicrosecond)
+      ->MeasureProcessCPUTime()
+      ->UseRealTime();
 }
 
 }  // namespace
 
 int main(int count, char** words) {
-  const struct {
-    const char *name, *policy;
-  } formats[] = {
-      {"f32", "full:type=f32"}, {"f16", "full"},          {"bf16", "full:type=bf16"},          {"q8", "full:bits=8"},
-      {"q4", "full:bits=4"},    {"kivi4", "kivi:bits=4"}, {"kivi2", "kivi:bits=2,residual=32"}};
-  for (const auto& format : formats)
-    for (const kvc::Isa isa : kvc::available_isas())
+  bool growth = false;
+  count = static_cast<int>(std::remove_if(words + 1, words + count,
+                                          [&](const char* word) {
+                                            const bool found = std::strcmp(word, "--growth") == 0;
+                                            growth |= found;
+                                            return found;
+                                          }) -
+                           words);
+  for (const Codec& codec : Codecs) {
+    for (const std::size_t group : {1u, 4u}) {
       for (const std::size_t tokens : {4096u, 16384u})
-        for (const std::size_t group : {1u, 4u})
-          benchmark::RegisterBenchmark(
-              ("decode/" + std::string(format.name) + "/" + kvc::to_string(isa) + "/n:" + std::to_string(tokens) +
-               "/g:" + std::to_string(group) + "/d:128")
-                  .c_str(),
-              [=](benchmark::State& state) { decode(state, format.policy, isa, tokens, group, 128); })
-              ->Unit(benchmark::kMicrosecond);
+        for (const std::size_t threads : {1u, 2u})
+          for (const kvc::Isa isa : kvc::available_isas())
+            if (threads == 1 || isa == kvc::available_isas().back()) add({codec, isa, tokens, group, 128, threads});
+      for (const kvc::Isa isa : kvc::available_isas()) add({codec, isa, 1024, group, 128, 1, true});
+    }
+    for (const kvc::Isa isa : kvc::available_isas()) add({codec, isa, 16384, 3, 64, 1});
+  }
+  if (growth)
+    for (std::size_t tokens = 1024; tokens <= std::size_t{1} << 20; tokens *= 4)
+      for (const std::size_t group : {1u, 4u})
+        for (const std::size_t threads : {1u, 2u})
+          add({Codecs[8], kvc::available_isas().back(), tokens, group, 128, threads});
   benchmark::Initialize(&count, words);
   if (benchmark::ReportUnrecognizedArguments(count, words)) return 1;
   benchmark::RunSpecifiedBenchmarks();

@@ -51,7 +51,7 @@ constexpr const char* name_of(Fit fit) {
 /// [0, 2^bits), minimum and scale = (max - min) / (2^bits - 1) of the group. A constant group has scale 0 and code 0.
 /// Codes are computed against the minimum and scale as stored, so f16 metadata costs no systematic error.
 struct GroupQuant {
-  unsigned bits = 4;  ///< 2, 4 or 8
+  unsigned bits = 4;  ///< 2, 3, 4 or 8; with 3, groups along p (see kernels::PackedLayout) are padded to multiples of 32
   Axis axis = Axis::channel;
   std::size_t group = 32;         ///< elements that share a scale; KIVI's default
   Scalar metadata = Scalar::f16;  ///< of scale and minimum: f16 or f32
@@ -60,8 +60,8 @@ struct GroupQuant {
 
   /// Throws Error unless the parameters can be encoded for rows of `dim` channels.
   void validate(std::size_t dim) const {
-    if (bits != 2 && bits != 4 && bits != 8)
-      fail(ErrorCode::invalid_argument, "GroupQuant: bits must be 2, 4 or 8, got " + std::to_string(bits));
+    if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
+      fail(ErrorCode::invalid_argument, "GroupQuant: bits must be 2, 3, 4 or 8, got " + std::to_string(bits));
     if (metadata == Scalar::bf16) fail(ErrorCode::invalid_argument, "GroupQuant: metadata must be f16 or f32");
     if (group == 0) fail(ErrorCode::invalid_argument, "GroupQuant: group must be positive");
     if (axis == Axis::token && dim % group != 0)

@@ -55,7 +55,7 @@ struct Sample {
 /// All built-in formats that rows of `dim` floats can have.
 std::vector<Format> formats(std::size_t dim) {
   std::vector<Format> all{Dense{Scalar::f32}, Dense{Scalar::f16}, Dense{Scalar::bf16}};
-  for (unsigned bits : {2u, 4u, 8u})
+  for (unsigned bits : {2u, 3u, 4u, 8u})
     for (Axis axis : {Axis::channel, Axis::token})
       for (std::size_t group : {8u, 16u, 20u, 32u, 40u, 64u, 80u, 128u})
         for (Scalar metadata : {Scalar::f16, Scalar::f32})
@@ -217,7 +217,8 @@ TEST_CASE("Accumulated values are weighted sums of the rows as they read back") 
 TEST_CASE("A block costs its codes, two numbers per group, and no more than padding besides") {
   for_all({128}, [](const Sample& sample, const Format& format, Role) {
     const auto* quant = std::get_if<GroupQuant>(&format);
-    if (!quant || quant->group % 16 != 0) return;  // others are padded to whole registers
+    // Others are padded: to whole registers, with 3 bits along p to units of 32.
+    if (!quant || quant->group % (quant->bits == 3 ? 32 : 16) != 0) return;
     const std::size_t elements = Capacity * 128;
     const std::size_t least = elements * quant->bits / 8 + elements / quant->group * 2 * scalar_bytes(quant->metadata);
     CHECK(sample.codec->block_bytes(Capacity) >= least);
@@ -274,8 +275,8 @@ TEST_CASE("A codec for other rows, or none, is refused, and so is a format that 
         "Format: codec halving encodes rows of 16 floats, the cache has rows of 32");
   CHECK(message_of([] { make_codec(Format(std::shared_ptr<const Codec>()), Role::key, 32); }) ==
         "Format: the codec is null");
-  CHECK(message_of([] { make_codec(GroupQuant{.bits = 3}, Role::key, 32); }) ==
-        "GroupQuant: bits must be 2, 4 or 8, got 3");
+  CHECK(message_of([] { make_codec(GroupQuant{.bits = 5}, Role::key, 32); }) ==
+        "GroupQuant: bits must be 2, 3, 4 or 8, got 5");
   CHECK(message_of([] { make_codec(GroupQuant{.axis = Axis::token, .group = 20}, Role::key, 32); }) ==
         "GroupQuant: group (20) must divide the head dimension (32)");
 }

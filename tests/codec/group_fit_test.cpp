@@ -46,7 +46,7 @@ struct Encoded {
 /// Calls verify(format, role) for both axes and roles, groups with and without padding, 2 to 8 bits.
 template <class Check>
 void for_all(Fit fit, Scalar metadata, Check verify) {
-  for (const unsigned bits : {2u, 4u, 8u})
+  for (const unsigned bits : {2u, 3u, 4u, 8u})
     for (const Axis axis : {Axis::channel, Axis::token})
       for (const std::size_t group : {16u, 20u, 80u})
         for (const Role role : {Role::key, Role::value}) {

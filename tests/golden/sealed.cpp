@@ -23,14 +23,12 @@ float metadata_at(const std::byte* numbers, std::size_t index, kvc::Scalar type)
 void read_row(const kvc::GroupQuantCodec& codec, const kvc::Block& block, kvc::Role role, std::size_t row,
               SealedRows& out) {
   const kvc::kernels::PackedLayout layout = codec.layout(block.capacity());
-  const std::uint32_t mask = (1u << layout.bits) - 1;
   for (std::size_t channel = 0; channel < codec.dim(); ++channel) {
     const bool key = role == kvc::Role::key;
     const std::size_t p = key ? channel : row, lane = key ? row : channel;
     const auto place = layout.code_place(p, lane);
-    std::uint32_t word;
-    std::memcpy(&word, block.data() + place.dword * sizeof(word), sizeof(word));
-    out.codes.push_back(static_cast<std::int32_t>(word >> place.shift & mask));
+    out.codes.push_back(static_cast<std::int32_t>(
+        layout.code_at(static_cast<const std::uint32_t*>(static_cast<const void*>(block.data())), place)));
     const std::size_t group = layout.metadata_index(p, lane);
     out.scales.push_back(metadata_at(block.data() + layout.scale_offset(), group, layout.metadata));
     out.minima.push_back(metadata_at(block.data() + layout.minimum_offset(), group, layout.metadata));

@@ -149,7 +149,7 @@ TEST_CASE("AdaKV does nothing while decoding") {
 
 TEST_CASE("AdaKV passes the base's needs, observations and memory through") {
   FakeHead head(AdaKV<kvc::H2O>{.base = {.recent = 2}, .budget = 6});
-  CHECK(head.policy.needs().prompt == kvc::Feed::sums);
+  CHECK(head.policy.needs().prompt == kvc::Feed::group_sums);
   head.append(20);
   head.observe(Event::prompt_end, 20);
   float mass = 0;

@@ -142,9 +142,10 @@ TEST_CASE("H2O once after the prompt neither evicts nor asks for attention while
   head.pass(Event::prompt_end, 20);
   head.pass(Event::decode, 1);
   CHECK(head.positions.size() == 11);
-  CHECK(head.policy.needs().prompt == kvc::Feed::sums);
+  CHECK(head.policy.needs().prompt == kvc::Feed::group_sums);
   CHECK(head.policy.needs().decode == kvc::Feed::none);
-  CHECK(H2O{}.needs().decode == kvc::Feed::sums);
+  CHECK(H2O{}.needs().decode == kvc::Feed::group_sums);
+  CHECK(H2O{.reduce = kvc::Reduce::max}.needs().decode == kvc::Feed::sums);
 }
 
 TEST_CASE("H2O with a fraction below its recent tokens keeps the recent tokens") {

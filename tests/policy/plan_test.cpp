@@ -62,6 +62,27 @@ TEST_CASE("keep_best keeps protected slots beyond the total, and counts them in 
   CHECK(within.chosen() == Chosen{0, 1, 1, 0});
 }
 
+TEST_CASE("keep_best drops the lowest of one too many: NaN first, the newer of equals, never a protected one") {
+  const float nan = std::nanf("");
+  const auto dropped = [](std::vector<float> scores) {
+    Planned planned(scores.size());
+    kvc::keep_best(planned.plan, scores, scores.size() - 1);
+    const Chosen chosen = planned.chosen();
+    CHECK(std::count(chosen.begin(), chosen.end(), 0) <= 1);
+    return std::find(chosen.begin(), chosen.end(), 0) - chosen.begin();
+  };
+  std::vector<float> long_row(100, 5);
+  long_row[70] = long_row[40] = 1;
+  long_row[99] = kvc::Protected;
+  CHECK(dropped(long_row) == 70);
+  long_row[90] = nan;
+  CHECK(dropped(long_row) == 90);
+  CHECK(dropped({2, 1, 1, 3}) == 2);
+  CHECK(dropped({2, nan, 0, nan, 5}) == 3);
+  CHECK(dropped({kvc::Protected, 7, kvc::Protected}) == 1);
+  CHECK(dropped({kvc::Protected, kvc::Protected}) == 2);  // nobody
+}
+
 TEST_CASE("a rewrite starts as a copy of what the slot has") {
   Planned planned(3);
   planned.plan.key(1)[0] += 1;

@@ -33,7 +33,7 @@ TEST_CASE("KIVI's keys and values may have bits of their own") {
 }
 
 TEST_CASE("KIVI refuses what cannot be encoded") {
-  CHECK(support::error_text([] { KIVI{.bits = 3}.validate(Shape); }) == "GroupQuant: bits must be 2, 4 or 8, got 3");
+  CHECK(support::error_text([] { KIVI{.bits = 5}.validate(Shape); }) == "GroupQuant: bits must be 2, 3, 4 or 8, got 5");
   CHECK(support::error_text([] { KIVI{.group = 32, .residual = 100}.validate(Shape); }) ==
         "KIVI: residual (100) must be a positive multiple of group (32)");
   CHECK(support::error_text([] { KIVI{.residual = 0}.validate(Shape); }) != "none");
@@ -61,7 +61,7 @@ TEST_CASE("Full with bits quantizes every token at once") {
 }
 
 TEST_CASE("Full refuses bits that cannot be encoded, and both bits and a type") {
-  CHECK(support::error_text([] { Full{.bits = 5}.validate(Shape); }) == "GroupQuant: bits must be 2, 4 or 8, got 5");
+  CHECK(support::error_text([] { Full{.bits = 5}.validate(Shape); }) == "GroupQuant: bits must be 2, 3, 4 or 8, got 5");
   CHECK(support::error_text([] { Full{.bits = 4, .group = 48}.validate(Shape); }) != "none");
   CHECK(support::error_text([] { Full{.type = Scalar::f32, .bits = 8}.validate(Shape); }) != "none");
   CHECK(support::error_text([] { Full{.type = Scalar::f32}.validate(Shape); }) == "none");

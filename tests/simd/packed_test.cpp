@@ -10,7 +10,7 @@ using namespace oracle;
 namespace {
 
 constexpr std::size_t AllGroups[] = {8, 16, 20, 32, 40, 64, 80, 128};
-constexpr unsigned AllBits[] = {2, 4, 8};
+constexpr unsigned AllBits[] = {2, 3, 4, 8};
 constexpr float Sentinel = 12345.0f;
 
 /// A block encoded from normal numbers around 1, so that minima matter; `source` is [p][lane].
@@ -114,6 +114,41 @@ TEST_CASE("packed_encode writes the codes, scales and minima of the definition, 
       }
 }
 
+TEST_CASE(
+    "an element in the middle between two codes gets the even one, and its neighbours the nearer, at every level") {
+  for (unsigned bits : AllBits)
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+      for (const float unit : {1.0f, 3.1e-5f, 0.0f, 1e-33f, 3e-39f}) {
+        const PackedLayout layout{bits, along, 32, 32, 64, Scalar::f32};
+        const float levels = static_cast<float>((1u << bits) - 1);
+        std::vector<float> source(32 * 64);
+        for (std::size_t i = 0; i < source.size(); ++i) {
+          const std::size_t element = along == GroupsAlong::lanes ? i % 32 : i / 32 % 32;
+          const float middle = static_cast<float>(i * 7 % (1u << bits)) - 0.5f;
+          const float near = std::nextafter(middle, i % 3 == 0 ? 1e9f : -1e9f);
+          const float x = element == 0 ? 0 : element == 1 ? levels : i % 2 == 0 ? middle : near;
+          source[i] = std::fmax(0.0f, x) * unit;
+        }
+        at_every_isa([&](kvc::Isa isa) {
+          std::vector<unsigned char> bytes(layout.bytes());
+          active().packed_encode(layout, bytes.data(), {0, 32, 0, 64}, {source.data(), 32, 1});
+          std::size_t wrong = 0;
+          for (std::size_t group = 0; group < 64; ++group) {
+            std::vector<float> elements;
+            const auto place = [&](std::size_t e) {
+              return along == GroupsAlong::lanes ? std::pair(group, e) : std::pair(group / 32 * 32 + e, group % 32);
+            };
+            for (std::size_t e = 0; e < 32; ++e) elements.push_back(source[place(e).first * 32 + place(e).second]);
+            const std::vector<PackedElement> expected = quantized_group(elements, bits, Scalar::f32);
+            for (std::size_t e = 0; e < 32; ++e)
+              wrong += packed_element(layout, bytes.data(), place(e).first, place(e).second).code != expected[e].code;
+          }
+          INFO(description(layout, isa) << ", unit " << unit);
+          CHECK(wrong == 0);
+        });
+      }
+}
+
 TEST_CASE("packed_encode leaves zeros in the padding of every row of dwords that it writes") {
   for (const PackedLayout& layout : all_layouts(100, 50)) {
     at_every_isa([&](kvc::Isa isa) {
@@ -126,8 +161,10 @@ TEST_CASE("packed_encode leaves zeros in the padding of every row of dwords that
       for (std::size_t p = 0; p < 50; ++p)
         for (std::size_t lane = 0; lane < 100; ++lane) {
           const PackedLayout::CodePlace place = layout.code_place(p, lane);
-          dwords[place.dword] &= ~(((1u << layout.bits) - 1) << place.shift);
-          written[place.dword / TileLanes] = true;
+          const PackedLayout::PlanePlace bit = layout.plane_place(place.plane);
+          dwords[place.dword + bit.row * TileLanes] &= ~(((1u << layout.low_bits()) - 1) << bit.shift);
+          if (layout.bits == 3) dwords[place.dword + bit.high_row * TileLanes] &= ~(1u << bit.high_shift);
+          for (std::size_t row = 0; row < layout.unit_rows(); ++row) written[place.dword / TileLanes + row] = true;
         }
       std::size_t not_zero = 0;
       for (std::size_t i = 0; i < dwords.size(); ++i) not_zero += written[i / TileLanes] && dwords[i] != 0;
@@ -232,7 +269,7 @@ TEST_CASE("packed_product serves every number of rows and lanes") {
 TEST_CASE("packed_product of a window reads only that window") {
   for (unsigned bits : AllBits) {
     check_product({bits, GroupsAlong::lanes, 20, 120, 96, Scalar::f16}, {40, 50, 32, 37}, 3, true);
-    check_product({bits, GroupsAlong::lanes, 32, 128, 320, Scalar::f32}, {96, 32, 16, 300}, 4, false);
+    check_product({bits, GroupsAlong::lanes, 32, 128, 320, Scalar::f32}, {96, 32, 32, 288}, 4, false);
     check_product({bits, GroupsAlong::p, 20, 100, 200, Scalar::f16}, {48, 41, 60, 135}, 3, true);
     check_product({bits, GroupsAlong::p, 160, 64, 480, Scalar::f32}, {16, 48, 160, 311}, 4, false);
   }

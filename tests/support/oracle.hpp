@@ -93,10 +93,10 @@ struct PackedElement {
 inline PackedElement packed_element(const PackedLayout& layout, const unsigned char* block, std::size_t p,
                                     std::size_t lane) {
   const PackedLayout::CodePlace place = layout.code_place(p, lane);
-  std::uint32_t dword;
-  std::memcpy(&dword, block + 4 * place.dword, 4);
+  std::vector<std::uint32_t> unit((layout.unit_rows() - 1) * TileLanes + 1);
+  std::memcpy(unit.data(), block + 4 * place.dword, 4 * unit.size());
   const std::size_t index = layout.metadata_index(p, lane);
-  return {dword >> place.shift & ((1u << layout.bits) - 1),
+  return {layout.code_at(unit.data(), {0, place.plane}),
           read_scalar(layout.metadata, block + layout.scale_offset(), index),
           read_scalar(layout.metadata, block + layout.minimum_offset(), index)};
 }

@@ -17,35 +17,47 @@ inline void to_slots(const HeadStore& head, const float* row_values, float* targ
   for (std::size_t slot = 0; slot < rows.size(); ++slot) target[slot] = row_values[rows[slot]];
 }
 
-/// Probabilities of a finished decode step out of what it kept: target [group, slots].
-inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, const Partial& state,
+/// Probabilities of a finished decode step out of what it kept: target [group, slots], or their sums over the group
+/// [1, slots]. Both are products of the chunks' factors exp(chunk maximum - lse) and the kept weights.
+inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, const Partial& state, bool group_sums,
                                std::span<float> target) {
+  const auto& table = kernels::active();
   const std::size_t rows = head.keys().rows();
-  for (std::size_t row = 0; row < state.rows; ++row) {
-    const float lse = state.log_sum_exp(row);
-    float* weights = kept.weights + row * kept.stride;
-    for (std::size_t chunk = 0; chunk < rows; chunk += ChunkRows) {
+  const kernels::DenseLayout as_block{Scalar::f32, kept.stride, kernels::TileLanes};
+  auto sums = detail::scratch<struct GroupSumsPurpose>(group_sums ? rows : 0);
+  for (std::size_t chunk = 0; chunk < rows; chunk += ChunkRows) {
+    const std::size_t count = std::min(ChunkRows, rows - chunk);
+    float factors[64];  // CacheShape::validate: at most 64 query heads share a KV head
+    for (std::size_t row = 0; row < state.rows; ++row) {
       const float maximum = kept.maxima[chunk / ChunkRows * state.rows + row];
-      const float factor = maximum == MinusInfinity ? 0.0f : std::exp(maximum - lse);
-      for (std::size_t i = chunk; i < std::min(chunk + ChunkRows, rows); ++i) weights[i] *= factor;
+      factors[row] = maximum == MinusInfinity ? 0.0f : std::exp(maximum - state.log_sum_exp(row));
     }
-    to_slots(head, weights, target.data() + row * head.size());
+    if (group_sums)
+      table.dense_product(as_block, kept.weights + chunk, {0, count, 0, state.rows}, {factors, 1, state.rows},
+                          {sums.data() + chunk, rows, false});
+    else
+      table.scale_rows(kept.weights + chunk, kept.stride, state.rows, count, factors);
   }
+  if (group_sums) return to_slots(head, sums.data(), target.data());
+  for (std::size_t row = 0; row < state.rows; ++row)
+    to_slots(head, kept.weights + row * kept.stride, target.data() + row * head.size());
 }
 
-/// Column sums of the attention of `queries`, whose tokens were appended last, over key rows [begin, end):
-/// sums[g * stride + row - begin] for every query head g of the group. `lse` [tokens * group] comes from the pass itself.
-inline void column_sums(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
-                        std::size_t limit_first, const float* lse, float* sums, std::size_t stride) {
+/// Column sums of the attention of the tokens that were appended last, over key rows [begin, end): sums[g * stride + row -
+/// begin] for every query head g of the group; stride 0 adds the group up. `lse` [tokens * group] comes from the pass
+/// itself; load(first, tokens) gives the queries of some tokens, a tile at a time so that they stay in the nearest cache.
+template <class Load>
+void column_sums(const HeadReader& reader, std::size_t begin, std::size_t end, std::size_t all_tokens,
+                 std::size_t group, const float* lse, float* sums, std::size_t stride, Load load) {
   const auto& table = kernels::active();
   constexpr std::size_t TileTokens = 32;
-  const std::size_t count = end - begin, group = queries.group;
+  const std::size_t count = end - begin, limit_first = reader.rows() - all_tokens + 1;
   for (std::size_t g = 0; g < group; ++g) std::fill_n(sums + g * stride, count, 0.0f);
   auto scores = detail::scratch<struct SumsPurpose>(TileTokens * group * count);
-  for (std::size_t first = 0; first < queries.tokens; first += TileTokens) {
-    const std::size_t tokens = std::min(TileTokens, queries.tokens - first);
+  for (std::size_t first = 0; first < all_tokens; first += TileTokens) {
+    const std::size_t tokens = std::min(TileTokens, all_tokens - first);
     if (limit_first + first + tokens - 1 <= begin) continue;
-    const Queries tile = queries.part(first, tokens);
+    const Queries tile = load(first, tokens);
     reader.scores(begin, end, tile, {scores.data(), count, false});
     for (std::size_t row = 0; row < tile.rows(); ++row) {
       const std::size_t limit = limit_first + first + row / group;

@@ -96,8 +96,7 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event) {
     from = std::min(from, rewrite.slot);
   }
   const auto chosen = plan.chosen();
-  const auto dropped =
-      static_cast<std::size_t>(std::find(chosen.begin(), chosen.end(), std::uint8_t{0}) - chosen.begin());
+  const std::size_t dropped = detail::first_unset(chosen);
   if (dropped < chosen.size()) {
     store.keep(chosen, event == Event::prompt_end);
     from = std::min(from, dropped);

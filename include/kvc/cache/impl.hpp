@@ -113,6 +113,7 @@ struct CacheCore::Impl {
   void attend_parts(const Pass& pass, std::size_t parts);
   void observe_prompt(const Pass& pass, std::span<const float> lse);
   void remember_window(LayerState& state, ConstRows queries, std::size_t capacity) const;
+  std::size_t attention_rows(const Pass& pass) const;
   std::size_t parts_of(std::size_t head) const;
   void attend_token(const attention::HeadReader& reader, const attention::Queries& queries,
                     attention::Partial& state) const;

@@ -218,8 +218,9 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   const std::size_t rows = reader.rows();
   if (pass.feed != Feed::none) {
     const std::size_t chunks = kernels::divide_up(rows, attention::ChunkRows);
-    auto kept_memory = detail::scratch<struct KeptPurpose>(group * (rows + chunks));
-    kept = {kept_memory.data(), kept_memory.data() + group * rows, rows};
+    const std::size_t stride = kernels::round_up(rows, kernels::TileLanes);  // read back as whole tiles
+    auto kept_memory = detail::scratch<struct KeptPurpose>(group * (stride + chunks));
+    kept = {kept_memory.data(), kept_memory.data() + group * stride, stride};
   }
   auto state_memory = detail::scratch<struct TokenState>(attention::Partial::floats(group, value_dim));
   auto state = attention::Partial::empty_in(state_memory, group, value_dim);
@@ -230,9 +231,9 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   for (std::size_t g = 0; g < group; ++g)
     state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   if (pass.feed != Feed::none) {
-    memory.attention.resize(group * store.size());
-    memory.attention_rows = group;
-    attention::kept_probabilities(store, kept, state, memory.attention);
+    memory.attention_rows = attention_rows(pass);
+    memory.attention.resize(memory.attention_rows * store.size());
+    attention::kept_probabilities(store, kept, state, pass.feed == Feed::group_sums, memory.attention);
   }
   observe_head(pass, head, store.size() - 1);
   if (acts_alone_) act_alone(head, pass.event);
@@ -252,6 +253,11 @@ inline void CacheCore::Impl::attend_token(const attention::HeadReader& reader, c
     attention::attend(reader, begin, std::min(begin + detail::PartRows, rows), queries, rows, part);
     state.merge(part);
   }
+}
+
+/// Rows of Observation::attention that column sums take.
+inline std::size_t CacheCore::Impl::attention_rows(const Pass& pass) const {
+  return pass.feed == Feed::group_sums ? 1 : shape_.group();
 }
 
 /// Where the last `tokens` tokens stand in the cache, minus their positions in the text.
@@ -363,30 +369,34 @@ inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const fl
   for (std::size_t local = 0; local < shape_.kv_heads; ++local)
     most = std::max(most, heads_[first + local].keys().rows());
   const std::size_t chunks = kernels::divide_up(most, attention::ChunkRows);
-  sums_.resize(shape_.kv_heads * group * most);
+  const std::size_t kept_rows = attention_rows(pass);
+  sums_.resize(shape_.kv_heads * kept_rows * most);
   executor().parallel_for(shape_.kv_heads * chunks, [&](std::size_t task) {
     const std::size_t local = task / chunks, begin = task % chunks * attention::ChunkRows;
     const HeadStore& store = heads_[first + local];
     const std::size_t rows = store.keys().rows();
     if (begin >= rows) return;
-    auto query_memory = detail::scratch<struct SumQueries>(tokens * group * shape_.head_dim);
-    attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
     auto shifts = detail::scratch<struct SumShifts, std::int32_t>(tokens);
-    if (in_cache_) {
-      load_shifts(store, tokens, shifts);
-      queries.shifts = shifts;
-    }
+    if (in_cache_) load_shifts(store, tokens, shifts);
+    const auto load = [&](std::size_t from, std::size_t count) {
+      auto memory = detail::scratch<struct SumQueries>(count * group * shape_.head_dim);
+      attention::Queries queries = attention::load_queries(shape_, pass.tokens->q.subrows(from, count), local, memory);
+      if (in_cache_) queries.shifts = shifts.subspan(from, count);
+      return queries;
+    };
     const attention::HeadReader reader(store, {&shape_, in_cache_});
-    attention::column_sums(reader, begin, std::min(begin + attention::ChunkRows, rows), queries, rows - tokens + 1,
-                           lse.data() + local * tokens * group, sums_.data() + local * group * most + begin, most);
+    attention::column_sums(reader, begin, std::min(begin + attention::ChunkRows, rows), tokens, group,
+                           lse.data() + local * tokens * group, sums_.data() + local * kept_rows * most + begin,
+                           kept_rows == 1 ? 0 : most, load);
   });
   for (std::size_t local = 0; local < shape_.kv_heads; ++local) {
     HeadWork& memory = work_[local];
     const HeadStore& store = heads_[first + local];
-    memory.attention_rows = group;
-    memory.attention.resize(group * store.size());
-    for (std::size_t g = 0; g < group; ++g)
-      attention::to_slots(store, sums_.data() + (local * group + g) * most, memory.attention.data() + g * store.size());
+    memory.attention_rows = kept_rows;
+    memory.attention.resize(kept_rows * store.size());
+    for (std::size_t row = 0; row < kept_rows; ++row)
+      attention::to_slots(store, sums_.data() + (local * kept_rows + row) * most,
+                          memory.attention.data() + row * store.size());
   }
 }
 

@@ -86,11 +86,17 @@ class GroupFit {
     return std::nearbyint(ratio < top ? std::max(ratio, 0.0f) : top);
   }
   void put(const kernels::PackedLayout::CodePlace& place, float code) const {
+    const auto number = static_cast<std::uint32_t>(code);
+    const kernels::PackedLayout::PlanePlace bit = layout_.plane_place(place.plane);
+    put_bits(place.dword + bit.row * kernels::TileLanes, bit.shift, layout_.low_bits(), number);
+    if (layout_.bits == 3) put_bits(place.dword + bit.high_row * kernels::TileLanes, bit.high_shift, 1, number >> 2);
+  }
+  void put_bits(std::size_t place, unsigned shift, unsigned bits, std::uint32_t value) const {
+    const std::uint32_t mask = (1u << bits) - 1;
     std::uint32_t dword;
-    std::memcpy(&dword, block_ + 4 * place.dword, sizeof dword);
-    dword &= ~(((1u << layout_.bits) - 1) << place.shift);
-    dword |= static_cast<std::uint32_t>(code) << place.shift;
-    std::memcpy(block_ + 4 * place.dword, &dword, sizeof dword);
+    std::memcpy(&dword, block_ + 4 * place, sizeof dword);
+    dword = (dword & ~(mask << shift)) | (value & mask) << shift;
+    std::memcpy(block_ + 4 * place, &dword, sizeof dword);
   }
 
   float read(std::size_t offset, std::size_t index) const {

@@ -5,9 +5,12 @@ namespace KVC_TARGET {
 
 template <Scalar Type>
 KVC_ALWAYS_INLINE void store_as(typename StoredAs<Type>::Element* p, Vector a) {
-  if constexpr (Type == Scalar::f32) store(p, a);
-  else if constexpr (Type == Scalar::f16) store_half(p, a);
-  else store_bfloat(p, a);
+  if constexpr (Type == Scalar::f32)
+    store(p, a);
+  else if constexpr (Type == Scalar::f16)
+    store_half(p, a);
+  else
+    store_bfloat(p, a);
 }
 
 /// `count` floats that are `stride` apart, as one run: in place, or copied into `buffer` (TileLanes floats).
@@ -53,8 +56,10 @@ inline void copy_elements_of(const void* from, std::size_t from_stride, void* to
 }
 inline void copy_elements(Scalar type, const void* from, std::size_t from_stride, void* to, std::size_t to_stride,
                           std::size_t count) {
-  if (type == Scalar::f32) copy_elements_of<float>(from, from_stride, to, to_stride, count);
-  else copy_elements_of<std::uint16_t>(from, from_stride, to, to_stride, count);
+  if (type == Scalar::f32)
+    copy_elements_of<float>(from, from_stride, to, to_stride, count);
+  else
+    copy_elements_of<std::uint16_t>(from, from_stride, to, to_stride, count);
 }
 
 /// Room for TileLanes elements of any type.
@@ -62,7 +67,8 @@ struct Run {
   alignas(64) unsigned char bytes[TileLanes * sizeof(float)];
 };
 
-/// Converts along the lanes where the source's lanes follow each other, so both sides are contiguous; else along p.
+/// Converts along the lanes where the source's lanes follow each other, so both sides are contiguous; else whole tiles are
+/// turned first, and what is left converts along p.
 inline void dense_encode(const DenseLayout& layout, void* block, const Window& window, const ConstFloatMatrix& source) {
   const auto encode = Conversions[static_cast<int>(layout.type)].encode;
   const std::size_t size = scalar_bytes(layout.type);
@@ -82,8 +88,20 @@ inline void dense_encode(const DenseLayout& layout, void* block, const Window& w
     }
     return;
   }
+  const std::size_t whole_tiles =
+      source.p_stride == 1 && window.lane_begin % TileLanes == 0 ? window.lanes / TileLanes : 0;
+  const std::size_t whole_p = window.p_count / TileLanes * TileLanes;
+  for (std::size_t tile = 0; tile < whole_tiles; ++tile) {
+    float turned[TileLanes * TileLanes];
+    for (std::size_t p = 0; p < whole_p; p += TileLanes) {
+      transpose_tile(source.data + p + tile * TileLanes * source.lane_stride, source.lane_stride, turned);
+      for (std::size_t i = 0; i < TileLanes; ++i)
+        encode(turned + i * TileLanes,
+               bytes + layout.index(window.p_begin + p + i, window.lane_begin + tile * TileLanes) * size);
+    }
+  }
   for (std::size_t lane = 0; lane < window.lanes; ++lane) {
-    for (std::size_t p = 0; p < window.p_count; p += TileLanes) {
+    for (std::size_t p = lane < whole_tiles * TileLanes ? whole_p : 0; p < window.p_count; p += TileLanes) {
       const std::size_t count = smaller(TileLanes, window.p_count - p);
       const float* from = source.data + p * source.p_stride + lane * source.lane_stride;
       encode(contiguous(from, source.p_stride, count, buffer), run.bytes);

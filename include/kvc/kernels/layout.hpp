@@ -46,6 +46,13 @@ enum class GroupsAlong : std::uint8_t { lanes, p };
 ///   row 0 | p 0..7 | p 0..7 | ... | p 0..7 |      (4 bits: 8 planes)
 ///   row 1 | p 8..15| ...
 ///
+/// Codes of 3 bits lie in units of three rows: the low two bits as codes of 2 bits, the high bits in a row of their own, in
+/// the order in which the low ones leave their row byte by byte, so that shift and mask still give four codes a dword:
+///
+///   row 0 | low bits of p 0..15  |      bit 2 i of the row:                        p = i
+///   row 1 | low bits of p 16..31 |                                                 p = 16 + i
+///   row 2 | high bits of p 0..31 |      bit 8 b + 4 h + k (b, k < 4; h < 2):       p = 16 h + 4 b + k
+///
 /// Groups along lanes start at a tile of their own; groups along p at a dword of their own; the rest is padding (zero).
 /// The block in memory: codes, then scales, then minima:
 ///   along lanes: scale[lane / group][p]          along p: scale[p / group][lane rounded up to 16]
@@ -56,14 +63,16 @@ struct PackedLayout {
   std::size_t lanes = 0, p = 0;  // capacity
   Scalar metadata = Scalar::f16;
 
-  constexpr std::size_t planes() const { return 32 / bits; }
+  /// p of one unit of dword rows, and its rows.
+  constexpr std::size_t planes() const { return bits == 3 ? 32 : 32 / bits; }
+  constexpr std::size_t unit_rows() const { return bits == 3 ? 3 : 1; }
   constexpr std::size_t tiles_per_group() const { return divide_up(group, TileLanes); }
-  constexpr std::size_t rows_per_group() const { return divide_up(group, planes()); }
+  constexpr std::size_t rows_per_group() const { return divide_up(group, planes()) * unit_rows(); }
   constexpr std::size_t tiles() const {
     return along == GroupsAlong::lanes ? divide_up(lanes, group) * tiles_per_group() : divide_up(lanes, TileLanes);
   }
   constexpr std::size_t dword_rows() const {
-    return along == GroupsAlong::lanes ? divide_up(p, planes()) : divide_up(p, group) * rows_per_group();
+    return along == GroupsAlong::lanes ? divide_up(p, planes()) * unit_rows() : divide_up(p, group) * rows_per_group();
   }
   constexpr std::size_t code_dwords() const { return tiles() * dword_rows() * TileLanes; }
   constexpr std::size_t metadata_stride() const { return along == GroupsAlong::lanes ? p : round_up(lanes, TileLanes); }
@@ -78,22 +87,43 @@ struct PackedLayout {
   constexpr std::size_t lane_granule() const { return along == GroupsAlong::lanes ? group : TileLanes; }
   constexpr std::size_t p_granule() const { return along == GroupsAlong::lanes ? planes() : group; }
 
-  /// Dword and bit offset of one code.
-  struct CodePlace {
-    std::size_t dword;
+  /// Where a code of one plane lies in its unit: row and bit offset of its low bits, and with 3 bits of its high bit.
+  struct PlanePlace {
+    std::size_t row;
     unsigned shift;
+    std::size_t high_row;
+    unsigned high_shift;
+  };
+  constexpr unsigned low_bits() const { return bits == 3 ? 2 : bits; }
+  constexpr PlanePlace plane_place(std::size_t plane) const {
+    if (bits != 3) return {0, static_cast<unsigned>(plane) * bits, 0, 0};
+    const std::size_t half = plane / 16, in_half = plane % 16;
+    return {half, static_cast<unsigned>(2 * in_half), 2,
+            static_cast<unsigned>(8 * (in_half / 4) + 4 * half + in_half % 4)};
+  }
+
+  /// The dword that begins a code's unit, and the code's plane there. The unit's other rows follow TileLanes apart.
+  struct CodePlace {
+    std::size_t dword, plane;
   };
   constexpr CodePlace code_place(std::size_t p_index, std::size_t lane) const {
     std::size_t tile = lane / TileLanes, tile_lane = lane % TileLanes;
-    std::size_t row = p_index / planes(), plane = p_index % planes();
+    std::size_t row = p_index / planes() * unit_rows(), plane = p_index % planes();
     if (along == GroupsAlong::lanes) {
       tile = lane / group * tiles_per_group() + lane % group / TileLanes;
       tile_lane = lane % group % TileLanes;
     } else {
-      row = p_index / group * rows_per_group() + p_index % group / planes();
+      row = p_index / group * rows_per_group() + p_index % group / planes() * unit_rows();
       plane = p_index % group % planes();
     }
-    return {(tile * dword_rows() + row) * TileLanes + tile_lane, static_cast<unsigned>(plane) * bits};
+    return {(tile * dword_rows() + row) * TileLanes + tile_lane, plane};
+  }
+  /// The code at a place of the block whose codes begin at `dwords`.
+  constexpr std::uint32_t code_at(const std::uint32_t* dwords, const CodePlace& place) const {
+    const PlanePlace bit = plane_place(place.plane);
+    const std::uint32_t* unit = dwords + place.dword;
+    const std::uint32_t low = unit[bit.row * TileLanes] >> bit.shift & ((1u << low_bits()) - 1);
+    return bits == 3 ? low | (unit[bit.high_row * TileLanes] >> bit.high_shift & 1u) << 2 : low;
   }
   /// Number of the scale and minimum of one element.
   constexpr std::size_t metadata_index(std::size_t p_index, std::size_t lane) const {

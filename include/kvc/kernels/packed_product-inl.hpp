@@ -20,9 +20,25 @@ struct CodeBlock {
   Results results;
 };
 
+/// Four codes of 3 bits a dword, one in each byte: p = 16 Half + 4 byte + Step of a unit.
+template <std::size_t Half, std::size_t Step>
+KVC_ALWAYS_INLINE Words three_bit_codes(Words low, Words high) {
+  constexpr std::size_t From = 4 * Half + Step;  // of the high bit in its byte, wanted at bit 2
+  const Words low_part = bit_and(shift_right<2 * Step>(low), words(0x03030303u));
+  if constexpr (From >= 2)
+    return bit_or(low_part, bit_and(shift_right<From - 2>(high), words(0x04040404u)));
+  else
+    return bit_or(low_part, bit_and(shift_left_by(high, 2 - From), words(0x04040404u)));
+}
+
+template <std::size_t Step>
+KVC_ALWAYS_INLINE Words three_bit_codes_of_half(std::size_t half, Words low, Words high) {
+  return half == 0 ? three_bit_codes<0, Step>(low, high) : three_bit_codes<1, Step>(low, high);
+}
+
 template <unsigned Bits, std::size_t Rows, std::size_t Tiles>
 void code_block(const CodeBlock& block) {
-  constexpr std::size_t Planes = 32 / Bits, Vectors = Tiles * TileVectors;
+  constexpr std::size_t Planes = Bits == 3 ? 32 : 32 / Bits, Vectors = Tiles * TileVectors;
   const Results results = block.results;
   const std::uint32_t* codes[Tiles];
   const float* coefficients[Tiles];
@@ -38,20 +54,45 @@ void code_block(const CodeBlock& block) {
     for (std::size_t i = 0; i < Vectors; ++i)
       sum[r][i] = results.add ? load(results.data + r * results.stride + i * Width) : zero();
   }
-  for (std::size_t p = 0; p < block.count; p += Planes) {
-    Words dwords[Vectors];
+  auto add_product = [&](std::size_t i, std::size_t p, Vector code) KVC_LAMBDA_INLINE {
     KVC_UNROLL
-    for (std::size_t i = 0; i < Vectors; ++i)
-      dwords[i] = load_words(codes[i / TileVectors] + p / Planes * TileLanes + i % TileVectors * Width);
-    KVC_UNROLL_SOME
-    for (std::size_t plane = 0; plane < Planes; ++plane) {
-      KVC_UNROLL
-      for (std::size_t i = 0; i < Vectors; ++i) {
-        const Vector code = low_codes<Bits>(dwords[i]);
-        dwords[i] = shift_right<Bits>(dwords[i]);
+    for (std::size_t r = 0; r < Rows; ++r)
+      sum[r][i] = fma(set(coefficients[i / TileVectors][r * ChunkSize + p]), code, sum[r][i]);
+  };
+  for (std::size_t p = 0; p < block.count; p += Planes) {
+    if constexpr (Bits == 3) {
+      for (std::size_t half = 0; half < 2; ++half) {
         KVC_UNROLL
-        for (std::size_t r = 0; r < Rows; ++r)
-          sum[r][i] = fma(set(coefficients[i / TileVectors][r * ChunkSize + p + plane]), code, sum[r][i]);
+        for (std::size_t i = 0; i < Vectors; ++i) {
+          const std::uint32_t* unit = codes[i / TileVectors] + p / Planes * 3 * TileLanes + i % TileVectors * Width;
+          const Words low = load_words(unit + half * TileLanes), high = load_words(unit + 2 * TileLanes);
+          auto add_bytes = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
+            Words four = three_bit_codes_of_half<Step>(half, low, high);
+            KVC_UNROLL
+            for (std::size_t byte = 0; byte < 4; ++byte) {
+              add_product(i, p + 16 * half + 4 * byte + Step, low_codes<8>(four));
+              four = shift_right<8>(four);
+            }
+          };
+          add_bytes.template operator()<0>();
+          add_bytes.template operator()<1>();
+          add_bytes.template operator()<2>();
+          add_bytes.template operator()<3>();
+        }
+      }
+    } else {
+      Words dwords[Vectors];
+      KVC_UNROLL
+      for (std::size_t i = 0; i < Vectors; ++i)
+        dwords[i] = load_words(codes[i / TileVectors] + p / Planes * TileLanes + i % TileVectors * Width);
+      KVC_UNROLL_SOME
+      for (std::size_t plane = 0; plane < Planes; ++plane) {
+        KVC_UNROLL
+        for (std::size_t i = 0; i < Vectors; ++i) {
+          const Vector code = low_codes<Bits>(dwords[i]);
+          dwords[i] = shift_right<Bits>(dwords[i]);
+          add_product(i, p + plane, code);
+        }
       }
     }
   }
@@ -91,6 +132,7 @@ struct PackedSource {
         window(part),
         coefficients(rows),
         functions(source_layout.bits == 2   ? CodeBlocks<2>
+                  : source_layout.bits == 3 ? CodeBlocks<3>
                   : source_layout.bits == 4 ? CodeBlocks<4>
                                             : CodeBlocks<8>) {}
 };
@@ -108,7 +150,7 @@ inline void read_metadata(const unsigned char* metadata, Scalar type, std::size_
     for (; i + Width <= count; i += Width) store(values + i, load_half(halves + i));
     if (i < count) {
       std::uint16_t rest[Width] = {};
-      for (std::size_t j = 0; j < count - i; ++j) rest[j] = halves[i + j];
+      for (std::size_t j = 0; j < smaller(Width, count - i); ++j) rest[j] = halves[i + j];
       store(values + i, load_half(rest));
       i = count;
     }
@@ -173,7 +215,7 @@ struct LaneGroupsKernel {
 
   void run(std::size_t row, std::size_t rows, std::size_t tile, std::size_t tiles, const Results& results) {
     const PackedLayout& layout = source.layout;
-    const std::size_t dword_row = (source.window.p_begin + p) / layout.planes();
+    const std::size_t dword_row = (source.window.p_begin + p) / layout.planes() * layout.unit_rows();
     CodeBlock block{{}, {}, count, {results.data, results.stride, true}};
     for (std::size_t t = 0; t < tiles; ++t) {
       const std::size_t number = first_tile() + tile + t, group = number / layout.tiles_per_group();
@@ -225,7 +267,8 @@ struct StepGroupsKernel {
     for (std::size_t used = 0; used < ChunkSize && p < source.window.p_count;) {
       const std::size_t position = source.window.p_begin + p, in_group = position % layout.group;
       const std::size_t count = smaller(smaller(layout.group - in_group, source.window.p_count - p), ChunkSize - used);
-      const std::size_t row = position / layout.group * layout.rows_per_group() + in_group / layout.planes();
+      const std::size_t row =
+          position / layout.group * layout.rows_per_group() + in_group / layout.planes() * layout.unit_rows();
       segments[segment_count++] = {p, count, row, used, position / layout.group};
       used += round_up(count, layout.planes());
       p += count;
@@ -245,8 +288,10 @@ struct StepGroupsKernel {
         for (std::size_t i = 0; i < round_up(segment.count, planes); i += step) {
           const std::size_t valid = i < segment.count ? smaller(step, segment.count - i) : 0;
           const Vector c = valid == Width ? load(from + i) : load_partial(from + i, valid);
-          if (step == Width) store(to + i, c);
-          else store_partial(to + i, c, step);
+          if (step == Width)
+            store(to + i, c);
+          else
+            store_partial(to + i, c, step);
           sum = add(sum, c);
         }
         sums[r * MaxSegments + s] = sum_of(sum);

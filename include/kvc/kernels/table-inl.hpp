@@ -5,7 +5,8 @@
 #include "kvc/kernels/dense_product-inl.hpp"
 #include "kvc/kernels/packed_product-inl.hpp"
 #include "kvc/kernels/dense_codec-inl.hpp"
-#include "kvc/kernels/packed_codec-inl.hpp"
+#include "kvc/kernels/packed_encode-inl.hpp"
+#include "kvc/kernels/packed_decode-inl.hpp"
 #include "kvc/kernels/softmax-inl.hpp"
 
 namespace kvc::kernels {

@@ -129,7 +129,7 @@ Parameter<P> pyramid_parameter(WindowOf window_of) {
 
 inline std::vector<Parameter<Full>> parameters_of(const Full&) {
   return {parameter("type", &Full::type, "element type of dense rows; unset: the cache's own"),
-          parameter("bits", &Full::bits, "8, 4 or 2: quantize every token at once; 0: dense"),
+          parameter("bits", &Full::bits, "8, 4, 3 or 2: quantize every token at once; 0: dense"),
           parameter("group", &Full::group, "channels that share a scale when quantized"),
           parameter("fit", &Full::fit, "of the minimum of such a group"),
           parameter("ggml", &Full::ggml, "quantize every token at once to a cache type of llama.cpp"),
@@ -219,7 +219,7 @@ inline std::vector<Parameter<RazorAttention>> parameters_of(const RazorAttention
 }
 
 inline std::vector<Parameter<KIVI>> parameters_of(const KIVI&) {
-  return {parameter("bits", &KIVI::bits, "2, 4 or 8"),
+  return {parameter("bits", &KIVI::bits, "2, 3, 4 or 8"),
           parameter("key_bits", &KIVI::key_bits, "of keys, where they differ"),
           parameter("value_bits", &KIVI::value_bits, "of values, where they differ"),
           parameter("group", &KIVI::group, "elements that share a scale"),

@@ -11,7 +11,7 @@ namespace kvc {
 /// so in a type of llama.cpp (its --cache-type-k and --cache-type-v).
 struct Full {
   std::optional<Scalar> type = std::nullopt;          ///< f32, f16 or bf16 rows; none: the cache's own type
-  unsigned bits = 0;                                  ///< 8, 4 or 2: quantized; 0: dense
+  unsigned bits = 0;                                  ///< 8, 4, 3 or 2: quantized; 0: dense
   std::size_t group = 32;                             ///< channels that share a scale when quantized
   Fit fit = Fit::min_max;                             ///< of the minimum of such a group
   std::optional<GgmlType> ggml = std::nullopt;        ///< blocks of this type; none: not

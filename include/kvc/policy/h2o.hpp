@@ -36,10 +36,18 @@ struct H2O {
   struct Slot {
     float mass = 0;
   };
-  Needs needs() const { return {.prompt = Feed::sums, .decode = when == When::always ? Feed::sums : Feed::none}; }
+  Needs needs() const {
+    const Feed feed = reduce == Reduce::sum ? Feed::group_sums : Feed::sums;
+    return {.prompt = feed, .decode = when == When::always ? feed : Feed::none};
+  }
 
   void observe(Head<H2O>& head, const Observation& seen) const {
     if (seen.attention.count == 0) return;
+    if (seen.attention.count == 1) {  // the core has added up the group
+      const std::span<const float> mass = seen.attention[0];
+      for (std::size_t slot = 0; slot < head.size(); ++slot) head.slots[slot].mass += mass[slot];
+      return;
+    }
     for (std::size_t slot = 0; slot < head.size(); ++slot)
       head.slots[slot].mass += reduce_column(seen.attention, slot, reduce);
   }
@@ -47,8 +55,10 @@ struct H2O {
   /// The mass, or its mean over the queries since the token came; the newest tokens are Protected.
   void score(const Head<H2O>& head, std::span<float> scores) const {
     const Position next = head.positions.empty() ? 0 : head.positions.back() + 1;
-    for (std::size_t slot = 0; slot < scores.size(); ++slot)
-      scores[slot] = head.slots[slot].mass / (normalize ? static_cast<float>(next - head.positions[slot]) : 1.0f);
+    for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = head.slots[slot].mass;
+    if (normalize)
+      for (std::size_t slot = 0; slot < scores.size(); ++slot)
+        scores[slot] /= static_cast<float>(next - head.positions[slot]);
     const std::size_t spared = std::min(recent.value_or(head.budget / 2), scores.size());
     std::fill(scores.end() - static_cast<std::ptrdiff_t>(spared), scores.end(), Protected);
   }

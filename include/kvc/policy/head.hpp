@@ -21,8 +21,9 @@ enum class Event : std::uint8_t {
 /// How much of the attention a policy wants to be told.
 enum class Feed : std::uint8_t {
   none,
-  sums,  ///< one column sum per query head and pass
-  rows,  ///< every query's row of probabilities
+  group_sums,  ///< one column sum per pass, over all queries of the group
+  sums,        ///< one column sum per query head and pass
+  rows,        ///< every query's row of probabilities
 };
 
 /// What the core must feed a policy; what nobody asks for is not computed.
@@ -36,10 +37,12 @@ struct Needs {
 /// One pass (prompt chunk, decode step, probe) as one head saw it.
 struct Observation {
   Event event = Event::decode;
-  std::size_t first_new = 0;                ///< slots [first_new, size) were appended by this pass
-  std::size_t queries_count = 0;            ///< tokens of the pass
-  ConstRows queries, unrotated_queries;     ///< [tokens * group, head_dim]
-  ConstRows attention;                      ///< sums [group, slots] or rows [tokens * group, slots], after softmax
+  std::size_t first_new = 0;             ///< slots [first_new, size) were appended by this pass
+  std::size_t queries_count = 0;         ///< tokens of the pass
+  ConstRows queries, unrotated_queries;  ///< [tokens * group, head_dim]
+  /// After softmax: group_sums [1, slots], sums [group, slots] or rows [tokens * group, slots]. Where stages of a pipeline
+  /// ask for different feeds, the largest is shown to all of them.
+  ConstRows attention;
   std::span<const float> scores;            ///< external scores of the new tokens
   Position probe_begin = 0, probe_end = 0;  ///< positions that a probe asks about
 };

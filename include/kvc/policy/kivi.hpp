@@ -14,7 +14,7 @@ namespace kvc {
 /// here; `.metadata = Scalar::f32` is their code run in float. A constant group decodes exactly, where theirs divides 0
 /// by 0.
 struct KIVI {
-  unsigned bits = 2;  ///< 2, 4 or 8; the authors advise 4 for grouped-query models
+  unsigned bits = 2;  ///< 2, 3, 4 or 8; the authors advise 4 for grouped-query models
   std::optional<unsigned> key_bits = std::nullopt, value_bits = std::nullopt;  ///< where keys and values differ
   std::size_t group = 32;                                                      ///< elements that share a scale
   std::size_t residual = 128;     ///< newest tokens kept dense; a multiple of group

@@ -50,6 +50,11 @@ class Plan {
     choosing_ = true;
     std::fill(chosen_.begin(), chosen_.end(), std::uint8_t{0});
   }
+  /// Drops one slot of those kept so far, at first of all.
+  void drop(std::size_t slot) {
+    choosing_ = true;
+    chosen_[slot] = 0;
+  }
   /// Fills up to `total` kept slots with the highest of `scores` [slots]. On equal scores the older slot stays; NaN loses.
   void top(std::span<const float> scores, std::size_t total) {
     start();

@@ -62,8 +62,38 @@ inline void pool(std::span<const float> in, std::size_t kernel, Pooling how, std
   }
 }
 
+/// The slot that loses against all others: NaN before the lowest score, the newer of equals.
+inline std::size_t lowest(std::span<const float> scores) {
+  constexpr std::size_t Strip = 16;  // independent minima, so that the compiler can use vectors
+  float least[Strip];
+  std::int32_t unordered[Strip] = {};
+  std::fill_n(least, Strip, Protected);
+  std::size_t slot = 0;
+  for (; slot + Strip <= scores.size(); slot += Strip) {
+    const float* score = scores.data() + slot;
+    for (std::size_t i = 0; i < Strip; ++i) least[i] = score[i] < least[i] ? score[i] : least[i];
+    for (std::size_t i = 0; i < Strip; ++i) unordered[i] |= score[i] != score[i];
+  }
+  for (; slot < scores.size(); ++slot) {
+    least[0] = scores[slot] < least[0] ? scores[slot] : least[0];
+    unordered[0] |= std::isnan(scores[slot]);
+  }
+  const float bound = *std::min_element(least, least + Strip);
+  if (std::find(unordered, unordered + Strip, 1) != unordered + Strip)
+    for (slot = scores.size(); slot-- > 0;)
+      if (std::isnan(scores[slot])) return slot;
+  for (slot = scores.size(); slot-- > 1;)
+    if (scores[slot] == bound) break;
+  return slot;
+}
+
 /// Keeps every Protected slot, even beyond `total`, then fills up to `total` with the best of the others.
 inline void keep_best(Plan& plan, std::span<const float> scores, std::size_t total) {
+  if (scores.size() == total + 1) {  // a decode step: one slot goes
+    const std::size_t loser = lowest(scores);
+    if (scores[loser] != Protected) plan.drop(loser);
+    return;
+  }
   plan.drop_all();
   for (std::size_t slot = 0; slot < scores.size(); ++slot)
     if (scores[slot] == Protected) plan.keep(slot);

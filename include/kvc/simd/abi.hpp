@@ -38,6 +38,9 @@
 /// Operations of the facade must vanish into the kernel: vector arguments may not cross a real call.
 #define KVC_ALWAYS_INLINE inline __attribute__((always_inline))
 
+/// The same for a lambda: written between its parameters and its body.
+#define KVC_LAMBDA_INLINE __attribute__((always_inline))
+
 /// Loops over arrays of vectors must unroll fully, or the arrays live in memory instead of registers.
 #if defined(__clang__)
 #define KVC_UNROLL _Pragma("clang loop unroll(full)")

@@ -166,8 +166,7 @@ class HeadStore {
   void check_step() {
     const IndexMap &k = keys_.map(), &v = values_.map();
     in_step_ = keys_.rows() == values_.rows();
-    if (k.identity() && v.identity()) return;
-    for (std::size_t slot = 0; in_step_ && slot < size(); ++slot) in_step_ = k[slot] == v[slot];
+    if (in_step_) in_step_ = k == v;
   }
 
   RowStore keys_, values_;

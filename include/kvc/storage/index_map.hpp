@@ -20,6 +20,15 @@ class IndexMap {
   /// The explicit entries; empty while identity.
   std::span<const std::int32_t> entries() const { return entries_; }
 
+  friend bool operator==(const IndexMap& a, const IndexMap& b) {
+    if (a.size_ != b.size_) return false;
+    if (!a.identity_ && !b.identity_)
+      return a.size_ == 0 || std::memcmp(a.entries_.data(), b.entries_.data(), a.size_ * sizeof(std::int32_t)) == 0;
+    for (std::size_t i = 0; i < (a.identity_ == b.identity_ ? 0 : a.size_); ++i)
+      if (a[i] != b[i]) return false;
+    return true;
+  }
+
   void push_back(std::int32_t index) {
     if (identity_ && index != static_cast<std::int32_t>(size_)) materialise();
     if (!identity_) entries_.push_back(index);
@@ -32,8 +41,8 @@ class IndexMap {
   }
   /// Keeps the entries whose flag is not 0; identity survives if all that is dropped lies at the end.
   void keep(std::span<const std::uint8_t> flags) {
-    std::size_t dropped = 0, last = size_;
-    while (dropped < size_ && flags[dropped]) ++dropped;
+    const std::size_t dropped = detail::first_unset(flags.first(size_));
+    std::size_t last = size_;
     while (last > dropped && !flags[last - 1]) --last;
     if (last > dropped) materialise();
     if (identity_) {

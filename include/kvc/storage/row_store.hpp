@@ -69,9 +69,9 @@ class RowStore {
   /// Drops the slots whose flag is 0. With `compact`, the rows that stay move together, in slot order.
   void keep(std::span<const std::uint8_t> flags, bool compact) {
     if (compact && sealed_count_ == 0) return compact_to(flags);
-    for (auto dropped = std::find(flags.begin(), flags.end(), std::uint8_t{0}); dropped != flags.end();
-         dropped = std::find(dropped + 1, flags.end(), std::uint8_t{0}))
-      kill(static_cast<std::size_t>(map_[static_cast<std::size_t>(dropped - flags.begin())]));
+    for (std::size_t dropped = detail::first_unset(flags); dropped < flags.size();
+         dropped += 1 + detail::first_unset(flags.subspan(dropped + 1)))
+      kill(static_cast<std::size_t>(map_[dropped]));
     map_.keep(flags);
     sweep();
     if (seals()) release_mostly_dead();

@@ -6,15 +6,18 @@
 
 namespace kvc::detail {
 
+/// Index of the first flag that is 0, else the number of flags.
+inline std::size_t first_unset(std::span<const std::uint8_t> flags) {
+  const void* zero = flags.empty() ? nullptr : std::memchr(flags.data(), 0, flags.size());
+  return zero ? static_cast<std::size_t>(static_cast<const std::uint8_t*>(zero) - flags.data()) : flags.size();
+}
+
 /// Calls move(from, to, count) for every run of flags that are not 0 and that moves down because some before it are 0.
 /// Returns how many flags are not 0. One evicted slot is one move, however many slots there are.
 template <class Move>
 std::size_t for_each_moved_run(std::span<const std::uint8_t> flags, Move move) {
   const auto find = [&](std::size_t from, bool set) {
-    if (!set) {
-      const void* zero = std::memchr(flags.data() + from, 0, flags.size() - from);
-      return zero ? static_cast<std::size_t>(static_cast<const std::uint8_t*>(zero) - flags.data()) : flags.size();
-    }
+    if (!set) return from + first_unset(flags.subspan(from));
     while (from < flags.size() && flags[from] == 0) ++from;
     return from;
   };

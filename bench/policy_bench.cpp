@@ -1,0 +1,86 @@
+// What a policy costs while decoding, beyond attention itself: sums, selection, eviction, sealing, merging.
+//   policy/<policy>/n:<slots>/g:<query heads per KV head>/d:<head_dim>
+// Time: one decode step of a layer. Counters: attention_us of the same cache (append and policy left out), upkeep_us = step -
+// attention, upkeep_share = upkeep / attention, bytes held, ratio to fp16 of all tokens seen.
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "kvc/kvc.hpp"
+#include "kvc/policy/any_policy.hpp"
+#include "support/sequence.hpp"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+/// Every evicting policy is full when the timing starts, so that each step evicts.
+void step(benchmark::State& state, const std::string& text, std::size_t slots, std::size_t group, std::size_t dim) {
+  const kvc::CacheShape shape{.layers = 1, .query_heads = 8 * group, .kv_heads = 8, .head_dim = dim};
+  kvc::AnyPolicy policy = kvc::AnyPolicy::parse(text);
+  policy.set_default_budget(slots);
+  kvc::KVCache cache(shape, policy);
+  const bench::Sequence sequence(shape, slots + 64);
+  sequence.fill(cache, slots + 64);
+  std::vector<float> out(sequence.query_width());
+  const kvc::Rows<float> row(out.data(), 1, out.size());
+  cache.reserve(slots + 65536);
+
+  double attention = 0, whole = 0;
+  std::size_t token = 0;
+  for (auto _ : state) {
+    auto begin = Clock::now();
+    cache.decode(0, sequence.tokens(token, 1), row);
+    const double seconds = seconds_since(begin);
+    begin = Clock::now();
+    cache.attend(0, sequence.query(token), row);
+    attention += seconds_since(begin);
+    benchmark::DoNotOptimize(out.data());
+    whole += seconds;
+    state.SetIterationTime(seconds);
+    ++token;
+  }
+  const double steps = static_cast<double>(state.iterations());
+  const kvc::Stats stats = cache.stats();
+  state.counters["attention_us"] = attention / steps * 1e6;
+  state.counters["upkeep_us"] = (whole - attention) / steps * 1e6;
+  state.counters["upkeep_share"] = (whole - attention) / attention;
+  state.counters["bytes"] = static_cast<double>(stats.bytes());
+  state.counters["ratio"] = stats.ratio();
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  const char* policies[] = {"full",
+                            "full:bits=8",
+                            "full:bits=4",
+                            "kivi:bits=4",
+                            "kivi:bits=2",
+                            "streaming_llm",
+                            "h2o",
+                            "snapkv",
+                            "knorm",
+                            "ada_kv:base=snapkv",
+                            "quest",
+                            "h2o | kivi:bits=4",
+                            "snapkv | kivi:bits=4",
+                            "streaming_llm | kivi:bits=4"};
+  for (const char* policy : policies)
+    for (const std::size_t slots : {1024u, 4096u})
+      benchmark::RegisterBenchmark(
+          ("policy/" + std::string(policy) + "/n:" + std::to_string(slots) + "/g:4/d:128").c_str(),
+          [=](benchmark::State& state) { step(state, policy, slots, 4, 128); })
+          ->Unit(benchmark::kMicrosecond)
+          ->UseManualTime();
+  benchmark::Initialize(&count, words);
+  if (benchmark::ReportUnrecognizedArguments(count, words)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+}
