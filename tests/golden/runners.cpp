@@ -2,14 +2,11 @@
 
 namespace golden {
 
-extern const Runner H2ORunner, KIVIRunner, SnapKVRunner, StreamingLLMRunner;
+extern const Runner H2ORunner, KIVIRunner, MiniCacheRunner, SnapKVRunner, StreamingLLMRunner;
 
 std::span<const Runner* const> all_runners() {
   static constexpr const Runner* All[] = {
-      &H2ORunner,
-      &SnapKVRunner,
-      &StreamingLLMRunner,
-      &KIVIRunner,
+      &H2ORunner, &SnapKVRunner, &StreamingLLMRunner, &KIVIRunner, &MiniCacheRunner,
   };
   return All;
 }

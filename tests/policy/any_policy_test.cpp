@@ -89,7 +89,7 @@ TEST_CASE("an unknown policy is pointed at, with the nearest name and all names"
   CHECK(complaint("kivi | snapvk:budget=9") ==
         "unknown policy 'snapvk'; did you mean 'snapkv'? there are: ada_kv, external_scores, full, h2o, h2o_mask, "
         "kivi, knorm, "
-        "quest, snapkv, streaming_llm\n"
+        "mini_cache, quest, snapkv, streaming_llm\n"
         "  kivi | snapvk:budget=9\n"
         "         ^^^^^^");
 }
