@@ -51,8 +51,8 @@ struct Side {
     }
     const double low = *std::min_element(angle.begin(), angle.end()),
                  high = *std::max_element(angle.begin(), angle.end());
-    if (policy.retention == Retention::far) return angle[i] > (1 - policy.gamma) * high + policy.gamma * low;
-    return angle[i] < (1 - policy.gamma) * low + policy.gamma * high;
+    if (policy.retention == Retention::far) return angle[i] > std::lerp(high, low, policy.gamma);
+    return angle[i] < std::lerp(low, high, policy.gamma);
   }
   static void interpolate(Row& x, Row& y, double angle, double t) {
     const double length_x = length(x), length_y = length(y);
