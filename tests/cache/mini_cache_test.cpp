@@ -357,6 +357,25 @@ TEST_CASE("While decoding, tokens that wait to be merged are not sealed, so none
     }
 }
 
+TEST_CASE("Values that are retained and then sealed one by one fill one block, however often tokens merge") {
+  const kvc::CacheShape shape{.layers = 2, .query_heads = 2, .kv_heads = 1, .head_dim = 32};
+  kvc::KVCache cache(shape, MiniCache{.start = 0} | kvc::KIVI{.bits = 4, .residual = 32}, Exact);
+  const support::RandomTokens tokens(shape, 10 * Block, 6), above(shape, 10 * Block, 7);
+  for (std::size_t t = 0; t < 10 * Block; ++t)
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      support::Outputs out(shape, 1);
+      cache.decode(layer, (layer == 0 ? tokens : above).tokens(t, 1), out.rows(0, 1));
+    }
+  std::size_t open = 0, retained = 0;
+  for (const kvc::Segment& segment : cache.value_rows({0, 0}).segments()) {
+    if (!segment.sealed || segment.norms) continue;
+    ++open;
+    retained += segment.rows() - segment.dead;
+  }
+  CHECK(open == 1);
+  CHECK(retained >= 8);
+}
+
 TEST_CASE("The bytes of merged layers are those of one layer's rows and of two norms per token, as computed") {
   const kvc::CacheShape shape{.layers = 4, .query_heads = 6, .kv_heads = 2, .head_dim = 64};
   constexpr std::size_t Tokens = 512, Dim = 64, Sides = 4;  // sides: keys and values of two heads, of a layer
