@@ -30,6 +30,9 @@ constexpr Counterpart Counterparts[] = {
     {"kivi:bits=2,residual=128,metadata=f32", "kivi2", "bits=2,G=32,R=128"},
     {"kivi:bits=4,residual=32,metadata=f32", "kivi4", "bits=4,G=32,R=32"},
     {"kivi:bits=4,residual=128,metadata=f32", "kivi4", "bits=4,G=32,R=128"},
+    {"mini_cache", "minicache", "S=15,t=0.6,gamma=0.05,retention=far"},
+    {"mini_cache:retention=literal", "minicache", "S=15,t=0.6,gamma=0.05,retention=literal"},
+    {"mini_cache:retention=none", "minicache", "S=15,t=0.6,gamma=0.05,retention=none"},
 };
 
 struct Measured {
@@ -81,7 +84,7 @@ TEST_CASE("the full cache's likelihood is the reference's", "[model]") {
 
 TEST_CASE("perplexity ratios are kvpress's within one percent", "[model]") {
   const Json quality = Json::parse(read_text(reference("quality_public.json")));
-  REQUIRE(measured().results.size() == 15);  // five policies at two fractions, five without
+  REQUIRE(measured().results.size() == 18);  // five policies at two fractions, eight without
   for (const Result& result : measured().results) {
     const double expected = row_of(quality["summary_per_text"]["emma"], result)["ppl_ratio"].number();
     INFO(result.policy << " at " << result.keep << ": " << *result.perplexity_ratio << ", kvpress " << expected);

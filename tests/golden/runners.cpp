@@ -3,13 +3,13 @@
 namespace golden {
 
 // The six policies, then the codecs.
-extern const Runner H2ORunner, KIVIRunner, RazorRunner, SnapKVRunner, StreamingLLMRunner;
+extern const Runner H2ORunner, KIVIRunner, MiniCacheRunner, RazorRunner, SnapKVRunner, StreamingLLMRunner;
 extern const Runner AffineCodecRunner, CodecAttentionRunner, GgmlRunner, GroupQuantRunner;
 
 std::span<const Runner* const> all_runners() {
   static constexpr const Runner* All[] = {
-      &H2ORunner,  &SnapKVRunner,     &StreamingLLMRunner, &KIVIRunner,           &RazorRunner,
-      &GgmlRunner, &GroupQuantRunner, &AffineCodecRunner,  &CodecAttentionRunner,
+      &H2ORunner,   &SnapKVRunner, &StreamingLLMRunner, &KIVIRunner,        &MiniCacheRunner,
+      &RazorRunner, &GgmlRunner,   &GroupQuantRunner,   &AffineCodecRunner, &CodecAttentionRunner,
   };
   return All;
 }

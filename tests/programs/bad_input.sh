@@ -1,8 +1,8 @@
 #!/bin/sh
-# bad_input.sh COMPARE GENERATE TEXT [MODEL]: what users get wrong ends with exit code 2, a message that says what, no table,
+# bad_input.sh COMPARE GENERATE ANALYZE TEXT [MODEL]: what users get wrong ends with exit code 2, a message that says what, no table,
 # and no file written. Cases that need the model are left out where it is missing.
 set -eu
-compare=$1 generate=$2 text=$3 model=${4:-}
+compare=$1 generate=$2 analyze=$3 text=$4 model=${5:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tried=0
@@ -28,12 +28,18 @@ refused "gguf" "$generate" --model "$work/foreign.gguf" --prompt "Hello"
 refused "--modell" "$compare" --modell "$work/cut.gguf" --text "$text"
 refused "snapvk" "$compare" --model "$work/cut.gguf" --text "$text" --policies "snapvk"
 refused "windw" "$generate" --model "$work/cut.gguf" --prompt "Hello" --policy "snapkv:windw=4"
+refused "layers" "$analyze"
+refused "layers" "$analyze" layer --model "$work/cut.gguf" --text "$text"
+refused "gguf" "$analyze" layers --model "$work/cut.gguf" --text "$text"
+refused "no/such.txt" "$analyze" layers --model "$work/cut.gguf" --text "$work/no/such.txt"
 
 if [ -n "$model" ] && [ -f "$model" ]; then
   head -c 1000000 "$model" >"$work/truncated.gguf"
   refused "gguf" "$compare" --model "$work/truncated.gguf" --text "$text"
   refused "context" "$compare" --model "$model" --text "$text" --prompt 9000 --json "$work/result.json"
   refused "window" "$compare" --model "$model" --text "$text" --policies "snapkv:budget=16,window=32"
+  refused "tokens" "$analyze" layers --model "$model" --text "$text" --offset 1000000
+  refused "context" "$analyze" layers --model "$model" --text "$text" --tokens 9000
   refused "no/such" "$compare" --model "$model" --text "$text" --json "$work/no/such/result.json"
 fi
 [ ! -e "$work/result.json" ] || { echo "FAILED: a result file was written"; exit 1; }

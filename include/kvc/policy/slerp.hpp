@@ -83,9 +83,10 @@ inline std::vector<std::uint8_t> choose_retained(std::span<const double> distanc
     return retained;
   }
   const auto [least, most] = std::minmax_element(distances.begin(), distances.end());
-  const double margin = gamma * (*most - *least);
+  // Interpolated, so that gamma = 1 means exactly the other end.
+  const double threshold = rule == Retention::far ? std::lerp(*most, *least, gamma) : std::lerp(*least, *most, gamma);
   for (std::size_t i = 0; i < distances.size(); ++i)
-    retained[i] = rule == Retention::far ? distances[i] > *most - margin : distances[i] < *least + margin;
+    retained[i] = rule == Retention::far ? distances[i] > threshold : distances[i] < threshold;
   return retained;
 }
 

@@ -123,7 +123,9 @@ class RowStore {
   void share(std::span<const SharedRows> blocks) {
     for (const SharedRows& shared : blocks) {
       for (const std::uint32_t slot : shared.slots) ++segments_[segment_of(static_cast<std::size_t>(map_[slot]))].dead;
-      const std::size_t at = behind_sealed();
+      // Before a block of codes that still fills up, or the next code would begin another one.
+      std::size_t at = behind_sealed();
+      if (at > 0 && segments_[at - 1].end < segments_[at - 1].block->capacity()) --at;
       segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at),
                        Segment{shared.block, 0, shared.slots.size(), 0, true, 0, shared.norms});
       slots_moved_to(at, shared.slots);
