@@ -102,7 +102,7 @@ void check_budget(const NaivePair& pair, const PolicyCase& entry) {
 }  // namespace
 
 TEST_CASE("Every evictor, quantizer and merger work together or say in a sentence why they cannot") {
-  const RandomTokens text(Shape, Prompt + Steps, 41);
+  const LayeredTokens text(Shape, Prompt + Steps, 41);
   std::vector<Isa> isas{best_isa()};
   if (!Sanitized && best_isa() != Isa::portable) isas.push_back(Isa::portable);
   std::size_t ran = 0, refused = 0;
@@ -124,10 +124,10 @@ TEST_CASE("Every evictor, quantizer and merger work together or say in a sentenc
         for (const Isa isa : isas) {
           const ScopedIsa scope(isa);
           NaivePair pair(Shape, pipeline);
-          pair.feed(text.tokens(0, Prompt), Event::prompt_end);
+          pair.feed(text.slice(0, Prompt), Event::prompt_end);
           if (evictor.acts != Acts::never) check_budget(pair, evictor);
           check_bytes(pair, quantizer.bits, evictor.acts == Acts::every_pass);
-          for (std::size_t t = Prompt; t < Prompt + Steps; ++t) pair.feed(text.tokens(t, 1), Event::decode);
+          for (std::size_t t = Prompt; t < Prompt + Steps; ++t) pair.feed(text.slice(t, 1), Event::decode);
           if (evictor.acts == Acts::every_pass) check_budget(pair, evictor);
           check_bytes(pair, quantizer.bits, evictor.acts != Acts::never);
           pair.check_rows();

@@ -24,7 +24,7 @@ void check_same(const Sequence& a, const Sequence& b) {
 }  // namespace
 
 TEST_CASE("With room for every token each policy gives the bits of the full cache") {
-  const RandomTokens text(Shape, Prompt + Steps, 11);
+  const LayeredTokens text(Shape, Prompt + Steps, 11);
   Sequence full(Shape, "full");
   full.prefill(text, 0, Prompt);
   full.decode(text, Prompt, Steps);
@@ -37,7 +37,7 @@ TEST_CASE("With room for every token each policy gives the bits of the full cach
 }
 
 TEST_CASE("A prompt in parts of 1, 7 and 16 tokens gives the bits of the prompt whole") {
-  const RandomTokens text(Shape, Prompt + Steps, 12);
+  const LayeredTokens text(Shape, Prompt + Steps, 12);
   for_each_policy(Invariant::chunks, [&](const PolicyCase& entry) {
     Sequence whole(Shape, entry.text);
     whole.prefill(text, 0, Prompt);
@@ -53,7 +53,7 @@ TEST_CASE("A prompt in parts of 1, 7 and 16 tokens gives the bits of the prompt 
 }
 
 TEST_CASE("A fork and its parent go their own ways, each as a cache that was fed the same alone") {
-  const RandomTokens text(Shape, 300, 13), other(Shape, 300, 14);
+  const LayeredTokens text(Shape, 300, 13), other(Shape, 300, 14);
   for_each_policy(Invariant::fork, [&](const PolicyCase& entry) {
     // Forked in the middle of generation, the parent goes on first, then the fork, then both in turns.
     Sequence parent(Shape, entry.text), twin(Shape, entry.text), other_twin(Shape, entry.text);
@@ -118,18 +118,19 @@ TEST_CASE("KV heads in another order give the result in that order") {
   CacheShape shape = small_shape(3);
   shape.query_heads = 9;
   shape.kv_heads = 3;
-  const RandomTokens text(shape, Prompt + Steps, 15);
+  const LayeredTokens text(shape, Prompt + Steps, 15);
   for_each_policy(Invariant::heads, [&](const PolicyCase& entry) {
     Sequence straight(shape, entry.text), reversed(shape, entry.text);
     const auto feed = [&](std::size_t first, std::size_t count) {
-      const Reversed other(shape, text.tokens(first, count));
       for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+        const Tokens tokens = text.tokens(layer, first, count);
+        const Reversed other(shape, tokens);
         Outputs a(shape, count), b(shape, count);
         if (count > 1) {
-          straight.cache().prefill(layer, text.tokens(first, count), a.rows(0, count));
+          straight.cache().prefill(layer, tokens, a.rows(0, count));
           reversed.cache().prefill(layer, other.tokens(count), b.rows(0, count));
         } else {
-          straight.cache().decode(layer, text.tokens(first, 1), a.rows(0, 1));
+          straight.cache().decode(layer, tokens, a.rows(0, 1));
           reversed.cache().decode(layer, other.tokens(1), b.rows(0, 1));
         }
         std::vector<float> expected;

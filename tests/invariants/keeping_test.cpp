@@ -49,7 +49,7 @@ void check_slots(const PolicyCase& entry, const Sequence& sequence) {
 }  // namespace
 
 TEST_CASE("Heads hold their budget once the policy acted, and what is generated stays where it acts no more") {
-  const RandomTokens text(Shape, Prompt + Steps, 1);
+  const LayeredTokens text(Shape, Prompt + Steps, 1);
   for_each_policy(Invariant::budget, [&](const PolicyCase& entry) {
     Sequence sequence(Shape, entry.text);
     sequence.prefill(text, 0, Prompt);
@@ -66,7 +66,7 @@ TEST_CASE("Heads hold their budget once the policy acted, and what is generated 
 }
 
 TEST_CASE("Protected slots stay") {
-  const RandomTokens text(Shape, Prompt + Steps, 2);
+  const LayeredTokens text(Shape, Prompt + Steps, 2);
   for_each_policy(Invariant::protection, [&](const PolicyCase& entry) {
     Sequence sequence(Shape, entry.text);
     const auto check = [&](std::size_t seen) {
@@ -129,10 +129,10 @@ TEST_CASE("Of slots with equal scores the older stay") {
 }
 
 TEST_CASE("Slots to which the engine gave NaN go first") {
-  const RandomTokens text(Shape, Prompt, 3);
+  const LayeredTokens text(Shape, Prompt, 3);
   for_each_policy(Invariant::nan_scores, [&](const PolicyCase& entry) {
     Sequence sequence(Shape, entry.text);
-    Tokens tokens = text.tokens(0, Prompt);
+    Tokens tokens = text.tokens(0, 0, Prompt);
     std::vector<float> scores(tokens.scores.begin(), tokens.scores.end());
     for (std::size_t t = 0; t < Prompt; ++t)
       for (std::size_t head = 0; head < Shape.kv_heads; ++head)
@@ -158,10 +158,10 @@ struct MostlyNan {
 
 template <class P>
 std::vector<std::vector<Position>> kept_by(const P& policy) {
-  const RandomTokens text(Shape, 40, 4);
+  const LayeredTokens text(Shape, 40, 4);
   KVCache cache(Shape, policy);
   std::vector<std::vector<Position>> kept;
-  for (std::uint32_t layer = 0; layer < Shape.layers; ++layer) cache.prefill(layer, text.tokens(0, 40), {});
+  for (std::uint32_t layer = 0; layer < Shape.layers; ++layer) cache.prefill(layer, text.tokens(layer, 0, 40), {});
   for (const HeadId id : Sequence::heads(Shape)) kept.push_back(cache.positions(id));
   return kept;
 }
@@ -187,7 +187,7 @@ TEST_CASE("A mass of H2O that became NaN loses") {
 }
 
 TEST_CASE("A policy that needs a prompt's queries refuses to act without them, and nothing changes") {
-  const RandomTokens text(Shape, Prompt + Steps, 5);
+  const LayeredTokens text(Shape, Prompt + Steps, 5);
   for (const PolicyCase& entry : all_policies()) {
     if (entry.compresses) continue;
     INFO(entry.text);

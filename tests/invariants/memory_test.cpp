@@ -75,7 +75,7 @@ void check_metadata(const PolicyCase& entry, const Sequence& sequence) {
 }  // namespace
 
 TEST_CASE("Statistics add up, and no policy holds more than the dense cache and the slack that is documented") {
-  const RandomTokens text(Shape, 400, 31);
+  const LayeredTokens text(Shape, 400, 31);
   for_each_policy(Invariant::statistics, [&](const PolicyCase& entry) {
     const std::size_t row_bytes = 16 * (entry.text == "full:type=f32" ? 4 : 2);
     Sequence sequence(Shape, entry.text);
@@ -103,16 +103,17 @@ TEST_CASE("Statistics add up, and no policy holds more than the dense cache and 
 
 TEST_CASE("After reserve() a hundred steady decode steps allocate nothing, whatever the policy") {
   constexpr std::size_t Prompt = 100, Warm = 100, Steps = 100;
-  const RandomTokens text(Shape, Prompt + Warm + Steps, 32);
+  const LayeredTokens text(Shape, Prompt + Warm + Steps, 32);
   Outputs out(Shape, 1);
   const auto count = [&](const PolicyCase& entry) {
     KVCache cache(Shape, entry.policy());
     cache.reserve(Prompt + Warm + Steps);
-    for (std::size_t layer = 0; layer < Shape.layers; ++layer) cache.prefill(layer, text.tokens(0, Prompt), {});
+    for (std::size_t layer = 0; layer < Shape.layers; ++layer) cache.prefill(layer, text.tokens(layer, 0, Prompt), {});
     std::size_t before = 0;
     for (std::size_t t = Prompt; t < Prompt + Warm + Steps; ++t) {
       if (t == Prompt + Warm) before = allocation_count;
-      for (std::size_t layer = 0; layer < Shape.layers; ++layer) cache.decode(layer, text.tokens(t, 1), out.rows(0, 1));
+      for (std::size_t layer = 0; layer < Shape.layers; ++layer)
+        cache.decode(layer, text.tokens(layer, t, 1), out.rows(0, 1));
     }
     return allocation_count - before;
   };

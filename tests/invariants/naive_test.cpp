@@ -16,12 +16,12 @@ constexpr int WalkSteps = Sanitized ? 200 : 1000;
 TEST_CASE("Groups of 1, 3, 4 and 8 query heads attend as the naive cache does") {
   for (const std::size_t group : {1u, 3u, 4u, 8u}) {
     const CacheShape shape = small_shape(group);
-    const RandomTokens text(shape, 112, 21);
+    const LayeredTokens text(shape, 112, 21);
     for_each_policy(Invariant::groups, [&](const PolicyCase& entry) {
       INFO("groups of " << group);
       NaivePair pair(shape, entry);
-      pair.feed(text.tokens(0, 80), Event::prompt_end);
-      for (std::size_t t = 80; t < 112; ++t) pair.feed(text.tokens(t, 1), Event::decode);
+      pair.feed(text.slice(0, 80), Event::prompt_end);
+      for (std::size_t t = 80; t < 112; ++t) pair.feed(text.slice(t, 1), Event::decode);
       pair.check_rows();
     });
   }
@@ -29,18 +29,18 @@ TEST_CASE("Groups of 1, 3, 4 and 8 query heads attend as the naive cache does") 
 
 TEST_CASE("Prompts of no token, of one, and shorter than any window are prompts") {
   const CacheShape shape = small_shape();
-  const RandomTokens text(shape, 40, 22);
+  const LayeredTokens text(shape, 40, 22);
   for_each_policy(Invariant::short_prompts, [&](const PolicyCase& entry) {
     for (const std::size_t prompt : {0u, 1u, 2u, 5u, 7u}) {
       INFO("a prompt of " << prompt);
       NaivePair pair(shape, entry);
-      pair.feed(text.tokens(0, prompt), Event::prompt_end);
+      pair.feed(text.slice(0, prompt), Event::prompt_end);
       CHECK(pair.seen() == prompt);
-      for (std::size_t t = prompt; t < prompt + 20; ++t) pair.feed(text.tokens(t, 1), Event::decode);
+      for (std::size_t t = prompt; t < prompt + 20; ++t) pair.feed(text.slice(t, 1), Event::decode);
       pair.check_rows();
     }
     NaivePair unprompted(shape, entry);
-    for (std::size_t t = 0; t < 20; ++t) unprompted.feed(text.tokens(t, 1), Event::decode);
+    for (std::size_t t = 0; t < 20; ++t) unprompted.feed(text.slice(t, 1), Event::decode);
     unprompted.check_rows();
   });
 }
@@ -50,11 +50,11 @@ namespace {
 /// Random steps of a cache, of its forks, and of their models.
 void walk(const PolicyCase& entry, unsigned seed) {
   const CacheShape shape = small_shape();
-  const RandomTokens text(shape, 2000, seed);
+  const LayeredTokens text(shape, 2000, seed);
   Dice dice(seed);
   std::vector<NaivePair> pairs;
   pairs.emplace_back(shape, entry);
-  const auto tokens = [&](std::size_t count) { return text.tokens(dice(1950), count); };
+  const auto tokens = [&](std::size_t count) { return text.slice(dice(1950), count); };
   bool in_prompt = true;
   for (int step = 0; step < WalkSteps; ++step) {
     const std::size_t chosen = in_prompt ? pairs.size() - 1 : dice(pairs.size());

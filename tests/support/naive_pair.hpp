@@ -46,22 +46,24 @@ class NaivePair {
   kvc::Position next() const { return model_.next_position(0); }
   bool seals() const { return cache_->key_rows({0, 0}).seals() || cache_->value_rows({0, 0}).seals(); }
 
-  void feed(const kvc::Tokens& tokens, kvc::Event event) {
+  void feed(const LayeredTokens::Slice& slice, kvc::Event event) {
     for (std::uint32_t layer = 0; layer < shape().layers; ++layer) {
-      Outputs out(shape(), tokens.q.count);
+      const kvc::Tokens tokens = slice.of(layer);
+      Outputs out(shape(), slice.count);
       if (event == kvc::Event::decode)
-        cache_->decode(layer, tokens, out.rows(0, tokens.q.count));
+        cache_->decode(layer, tokens, out.rows(0, slice.count));
       else
-        cache_->prefill(layer, tokens, out.rows(0, tokens.q.count), event == kvc::Event::prompt_end);
+        cache_->prefill(layer, tokens, out.rows(0, slice.count), event == kvc::Event::prompt_end);
       model_.append(layer, tokens);
       REQUIRE(naive::distance(out.values(), model_.attend_appended(layer, tokens.q, event)) < Tolerance);
       act(layer, event);
     }
   }
-  void draft(const kvc::Tokens& tokens) {
+  void draft(const LayeredTokens::Slice& slice) {
     for (std::uint32_t layer = 0; layer < shape().layers; ++layer) {
-      Outputs out(shape(), tokens.q.count);
-      cache_->draft(layer, tokens, out.rows(0, tokens.q.count));
+      const kvc::Tokens tokens = slice.of(layer);
+      Outputs out(shape(), slice.count);
+      cache_->draft(layer, tokens, out.rows(0, slice.count));
       REQUIRE(naive::distance(out.values(), model_.draft(layer, tokens)) < Tolerance);
     }
   }
@@ -92,7 +94,8 @@ class NaivePair {
     for (const kvc::HeadId id : Sequence::heads(shape()))
       REQUIRE(cache_->positions(id) == naive::positions_of(model_.head(id.layer, id.head)));
   }
-  void attend(const kvc::Tokens& tokens) {
+  void attend(const LayeredTokens::Slice& slice) {
+    const kvc::Tokens tokens = slice.of(1);
     Outputs out(shape(), 1);
     cache_->attend(1, tokens.q, out.rows(0, 1));
     std::vector<double> expected;

@@ -46,6 +46,29 @@ class RandomTokens {
   std::size_t kv_heads_;
 };
 
+/// The same for every layer of a model: other tokens in each.
+class LayeredTokens {
+ public:
+  LayeredTokens(const kvc::CacheShape& shape, std::size_t count, unsigned seed) {
+    for (std::size_t layer = 0; layer < shape.layers; ++layer)
+      layers_.emplace_back(shape, count, seed + 10000 * static_cast<unsigned>(layer));
+  }
+  kvc::Tokens tokens(std::size_t layer, std::size_t first, std::size_t count) const {
+    return layers_[layer].tokens(first, count);
+  }
+
+  /// Tokens [first, first + count) of all layers.
+  struct Slice {
+    const LayeredTokens* text;
+    std::size_t first, count;
+    kvc::Tokens of(std::size_t layer) const { return text->tokens(layer, first, count); }
+  };
+  Slice slice(std::size_t first, std::size_t count) const { return {this, first, count}; }
+
+ private:
+  std::vector<RandomTokens> layers_;
+};
+
 /// Attention outputs of consecutive tokens of one layer.
 class Outputs {
  public:

@@ -36,23 +36,23 @@ class Sequence {
   const kvc::CacheShape& shape() const { return cache_->shape(); }
 
   /// Tokens [first, first + count) of a text as a prompt in parts of `chunk`.
-  void prefill(const RandomTokens& text, std::size_t first, std::size_t count, std::size_t chunk) {
+  void prefill(const LayeredTokens& text, std::size_t first, std::size_t count, std::size_t chunk) {
     for (std::size_t at = first; at < first + count; at += chunk) {
       const std::size_t part = std::min(chunk, first + count - at);
       for (std::size_t layer = 0; layer < shape().layers; ++layer) {
         Outputs out(shape(), part);
-        cache_->prefill(layer, text.tokens(at, part), out.rows(0, part), at + part == first + count);
+        cache_->prefill(layer, text.tokens(layer, at, part), out.rows(0, part), at + part == first + count);
         note(layer, out);
       }
     }
   }
-  void prefill(const RandomTokens& text, std::size_t first, std::size_t count) { prefill(text, first, count, count); }
+  void prefill(const LayeredTokens& text, std::size_t first, std::size_t count) { prefill(text, first, count, count); }
   /// Tokens [first, first + count) of a text one by one.
-  void decode(const RandomTokens& text, std::size_t first, std::size_t count) {
+  void decode(const LayeredTokens& text, std::size_t first, std::size_t count) {
     for (std::size_t at = first; at < first + count; ++at)
       for (std::size_t layer = 0; layer < shape().layers; ++layer) {
         Outputs out(shape(), 1);
-        cache_->decode(layer, text.tokens(at, 1), out.rows(0, 1));
+        cache_->decode(layer, text.tokens(layer, at, 1), out.rows(0, 1));
         note(layer, out);
       }
   }
