@@ -13,21 +13,21 @@ namespace KVC_TARGET {
 inline constexpr std::size_t IntegerChunk = 256;                // coefficients of a row that are quantized together
 inline constexpr std::size_t IntegerDwords = IntegerChunk / 4;  // of one part of them
 
-/// Coefficients: [row][part][IntegerDwords]. products[row][lane of the block's tiles] = the sum over all units.
+/// Coefficients: [row][part][IntegerDwords]. With s = the sum of coefficients × codes over all units, the result of a row and
+/// lane is x = unit[row] s + shift[row], or with scales, x = scale[lane] (unit[row] s + shift[row]) + minimum[lane] sum[row].
 struct IntegerBlock {
-  const std::uint32_t* codes[IntegerTiles];
-  std::size_t units;
-  const std::uint32_t* coefficients;
-  float* products;
-  std::ptrdiff_t ahead;  // bytes from a line of codes to the line to prefetch with it; 0: none
+  const std::uint32_t* codes[IntegerTiles] = {};
+  std::size_t units = 0;
+  const std::uint32_t* coefficients = nullptr;
+  const float *unit = nullptr, *shift = nullptr;                      // [row]
+  const float *scales = nullptr, *minima = nullptr, *sums = nullptr;  // [lane], [lane], [row]; or null
+  Results results = {};
+  const unsigned char* next[IntegerTiles] = {};  // lines to prefetch with the first unit; null: none
+  std::size_t next_stride = 0;                   // bytes to those of the next unit
 };
 
 template <unsigned Bits>
 inline constexpr std::size_t StepsOf = Bits == 3 ? 8 : 8 / Bits;
-
-KVC_ALWAYS_INLINE void prefetch(const void* p, std::ptrdiff_t ahead) {
-  __builtin_prefetch(static_cast<const unsigned char*>(p) + ahead, 0, 2);  // into the second level: T1
-}
 
 /// The codes of one step, a byte each, of `Width` lanes whose unit begins at `unit`.
 template <unsigned Bits, std::size_t Step>
@@ -56,12 +56,15 @@ void integer_block(const IntegerBlock& block) {
   const std::uint32_t* codes[IntegerTiles];
   KVC_UNROLL
   for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] = block.codes[t];
-  const std::ptrdiff_t ahead = block.ahead;
+  const unsigned char* next[IntegerTiles];
+  KVC_UNROLL
+  for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] = block.next[t];
   for (std::size_t unit = 0; unit < block.units; ++unit) {
-    if (ahead != 0) {
+    if (next[0]) {
       KVC_UNROLL
-      for (std::size_t i = 0; i < IntegerTiles * UnitRows; ++i)
-        prefetch(codes[i / UnitRows] + i % UnitRows * TileLanes, ahead);
+      for (std::size_t i = 0; i < IntegerTiles * UnitRows; ++i) prefetch(next[i / UnitRows] + i % UnitRows * LineBytes);
+      KVC_UNROLL
+      for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] += block.next_stride;
     }
     auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
       Words code[Vectors];
@@ -96,16 +99,21 @@ void integer_block(const IntegerBlock& block) {
   }
   KVC_UNROLL
   for (std::size_t r = 0; r < Rows; ++r) {
+    const Vector unit = set(block.unit[r]), shift = set(block.shift[r]);
+    float* target = block.results.data + r * block.results.stride;
     KVC_UNROLL
     for (std::size_t i = 0; i < Vectors; ++i) {
       Vector part[Parts];
       KVC_UNROLL
       for (std::size_t k = 0; k < Parts; ++k) {
-        part[k] = signed_to_float(sum[0][r * Parts + k][i]);
-        if constexpr (Chains == 2) part[k] = add(part[k], signed_to_float(sum[1][r * Parts + k][i]));
+        Words total = sum[0][r * Parts + k][i];
+        if constexpr (Chains == 2) total = add_words(total, sum[1][r * Parts + k][i]);
+        part[k] = signed_to_float(total);
       }
-      store(block.products + (r * Vectors + i) * Width,
-            Parts == 2 ? fma(set(256.0f), part[0], part[Parts - 1]) : part[0]);
+      Vector x = fma(unit, Parts == 2 ? fma(set(256.0f), part[0], part[Parts - 1]) : part[0], shift);
+      if (block.scales)
+        x = fma(load(block.scales + i * Width), x, multiply(load(block.minima + i * Width), set(block.sums[r])));
+      store(target + i * Width, block.results.add ? add(load(target + i * Width), x) : x);
     }
   }
 }
@@ -124,7 +132,8 @@ constexpr IntegerBlocks make_integer_blocks() {
     if constexpr (Rows <= IntegerRows) {
       blocks.of[0][Rows] = integer_block<Bits, Rows, 2, false>;
       blocks.of[1][Rows] = integer_block<Bits, Rows, 1, false>;
-      if constexpr (Bits < 8) blocks.of[2][Rows] = integer_block<Bits, Rows, 1, true>;  // the codes must fit signed bytes
+      if constexpr (Bits < 8)
+        blocks.of[2][Rows] = integer_block<Bits, Rows, 1, true>;  // the codes must fit signed bytes
     }
   };
   fill.template operator()<1>();
@@ -137,7 +146,10 @@ template <unsigned Bits>
 inline constexpr IntegerBlocks IntegerBlocksOf = make_integer_blocks<Bits>();
 
 inline const IntegerBlocks& integer_blocks(unsigned bits) {
-  return bits == 2 ? IntegerBlocksOf<2> : bits == 3 ? IntegerBlocksOf<3> : bits == 4 ? IntegerBlocksOf<4> : IntegerBlocksOf<8>;
+  return bits == 2   ? IntegerBlocksOf<2>
+         : bits == 3 ? IntegerBlocksOf<3>
+         : bits == 4 ? IntegerBlocksOf<4>
+                     : IntegerBlocksOf<8>;
 }
 
 }  // namespace KVC_TARGET

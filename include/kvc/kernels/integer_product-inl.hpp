@@ -14,7 +14,9 @@ inline constexpr std::size_t PreparedRows = 16;  // rows whose quantized coeffic
 inline constexpr float Negligible = 1e-30f;      // a scale or coefficient below counts as zero
 
 /// The largest 16-bit value of a quantized coefficient, and what one unit of store_parts()' sum is worth in it.
-constexpr float largest_short(PartKind kind) { return kind == PartKind::one_unsigned ? 32600.0f : 32500.0f; }
+constexpr float largest_short(PartKind kind) {
+  return kind == PartKind::one_unsigned ? 32600.0f : 32500.0f;
+}
 constexpr float shorts_per_unit(PartKind kind) {
   return kind == PartKind::two ? 1.0f : kind == PartKind::one ? 256.0f : 128.0f;
 }
@@ -41,21 +43,48 @@ struct IntegerSource {
     }
     if (coefficients.ahead != 0) {
       const std::size_t size = scalar_bytes(layout.metadata);
-      for (std::size_t byte = 0; byte < count * size; byte += 64) {
-        prefetch(scales + first * size + byte, coefficients.ahead);
-        prefetch(minima + first * size + byte, coefficients.ahead);
+      for (std::size_t byte = 0; byte < count * size; byte += LineBytes) {
+        prefetch(scales + first * size + byte + coefficients.ahead);
+        prefetch(minima + first * size + byte + coefficients.ahead);
       }
     }
   }
-  /// Multiplies `rows` prepared rows with the codes of a pair of tiles (or one tile, given twice).
-  void multiply(std::size_t tile, std::size_t tiles, std::size_t dword_row, std::size_t units,
-                const std::uint32_t* prepared, std::size_t rows, bool first_rows, float* products) const {
-    IntegerBlock block{{}, units, prepared, products, first_rows ? coefficients.ahead : 0};
-    for (std::size_t t = 0; t < IntegerTiles; ++t)
-      block.codes[t] = codes + ((tile + smaller(t, tiles - 1)) * layout.dword_rows() + dword_row) * TileLanes;
-    blocks.of[static_cast<int>(kind)][rows](block);
+  /// Completes a block, whose results are those of the whole row, with the codes of a pair of tiles (or one tile, taken
+  /// twice), of which `width` lanes exist, and runs it.
+  KVC_ALWAYS_INLINE void run(IntegerBlock block, std::size_t rows, std::size_t tile, std::size_t width,
+                             std::size_t dword_row, bool prefetches) const {
+    const std::size_t unit_bytes = layout.unit_rows() * LineBytes;
+    for (std::size_t t = 0; t < IntegerTiles; ++t) {
+      const std::size_t number = tile + (t * TileLanes < width ? t : 0);
+      block.codes[t] = codes + (number * layout.dword_rows() + dword_row) * TileLanes;
+    }
+    block.next_stride = unit_bytes;
+    if (prefetches && coefficients.ahead != 0) {
+      for (std::size_t t = 0; t < IntegerTiles; ++t)
+        block.next[t] =
+            static_cast<const unsigned char*>(static_cast<const void*>(block.codes[t])) + coefficients.ahead;
+      // Where a tile is read whole, its pair is prefetched in the order of memory, which is what memory is fast at.
+      if (window.p_count == layout.p && width > (IntegerTiles - 1) * TileLanes) {
+        block.next[0] += dword_row * LineBytes * (IntegerTiles - 1);
+        for (std::size_t t = 1; t < IntegerTiles; ++t) block.next[t] = block.next[0] + t * unit_bytes;
+        block.next_stride = IntegerTiles * unit_bytes;
+      }
+    }
+    const auto function = blocks.of[static_cast<int>(kind)][rows];
+    constexpr std::size_t Lanes = IntegerTiles * TileLanes;
+    if (width >= Lanes) return function(block);
+    alignas(64) float buffer[IntegerRows * Lanes];
+    const Results results = block.results;
+    for (std::size_t r = 0; r < rows && results.add; ++r)
+      for (std::size_t i = 0; i < width; ++i) buffer[r * Lanes + i] = results.data[r * results.stride + i];
+    block.results = {buffer, Lanes, results.add};
+    function(block);
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t i = 0; i < width; ++i) results.data[r * results.stride + i] = buffer[r * Lanes + i];
   }
 };
+
+inline constexpr std::size_t FoldedGroups = 8;  // groups of lanes whose scales are folded in at a time
 
 /// Rows of the next block out of `left`: as even as can be.
 constexpr std::size_t integer_rows(std::size_t left) {
@@ -70,35 +99,15 @@ inline float largest_magnitude(const float* x, const float* factors, std::size_t
   return max_of(largest);
 }
 
-/// Quantizes 64 coefficients at a time; returns the sum of the quantized ones, in units of their last part, by lanes.
-inline Words quantize_parts(PartKind kind, const std::int16_t* coefficients, const std::int16_t* scales,
-                            std::size_t count, std::uint32_t* parts) {
-  auto run = [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
-    Words sum = words(0);
-    for (std::size_t p = 0; p < count; p += 64) {
-      Shorts x[ShortsOf64];
-      KVC_UNROLL
-      for (std::size_t i = 0; i < ShortsOf64; ++i) {
-        x[i] = load_shorts(coefficients + p + i * 2 * Width);
-        if (scales) x[i] = multiply_rounded(x[i], load_shorts(scales + p + i * 2 * Width));
-      }
-      sum = store_parts<Parts, Unsigned>(x, parts + p / 4, parts + IntegerDwords + p / 4, sum);
-    }
-    return sum;
-  };
-  if (kind == PartKind::two) return run.template operator()<2, false>();
-  if (kind == PartKind::one) return run.template operator()<1, false>();
-  return run.template operator()<1, true>();
-}
-
-/// target (+)= x, in the first `width` lanes of a tile.
-KVC_ALWAYS_INLINE void put_tile(float* target, const Vector* x, std::size_t width, bool add_to) {
-  for (std::size_t i = 0; i < TileVectors && i * Width < width; ++i) {
-    float* p = target + i * Width;
-    const std::size_t count = smaller(width - i * Width, Width);
-    if (count == Width) store(p, add_to ? add(load(p), x[i]) : x[i]);
-    else store_partial(p, add_to ? add(load_partial(p, count), x[i]) : x[i], count);
-  }
+/// Calls quantize.operator()<Parts, Unsigned>() as `kind` says.
+template <class Quantize>
+KVC_ALWAYS_INLINE void for_kind(PartKind kind, Quantize quantize) {
+  if (kind == PartKind::two)
+    quantize.template operator()<2, false>();
+  else if (kind == PartKind::one)
+    quantize.template operator()<1, false>();
+  else
+    quantize.template operator()<1, true>();
 }
 
 /// Groups along lanes: every group folds its scales into the coefficients anew, in 16 bits. `largest` scales of each p over
@@ -106,14 +115,14 @@ KVC_ALWAYS_INLINE void put_tile(float* target, const Vector* x, std::size_t widt
 struct LaneGroupsInteger {
   const IntegerSource& source;
   std::size_t p, count, padded;  // the chunk, relative to the window
-  float largest[IntegerChunk], inverse[IntegerChunk];
-  float rows_of[PreparedRows][IntegerChunk], unit[PreparedRows];
-  std::int16_t quantized[PreparedRows][IntegerChunk];
+  alignas(64) float largest[IntegerChunk], inverse[IntegerChunk];
+  alignas(64) float rows_of[PreparedRows][IntegerChunk], unit[PreparedRows];
+  alignas(64) std::int16_t quantized[PreparedRows][IntegerChunk];
 
   LaneGroupsInteger(const IntegerSource& packed, std::size_t chunk_begin, std::size_t chunk_count)
       : source(packed), p(chunk_begin), count(chunk_count), padded(round_up(chunk_count, 64)) {
     for (std::size_t i = 0; i < padded; i += Width) store(largest + i, zero());
-    float scales[IntegerChunk];
+    alignas(64) float scales[IntegerChunk];
     for (std::size_t lane = 0; lane < source.window.lanes; lane += source.layout.group) {
       read_metadata(source.scales, source.layout.metadata, metadata_of(lane), count, scales);
       for (std::size_t i = 0; i < count; i += Width) store(largest + i, maximum(load(scales + i), load(largest + i)));
@@ -141,55 +150,78 @@ struct LaneGroupsInteger {
       const bool any = most > Negligible;
       unit[r] = any ? most / limit * (32768.0f / 32767.0f) : 0.0f;
       const Vector factor = set(any ? limit / most : 0.0f);
-      float factors[IntegerChunk];
+      alignas(64) float factors[IntegerChunk];
       for (std::size_t i = 0; i < padded; i += Width) store(factors + i, multiply(load(largest + i), factor));
       for (std::size_t i = 0; i < padded; i += 64)
         to_shorts(source.layout.bits, rows_of[r] + i, factors + i, quantized[r] + i);
     }
   }
 
-  /// One group of lanes for all prepared rows, whose results begin at `results`.
-  void run_group(std::size_t lane, std::size_t rows, const Results& results) const {
+  /// Groups of lanes from `lane` on, for all prepared rows, whose results begin at `results`. All groups are folded before
+  /// the first one is multiplied: two long runs of independent work keep the processor busier than an alternation.
+  void run_groups(std::size_t lane, std::size_t groups, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
-    const float centre = source.centre(), steps_unit = shorts_per_unit(source.kind);
-    float scales[IntegerChunk], middle[IntegerChunk], constants[IntegerRows], factors[IntegerRows];
-    float products[IntegerRows * IntegerTiles * TileLanes];
-    std::int16_t fixed[IntegerChunk];
-    std::uint32_t parts[IntegerRows * 2 * IntegerDwords];
-    source.read_groups(metadata_of(lane), count, scales, middle);
-    for (std::size_t i = 0; i < padded; i += Width)
-      store(middle + i, fma(set(centre), load(scales + i), load(middle + i)));
-    for (std::size_t i = 0; i < padded; i += 64) to_shorts(layout.bits, scales + i, inverse + i, fixed + i);
-    const std::size_t tile = (source.window.lane_begin + lane) / layout.group * layout.tiles_per_group();
-    const std::size_t width = smaller(layout.group, source.window.lanes - lane), tiles = divide_up(width, TileLanes);
     const std::size_t dword_row = (source.window.p_begin + p) / layout.planes() * layout.unit_rows();
+    Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
       block_rows = integer_rows(rows - row);
-      for (std::size_t r = 0; r < block_rows; ++r) {
-        const Words sum = quantize_parts(source.kind, quantized[row + r], fixed, padded,
-                                         parts + r * source.parts() * IntegerDwords);
-        Vector dot = zero();
-        for (std::size_t i = 0; i < padded; i += Width) dot = fma(load(rows_of[row + r] + i), load(middle + i), dot);
-        factors[r] = unit[row + r] * steps_unit;
-        constants[r] = sum_of(fma(signed_to_float(sum), set(-centre * factors[r]), dot));
-      }
-      for (std::size_t t = 0; t < tiles; t += IntegerTiles) {
-        const std::size_t some = smaller(IntegerTiles, tiles - t);
-        source.multiply(tile + t, some, dword_row, divide_up(count, layout.planes()), parts, block_rows, row == 0,
-                        products);
-        for (std::size_t r = 0; r < block_rows; ++r) {
-          for (std::size_t k = 0; k < some; ++k) {
-            Vector x[TileVectors];
-            KVC_UNROLL
-            for (std::size_t i = 0; i < TileVectors; ++i)
-              x[i] = fma(load(products + (r * IntegerTiles + k) * TileLanes + i * Width), set(factors[r]),
-                         set(constants[r]));
-            put_tile(results.data + (row + r) * results.stride + lane + (t + k) * TileLanes, x,
-                     width - (t + k) * TileLanes, results.add);
-          }
-        }
+      for (std::size_t r = 0; r < block_rows; ++r) folded.factors[r] = unit[row + r] * shorts_per_unit(source.kind);
+      for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
+        for (std::size_t g = 0; g < groups; ++g)
+          fold<Parts, Unsigned>(lane + g * layout.group, row, block_rows, folded, g);
+      });
+      for (std::size_t g = 0; g < groups; ++g) {
+        const std::size_t first = lane + g * layout.group, width = smaller(layout.group, source.window.lanes - first);
+        const std::size_t tile = (source.window.lane_begin + first) / layout.group * layout.tiles_per_group();
+        for (std::size_t t = 0; t < width; t += IntegerTiles * TileLanes)
+          source.run({.units = divide_up(count, layout.planes()),
+                      .coefficients = folded.parts[g],
+                      .unit = folded.factors,
+                      .shift = folded.constants[g],
+                      .results = {results.data + row * results.stride + first + t, results.stride, results.add}},
+                     block_rows, tile + t / TileLanes, width - t, dword_row, row == 0);
       }
     }
+  }
+
+ private:
+  struct Folded {
+    alignas(64) std::uint32_t parts[FoldedGroups][IntegerRows * 2 * IntegerDwords];
+    float constants[FoldedGroups][IntegerRows], factors[IntegerRows];
+  };
+
+  /// Quantizes rows [row, row + rows) with the scales of the group at `lane` folded in.
+  template <unsigned Parts, bool Unsigned>
+  KVC_ALWAYS_INLINE void fold(std::size_t lane, std::size_t row, std::size_t rows, Folded& folded,
+                              std::size_t g) const {
+    const float centre = source.centre();
+    alignas(64) float scales[IntegerChunk], middle[IntegerChunk];
+    alignas(64) std::int16_t fixed[IntegerChunk];
+    source.read_groups(metadata_of(lane), count, scales, middle);
+    for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, scales + i, inverse + i, fixed + i);
+    Vector dots[IntegerRows];
+    KVC_UNROLL
+    for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = zero();
+    for (std::size_t i = 0; i < padded; i += Width) {
+      const Vector factor = fma(set(centre), load(scales + i), load(middle + i));
+      KVC_UNROLL
+      for (std::size_t r = 0; r < IntegerRows; ++r)
+        dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i), factor, dots[r]);
+    }
+    for (std::size_t r = 0; r < rows; ++r) {
+      std::uint32_t* parts = folded.parts[g] + r * Parts * IntegerDwords;
+      Words sum = words(0);
+      for (std::size_t i = 0; i < padded; i += 64) {
+        Shorts x[ShortsOf64];
+        KVC_UNROLL
+        for (std::size_t k = 0; k < ShortsOf64; ++k)
+          x[k] = multiply_rounded(load_shorts(quantized[row + r] + i + k * 2 * Width),
+                                  load_shorts(fixed + i + k * 2 * Width));
+        sum = store_parts<Parts, Unsigned>(x, parts + i / 4, parts + IntegerDwords + i / 4, sum);
+      }
+      dots[r] = fma(signed_to_float(sum), set(-centre * folded.factors[r]), dots[r]);
+    }
+    sums_of(dots, folded.constants[g]);
   }
 };
 
@@ -200,8 +232,8 @@ struct StepGroupsInteger {
   const IntegerSource& source;
   Segment segments[MaxSegments];
   std::size_t segment_count = 0, padded = 0;
-  std::uint32_t parts[PreparedRows * 2 * IntegerDwords];
-  float unit[PreparedRows][MaxSegments], shift[PreparedRows][MaxSegments], sums[PreparedRows][MaxSegments];
+  alignas(64) std::uint32_t parts[PreparedRows * 2 * IntegerDwords];
+  float unit[MaxSegments][PreparedRows], shift[MaxSegments][PreparedRows], sums[MaxSegments][PreparedRows];
 
   explicit StepGroupsInteger(const IntegerSource& packed) : source(packed) {}
 
@@ -228,8 +260,8 @@ struct StepGroupsInteger {
     const float limit = largest_short(source.kind), step = shorts_per_unit(source.kind);
     const Vector steps = set(step);
     const float centre = source.centre();
-    float values[IntegerChunk], ones[IntegerChunk];
-    std::int16_t shorts[IntegerChunk];
+    alignas(64) float values[IntegerChunk], ones[IntegerChunk];
+    alignas(64) std::int16_t shorts[IntegerChunk];
     for (std::size_t i = 0; i < padded; i += Width) store(ones + i, set(1.0f));
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t i = 0; i < padded; i += Width) store(values + i, zero());
@@ -254,43 +286,42 @@ struct StepGroupsInteger {
           store(to + i, multiply(rounded, steps));
           quantized = add(quantized, rounded);
         }
-        unit[r][s] = any ? most * step / limit : 0.0f;
-        sums[r][s] = sum_of(sum);
-        shift[r][s] = centre * (sums[r][s] - unit[r][s] * sum_of(quantized));
+        unit[s][r] = any ? most * step / limit : 0.0f;
+        sums[s][r] = sum_of(sum);
+        shift[s][r] = centre * (sums[s][r] - unit[s][r] * sum_of(quantized));
       }
       for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, values + i, ones + i, shorts + i);
-      quantize_parts(source.kind, shorts, nullptr, padded, parts + r * source.parts() * IntegerDwords);
+      std::uint32_t* high = parts + r * source.parts() * IntegerDwords;
+      for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
+        for (std::size_t i = 0; i < padded; i += 64) {
+          Shorts x[ShortsOf64];
+          KVC_UNROLL
+          for (std::size_t k = 0; k < ShortsOf64; ++k) x[k] = load_shorts(shorts + i + k * 2 * Width);
+          store_parts<Parts, Unsigned>(x, high + i / 4, high + IntegerDwords + i / 4, words(0));
+        }
+      });
     }
   }
 
   /// One or two tiles, `tile` of the block being the first, for all prepared rows, whose results begin at `results`.
-  void run_tiles(std::size_t tile, std::size_t tiles, std::size_t width, std::size_t rows,
-                 const Results& results) const {
+  void run_tiles(std::size_t tile, std::size_t width, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
-    float products[IntegerRows * IntegerTiles * TileLanes], scales[64], minima[64];
+    alignas(64) float scales[64], minima[64];
+    const std::size_t lanes = smaller(round_up(width, TileLanes), IntegerTiles * TileLanes);
     for (std::size_t s = 0; s < segment_count; ++s) {
       const Segment& segment = segments[s];
-      source.read_groups(segment.metadata_row * layout.metadata_stride() + tile * TileLanes, tiles * TileLanes, scales,
-                         minima);
+      source.read_groups(segment.metadata_row * layout.metadata_stride() + tile * TileLanes, lanes, scales, minima);
       for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
         block_rows = integer_rows(rows - row);
-        source.multiply(tile, tiles, segment.dword_row, divide_up(segment.count, layout.planes()),
-                        parts + row * source.parts() * IntegerDwords + segment.offset / 4, block_rows, row == 0,
-                        products);
-        for (std::size_t r = 0; r < block_rows; ++r) {
-          for (std::size_t t = 0; t < tiles; ++t) {
-            Vector x[TileVectors];
-            KVC_UNROLL
-            for (std::size_t i = 0; i < TileVectors; ++i) {
-              const std::size_t at = t * TileLanes + i * Width;
-              const Vector inner = fma(load(products + r * IntegerTiles * TileLanes + at), set(unit[row + r][s]),
-                                       set(shift[row + r][s]));
-              x[i] = fma(load(scales + at), inner, multiply(load(minima + at), set(sums[row + r][s])));
-            }
-            put_tile(results.data + (row + r) * results.stride + t * TileLanes, x, width - t * TileLanes,
-                     results.add || s > 0);
-          }
-        }
+        source.run({.units = divide_up(segment.count, layout.planes()),
+                    .coefficients = parts + row * source.parts() * IntegerDwords + segment.offset / 4,
+                    .unit = unit[s] + row,
+                    .shift = shift[s] + row,
+                    .scales = scales,
+                    .minima = minima,
+                    .sums = sums[s] + row,
+                    .results = {results.data + row * results.stride, results.stride, results.add || s > 0}},
+                   block_rows, tile, width, segment.dword_row, row == 0);
       }
     }
   }
@@ -309,9 +340,8 @@ inline bool any_negative(const Coefficients& coefficients, std::size_t count) {
 /// One part is enough for the weights of 2-bit codes; everything else takes two unless the caller wants speed.
 inline PartKind part_kind(const PackedLayout& layout, const Window& window, const Coefficients& coefficients) {
   const bool one = coefficients.arithmetic == Arithmetic::fast || (layout.bits == 2 && coefficients.weights);
-  if (!one) return PartKind::two;
-  if (layout.bits < 8 && coefficients.weights && !any_negative(coefficients, window.p_count))
-    return PartKind::one_unsigned;
+  if (!one || layout.bits == 8) return PartKind::two;  // 8 bits of a query are worse than 8-bit codes
+  if (coefficients.weights && !any_negative(coefficients, window.p_count)) return PartKind::one_unsigned;
   return coefficients.arithmetic == Arithmetic::fast ? PartKind::one : PartKind::two;
 }
 
@@ -319,8 +349,14 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                             const Coefficients& coefficients, const Results& results) {
   const unsigned char* bytes = static_cast<const unsigned char*>(block);
   const PartKind kind = part_kind(layout, window, coefficients);
-  const IntegerSource source{layout, static_cast<const std::uint32_t*>(block), bytes + layout.scale_offset(),
-                             bytes + layout.minimum_offset(), window, coefficients, kind, integer_blocks(layout.bits)};
+  const IntegerSource source{layout,
+                             static_cast<const std::uint32_t*>(block),
+                             bytes + layout.scale_offset(),
+                             bytes + layout.minimum_offset(),
+                             window,
+                             coefficients,
+                             kind,
+                             integer_blocks(layout.bits)};
   auto rows_from = [&](std::size_t row, bool add_to) {
     return Results{results.data + row * results.stride, results.stride, add_to};
   };
@@ -330,8 +366,9 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
       for (std::size_t row = 0; row < coefficients.rows; row += PreparedRows) {
         const std::size_t rows = smaller(PreparedRows, coefficients.rows - row);
         kernel.prepare(row, rows);
-        for (std::size_t lane = 0; lane < window.lanes; lane += layout.group)
-          kernel.run_group(lane, rows, rows_from(row, results.add || p > 0));
+        for (std::size_t lane = 0; lane < window.lanes; lane += FoldedGroups * layout.group)
+          kernel.run_groups(lane, smaller(FoldedGroups, divide_up(window.lanes - lane, layout.group)), rows,
+                            rows_from(row, results.add || p > 0));
       }
     }
     return;
@@ -346,8 +383,7 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
       for (std::size_t tile = 0; tile < tiles; tile += IntegerTiles) {
         Results target = rows_from(row, results.add || p > 0);
         target.data += tile * TileLanes;
-        kernel.run_tiles(window.lane_begin / TileLanes + tile, smaller(IntegerTiles, tiles - tile),
-                         window.lanes - tile * TileLanes, rows, target);
+        kernel.run_tiles(window.lane_begin / TileLanes + tile, window.lanes - tile * TileLanes, rows, target);
       }
     }
   }

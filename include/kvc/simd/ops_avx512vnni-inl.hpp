@@ -6,21 +6,41 @@ namespace KVC_TARGET {
 using namespace avx512;  // everything in floating point
 inline constexpr const Table& KernelTableBelow = avx512::KernelTable;
 
-using Shorts = __m512i;                              // 32 integers of 16 bits
-inline constexpr std::size_t ShortsOf64 = 2;         // registers that hold 64 of them
-inline constexpr std::size_t IntegerRows = 4;        // rows of a block
-inline constexpr std::size_t IntegerTiles = 2;       // tiles of a block
+using Shorts = __m512i;                         // 32 integers of 16 bits
+inline constexpr std::size_t ShortsOf64 = 2;    // registers that hold 64 of them
+inline constexpr std::size_t IntegerRows = 4;   // rows of a block
+inline constexpr std::size_t IntegerTiles = 2;  // tiles of a block
 
-KVC_ALWAYS_INLINE Vector signed_to_float(Words a) { return _mm512_cvtepi32_ps(a); }
-KVC_ALWAYS_INLINE void store_shorts(std::int16_t* p, Shorts a) { _mm512_storeu_si512(p, a); }
-KVC_ALWAYS_INLINE Shorts load_shorts(const std::int16_t* p) { return _mm512_loadu_si512(p); }
+KVC_ALWAYS_INLINE Vector signed_to_float(Words a) {
+  return _mm512_cvtepi32_ps(a);
+}
+KVC_ALWAYS_INLINE void store_shorts(std::int16_t* p, Shorts a) {
+  _mm512_storeu_si512(p, a);
+}
+KVC_ALWAYS_INLINE Shorts load_shorts(const std::int16_t* p) {
+  return _mm512_loadu_si512(p);
+}
 
+KVC_ALWAYS_INLINE Words add_words(Words a, Words b) {
+  return _mm512_add_epi32(a, b);
+}
 /// sum += the four products of the bytes of each dword.
 KVC_ALWAYS_INLINE Words add_dot(Words sum, Words unsigned_bytes, Words signed_bytes) {
   return _mm512_dpbusd_epi32(sum, unsigned_bytes, signed_bytes);
 }
+/// The sums of the lanes of IntegerRows vectors.
+KVC_ALWAYS_INLINE void sums_of(const Vector* x, float* sums) {
+  const __m512d low = _mm512_castps_pd(add(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1])));
+  const __m512d high = _mm512_castps_pd(add(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3])));
+  const Vector quads =
+      _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(quads), _mm512_extractf32x8_ps(quads, 1));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 /// a b / 2^15, rounded.
-KVC_ALWAYS_INLINE Shorts multiply_rounded(Shorts a, Shorts b) { return _mm512_mulhrs_epi16(a, b); }
+KVC_ALWAYS_INLINE Shorts multiply_rounded(Shorts a, Shorts b) {
+  return _mm512_mulhrs_epi16(a, b);
+}
 
 /// Which float of a run of 16 goes where, so that four neighbours meet in one dword as the codes' steps leave them:
 /// step k of 4-bit codes has p = 2 byte + k, of 2 and 3 bits p = 4 byte + k.
@@ -35,8 +55,8 @@ KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const float* x, const float* fac
   __m512i rounded[4];
   KVC_UNROLL
   for (std::size_t i = 0; i < 4; ++i)
-    rounded[i] = _mm512_cvtps_epi32(
-        _mm512_permutexvar_ps(order, _mm512_mul_ps(load(x + i * Width), load(factors + i * Width))));
+    rounded[i] =
+        _mm512_cvtps_epi32(_mm512_permutexvar_ps(order, _mm512_mul_ps(load(x + i * Width), load(factors + i * Width))));
   store_shorts(shorts, _mm512_packs_epi32(rounded[0], rounded[1]));
   store_shorts(shorts + 32, _mm512_packs_epi32(rounded[2], rounded[3]));
 }
@@ -60,8 +80,8 @@ KVC_ALWAYS_INLINE Words store_parts(const Shorts* x, std::uint32_t* high, std::u
     store_words(high, _mm512_permutexvar_epi32(by_step, bytes));
     if constexpr (Parts == 1) return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), bytes);
     const __m512i mask = _mm512_set1_epi16(255), ones = _mm512_set1_epi16(1);
-    store_words(low, _mm512_permutexvar_epi32(by_step, _mm512_packus_epi16(_mm512_and_si512(x[0], mask),
-                                                                           _mm512_and_si512(x[1], mask))));
+    store_words(low, _mm512_permutexvar_epi32(
+                         by_step, _mm512_packus_epi16(_mm512_and_si512(x[0], mask), _mm512_and_si512(x[1], mask))));
     return _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(sum, x[0], ones), x[1], ones);
   }
 }
