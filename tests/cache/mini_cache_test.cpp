@@ -231,7 +231,7 @@ TEST_CASE("MiniCache answers as the plain model does: prompt in chunks, 140 step
 
 TEST_CASE("A prompt of MiniCache fed in chunks is merged as one fed whole, once it ends") {
   const MiniCache policy{.start = 0.2, .retention = Retention::count};
-  for (const std::size_t chunk : {1, 7, 64, 100}) {
+  for (const std::size_t chunk : {1u, 7u, 64u, 100u}) {
     Twins twins(policy, policy);
     twins.prompt(100, chunk);
     CHECK(twins.difference() < Tolerance);
@@ -244,7 +244,7 @@ TEST_CASE("The extremes of MiniCache's parameters: one layer's directions, nothi
         MiniCache{.start = 0, .gamma = 1}, MiniCache{.start = 0, .retention = Retention::count, .ratio = 1},
         MiniCache{.start = 0, .retention = Retention::count, .ratio = 0}, MiniCache{.chosen = {{1, 2}, {3, 4}}},
         MiniCache{.start = 1}}) {
-    for (const std::size_t prompt : {1, 2, 70}) {
+    for (const std::size_t prompt : {1u, 2u, 70u}) {
       INFO("t " << policy.t << ", gamma " << policy.gamma << ", ratio " << policy.ratio << ", prompt " << prompt);
       Twins twins(policy, policy);
       twins.prompt(prompt, prompt);
@@ -257,7 +257,7 @@ TEST_CASE("The extremes of MiniCache's parameters: one layer's directions, nothi
 }
 
 TEST_CASE("With t = 0 the lower layer, with t = 1 the upper one reads as if nothing had been merged") {
-  for (const std::size_t exact : {0, 1}) {
+  for (const std::size_t exact : {0u, 1u}) {
     kvc::KVCache merged(Shape, MiniCache{.t = double(exact), .start = 0, .retention = Retention::none}, Exact);
     kvc::KVCache full(Shape, kvc::Full{}, Exact);
     for (std::size_t layer = 0; layer < Shape.layers; ++layer)
