@@ -16,7 +16,7 @@ using kvc::LayerSimilarity;
 namespace {
 
 const kvc::CacheShape Shape{.layers = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 16};
-const kvc::CacheOptions Exact{.dense = {kvc::Scalar::f32}};
+const kvc::CacheOptions Exact{.dense = {kvc::Scalar::f32}, .arithmetic = kvc::Arithmetic::exact};
 constexpr std::size_t Tokens = 50, Width = 32;
 
 /// Feeds keys and values of every layer, [tokens, kv_heads * head_dim].

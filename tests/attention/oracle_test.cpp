@@ -12,7 +12,7 @@ using support::RandomTokens;
 
 namespace {
 
-constexpr CacheOptions Exact{.dense = {Scalar::f32}};
+constexpr CacheOptions Exact{.dense = {Scalar::f32}, .arithmetic = Arithmetic::exact};
 
 /// Feeds a prompt and then single tokens to a cache and to the model, and returns the largest difference.
 template <class Policy>

@@ -24,7 +24,7 @@ using naive::positions_of;
 using naive::streaming;
 
 // f32 throughout, so that sealing a row again that was sealed before changes nothing but its last bits.
-constexpr CacheOptions Exact{.dense = {Scalar::f32}};
+constexpr CacheOptions Exact{.dense = {Scalar::f32}, .arithmetic = Arithmetic::exact};
 constexpr KIVI Sealing{.bits = 4, .group = 16, .residual = 32, .metadata = Scalar::f32};
 const CacheShape Small{.layers = 2, .query_heads = 6, .kv_heads = 2, .head_dim = 16};
 

@@ -18,7 +18,7 @@ using support::RandomTokens;
 
 namespace {
 
-constexpr CacheOptions Exact{.dense = {Scalar::f32}};
+constexpr CacheOptions Exact{.dense = {Scalar::f32}, .arithmetic = Arithmetic::exact};
 const CacheShape Small{.query_heads = 6, .kv_heads = 2, .head_dim = 16};
 
 /// What the policies of this file saw, per KV head.

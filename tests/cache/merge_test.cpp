@@ -119,7 +119,7 @@ double difference(const kvc::CacheCore& a, const kvc::CacheCore& b) {
   return worst;
 }
 
-const kvc::CacheOptions Exact{.dense = {kvc::Scalar::f32}};
+const kvc::CacheOptions Exact{.dense = {kvc::Scalar::f32}, .arithmetic = kvc::Arithmetic::exact};
 
 }  // namespace
 

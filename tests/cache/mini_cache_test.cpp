@@ -16,7 +16,7 @@ using kvc::MiniCache, kvc::Retention, naive::Row;
 
 constexpr std::size_t Block = 64;  // tokens merged at a time while decoding
 const kvc::CacheShape Shape{.layers = 5, .query_heads = 6, .kv_heads = 2, .head_dim = 16};
-const kvc::CacheOptions Exact{.dense = {kvc::Scalar::f32}};
+const kvc::CacheOptions Exact{.dense = {kvc::Scalar::f32}, .arithmetic = kvc::Arithmetic::exact};
 
 double dot(const Row& a, const Row& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);

@@ -19,7 +19,7 @@ using support::RandomTokens;
 namespace {
 
 const CacheShape Small{.query_heads = 6, .kv_heads = 2, .head_dim = 32};
-const CacheOptions Exact{.dense = {Scalar::f32}};
+const CacheOptions Exact{.dense = {Scalar::f32}, .arithmetic = Arithmetic::exact};
 constexpr std::size_t Sinks = 4, Local = 40;
 
 /// Head 0 keeps everything.

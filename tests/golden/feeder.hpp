@@ -14,9 +14,9 @@ inline kvc::HeadId head_id(std::size_t head) {
   return {0, static_cast<std::uint32_t>(head)};
 }
 
-/// Dense rows in float, as the reference runs were.
+/// Everything in float, as the reference runs were.
 inline kvc::CacheOptions in_float() {
-  return {.dense = {kvc::Scalar::f32}};
+  return {.dense = {kvc::Scalar::f32}, .arithmetic = kvc::Arithmetic::exact};
 }
 
 /// [tokens, heads * dim], as the cache writes outputs, as [heads, tokens, dim], as most tensors lie.

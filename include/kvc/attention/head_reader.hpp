@@ -22,6 +22,7 @@ inline constexpr float MinusInfinity = -std::numeric_limits<float>::infinity();
 struct Settings {
   const CacheShape* shape = nullptr;
   bool in_cache = false;  ///< tokens stand at their slot index, not at their position in the text
+  Arithmetic arithmetic = Arithmetic::exact;
 };
 
 /// Queries of one KV head: row t * group + g belongs to token t, scaled by the logit scale already.
@@ -91,8 +92,10 @@ inline void segment_accumulate(const Segment& segment, std::size_t first, std::s
     std::copy_n(weights.data + row * weights.stride, count, memory.data() + row * wide + outside);
   }
   if (segment.norms) apply_norms(segment, begin, count, memory.data() + outside, weights.rows, wide);
-  block.codec().accumulate(block.data(), block.capacity(), begin - outside, wide, {memory.data(), weights.rows, wide},
-                           results);
+  kernels::Coefficients moved = weights;
+  moved.data = memory.data();
+  moved.stride = wide;
+  block.codec().accumulate(block.data(), block.capacity(), begin - outside, wide, moved, results);
 }
 
 /// Calls visit(segment, first row inside it, count, offset from `begin`) for the segments that hold rows [begin, end).
@@ -105,6 +108,21 @@ void for_each_segment(std::span<const Segment> segments, std::size_t begin, std:
     const std::size_t from = std::max(begin, segment->first), to = std::min(end, segment->first + segment->rows());
     if (from < to) visit(*segment, from - segment->first, to - from, from - begin);
   }
+}
+
+/// How many bytes behind row `first` of a segment the row lies that is read a chunk later; 0 where it lies in another kind of
+/// place. Memory takes about as long as a chunk is worked on, so that row is prefetched now.
+inline std::ptrdiff_t bytes_to_next_chunk(std::span<const Segment> segments, const Segment& segment,
+                                          std::size_t first) {
+  const std::size_t row = segment.first + first + ChunkRows;
+  auto other = std::upper_bound(segments.begin(), segments.end(), row,
+                                [](std::size_t number, const Segment& candidate) { return number < candidate.first; });
+  if (other == segments.begin()) return 0;
+  --other;
+  const Block &here = *segment.block, &there = *other->block;
+  const bool alike = &here.codec() == &there.codec() && here.capacity() == there.capacity() &&
+                     other->begin + (row - other->first) == segment.begin + first;
+  return alike ? there.data() - here.data() : 0;
 }
 
 /// Names the scratch memory of a HeadReader's bias.
@@ -143,11 +161,14 @@ class HeadReader {
   /// results += weights · value rows [begin, end).
   void accumulate(std::size_t begin, std::size_t end, const kernels::Coefficients& weights,
                   const kernels::Results& results) const {
-    for_each_segment(
-        head_.values().segments(), begin, end,
-        [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
-          segment_accumulate(segment, first, count, {weights.data + offset, weights.rows, weights.stride}, results);
-        });
+    const std::span<const Segment> segments = head_.values().segments();
+    for_each_segment(segments, begin, end,
+                     [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
+                       kernels::Coefficients part = prepared(weights, segments, segment, first);
+                       part.data += offset;
+                       part.weights = true;
+                       segment_accumulate(segment, first, count, part, results);
+                     });
   }
 
  private:
@@ -158,10 +179,21 @@ class HeadReader {
 
   void score_rows(std::size_t begin, std::size_t end, const kernels::Coefficients& queries,
                   const kernels::Results& results) const {
-    for_each_segment(head_.keys().segments(), begin, end,
+    const std::span<const Segment> segments = head_.keys().segments();
+    for_each_segment(segments, begin, end,
                      [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
-                       segment_scores(segment, first, count, queries, {results.data + offset, results.stride, false});
+                       segment_scores(segment, first, count, prepared(queries, segments, segment, first),
+                                      {results.data + offset, results.stride, false});
                      });
+  }
+
+  /// Coefficients with the arithmetic asked for, and for a single token with what to prefetch.
+  kernels::Coefficients prepared(kernels::Coefficients coefficients, std::span<const Segment> segments,
+                                 const Segment& segment, std::size_t first) const {
+    coefficients.arithmetic = settings_.arithmetic;
+    if (coefficients.rows <= settings_.shape->group())
+      coefficients.ahead = bytes_to_next_chunk(segments, segment, first);
+    return coefficients;
   }
 
   /// A key stands at its original position and is wanted at its slot. Turning the query by the difference gives the same

@@ -28,7 +28,7 @@ inline AnyHead CacheCore::Impl::any_head(std::size_t stage, std::size_t head, Ev
 inline detail::HeadFeed CacheCore::Impl::feed_of(std::size_t head) const {
   const LayerState& state = layers_[head / shape_.kv_heads];
   const std::size_t dim = shape_.query_heads * shape_.head_dim;
-  return {heads_[head], {&shape_, in_cache_}, head % shape_.kv_heads, {state.window.data(), state.window_tokens, dim}};
+  return {heads_[head], settings(), head % shape_.kv_heads, {state.window.data(), state.window_tokens, dim}};
 }
 
 inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Event event) {

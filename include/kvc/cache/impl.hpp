@@ -93,6 +93,7 @@ struct CacheCore::Impl {
     return {static_cast<std::uint32_t>(head / shape_.kv_heads), static_cast<std::uint32_t>(head % shape_.kv_heads)};
   }
   Executor& executor() const { return *executor_; }
+  attention::Settings settings() const { return {&shape_, in_cache_, options_.arithmetic}; }
 
   /// Number of the stage with that policy type.
   std::size_t stage_of(const void* policy) const;

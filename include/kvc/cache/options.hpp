@@ -1,6 +1,7 @@
 #pragma once
 #include <memory_resource>
 
+#include "kvc/arithmetic.hpp"
 #include "kvc/executor.hpp"
 #include "kvc/format.hpp"
 
@@ -12,6 +13,7 @@ struct CacheOptions {
   Executor* executor = nullptr;  ///< runs independent heads; null: the calling thread. Must outlive the cache
   std::pmr::memory_resource* memory =
       nullptr;               ///< of the blocks; null: an Arena of the cache's own. Must outlive the cache
+  Arithmetic arithmetic = Arithmetic::accurate;  ///< of attention over quantized rows
   bool check_finite = true;  ///< refuse NaN and infinity in queries, keys and values
 };
 

@@ -113,10 +113,9 @@ inline void CacheCore::Impl::attend(std::size_t layer, ConstRows queries, Rows<f
                                         "], expected [" + std::to_string(queries.count) + ", " +
                                         std::to_string(shape_.query_heads * shape_.values_dim()) + "]");
   const std::size_t group = shape_.group(), value_dim = shape_.values_dim();
-  const attention::Settings settings{&shape_, in_cache_};
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
     const HeadStore& store = heads_[first_head(layer) + head];
-    const attention::HeadReader reader(store, settings);
+    const attention::HeadReader reader(store, settings());
     for (std::size_t t = 0; t < queries.count; ++t) {
       auto memory = detail::scratch<struct AttendQueries>(group * shape_.head_dim);
       attention::Queries one = attention::load_queries(shape_, queries.subrows(t, 1), head, memory);
@@ -212,7 +211,7 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
     queries.shifts = {&shift, 1};
   }
   const auto selected = select(head, pass.tokens->q.columns(local * group * shape_.head_dim, group * shape_.head_dim));
-  const attention::HeadReader reader(store, {&shape_, in_cache_}, selected);
+  const attention::HeadReader reader(store, settings(), selected);
 
   attention::KeptScores kept;
   const std::size_t rows = reader.rows();
@@ -289,7 +288,7 @@ inline void CacheCore::Impl::attend_tiles(const Pass& pass, std::vector<float>& 
       load_shifts(store, tokens, shifts);
       queries.shifts = shifts.subspan(first, count);
     }
-    const attention::HeadReader reader(store, {&shape_, in_cache_});
+    const attention::HeadReader reader(store, settings());
     auto state_memory = detail::scratch<struct TileState>(attention::Partial::floats(queries.rows(), value_dim));
     auto state = attention::Partial::empty_in(state_memory, queries.rows(), value_dim);
     float* values = state.values;
@@ -327,7 +326,7 @@ inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
       load_shifts(store, 1, {&shift, 1});
       queries.shifts = {&shift, 1};
     }
-    const attention::HeadReader reader(store, {&shape_, in_cache_});
+    const attention::HeadReader reader(store, settings());
     auto state = attention::Partial::empty_in(part_of(task), group, value_dim);
     const std::size_t begin = part * detail::PartRows, rows = reader.rows();
     if (!store.in_step()) {
@@ -359,7 +358,7 @@ inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const fl
       queries.shifts = shifts;
       memory.attention_rows = tokens * group;
       memory.attention.resize(memory.attention_rows * store.size());
-      const attention::HeadReader reader(store, {&shape_, in_cache_});
+      const attention::HeadReader reader(store, settings());
       attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.attention);
       attention::softmax_rows(memory.attention, memory.attention_rows, store.size());
     });
@@ -384,7 +383,7 @@ inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const fl
       if (in_cache_) queries.shifts = shifts.subspan(from, count);
       return queries;
     };
-    const attention::HeadReader reader(store, {&shape_, in_cache_});
+    const attention::HeadReader reader(store, settings());
     attention::column_sums(reader, begin, std::min(begin + attention::ChunkRows, rows), tokens, group,
                            lse.data() + local * tokens * group, sums_.data() + local * kept_rows * most + begin,
                            kept_rows == 1 ? 0 : most, load);

@@ -71,6 +71,24 @@
 #pragma GCC pop_options
 #endif
 
+#if defined(__clang__)
+#pragma clang attribute push(                                                                          \
+    __attribute__((target("avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2")
+#endif
+#define KVC_TARGET avx512vnni
+#include "kvc/simd/ops_avx512vnni-inl.hpp"
+#include "kvc/kernels/integer_table-inl.hpp"
+#undef KVC_TARGET
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
 #endif  // x86-64
 
 #if !defined(__clang__)
@@ -86,6 +104,7 @@ inline const Table& compiled_table(Isa isa) {
 #if defined(__x86_64__)
     case Isa::avx2: return avx2::KernelTable;
     case Isa::avx512: return avx512::KernelTable;
+    case Isa::avx512vnni: return avx512vnni::KernelTable;
 #elif defined(__aarch64__)
     case Isa::neon: return neon::KernelTable;
 #endif

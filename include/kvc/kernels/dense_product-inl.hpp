@@ -26,6 +26,7 @@ struct DenseBlock {
   const float* coefficients;
   std::size_t coefficient_stride;
   Results results;
+  const unsigned char* next;  // what to prefetch, as many bytes as the block reads; null: nothing
 };
 
 template <Scalar Type, std::size_t Rows, std::size_t Tiles>
@@ -42,7 +43,13 @@ void dense_block(const DenseBlock& block) {
   const float* coefficient = block.coefficients;
   const std::size_t row_stride = block.coefficient_stride, tile_stride = block.tile_stride, p_stride = block.p_stride;
   const auto* x = static_cast<const typename StoredAs<Type>::Element*>(block.first);
+  const unsigned char* next = block.next;
   for (std::size_t p = 0; p < block.p_count; ++p, x += p_stride, ++coefficient) {
+    if (next && p % 2 == 0) {  // two steps read this many lines; in the order of memory, whatever the block's order
+      KVC_UNROLL
+      for (std::size_t line = 0; line < Tiles * sizeof(*x) / 2; ++line) prefetch(next + line * LineBytes);
+      next += Tiles * sizeof(*x) / 2 * LineBytes;
+    }
     if constexpr (Rows < Vectors) {  // hold what is fewer: the rows' coefficients or the tiles' elements
       Vector held[Rows];
       KVC_UNROLL
@@ -101,11 +108,16 @@ struct DenseKernel {
     return {tile * TileLanes, smaller(TileLanes, window.lanes - tile * TileLanes)};
   }
   void run(std::size_t row, std::size_t rows, std::size_t tile, std::size_t tiles, const Results& results) const {
-    const std::size_t first =
-        layout.index(window.p_begin, window.lane_begin + tile * TileLanes) * scalar_bytes(layout.type);
+    const std::size_t size = scalar_bytes(layout.type);
+    const std::size_t first = layout.index(window.p_begin, window.lane_begin + tile * TileLanes) * size;
+    const unsigned char* next = nullptr;
+    if (row == 0 && coefficients.ahead != 0)  // tiles before this one have prefetched as many bytes as they read
+      next = static_cast<const unsigned char*>(block) + layout.index(window.p_begin, window.lane_begin) * size +
+             coefficients.ahead + tile * TileLanes * window.p_count * size;
     functions(rows,
               tiles)({static_cast<const unsigned char*>(block) + first, layout.p_stride, layout.tile_stride,
-                      window.p_count, coefficients.data + row * coefficients.stride, coefficients.stride, results});
+                      window.p_count, coefficients.data + row * coefficients.stride, coefficients.stride, results,
+                      next});
   }
 };
 

@@ -197,6 +197,7 @@ struct LaneGroupsKernel {
     const std::size_t padded = round_up(count, source.layout.planes());
     read_metadata(source.scales, source.layout.metadata, first, count, scales);
     read_metadata(source.minima, source.layout.metadata, first, count, minima);
+    for (std::size_t i = round_up(count, TileLanes); i < padded; ++i) scales[i] = minima[i] = 0;
     for (std::size_t r = 0; r < rows; ++r) {
       const float* from = source.coefficients.data + (row + r) * source.coefficients.stride + p;
       float* to = scaled[slot] + r * ChunkSize;

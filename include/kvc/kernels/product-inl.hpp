@@ -14,6 +14,11 @@ inline constexpr std::size_t MaxTiles = 4;
 
 constexpr std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
 
+inline constexpr std::size_t LineBytes = 64;  // of the caches
+
+/// Into the second level, which the first one and the prefetching hardware leave alone.
+KVC_ALWAYS_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 /// Where the results of one tile go: columns [offset, offset + width).
 struct TileTarget {
   std::size_t offset, width;

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kvc/arithmetic.hpp"
 #include "kvc/format.hpp"
 #include "kvc/kernels/layout.hpp"
 
@@ -11,6 +12,9 @@ namespace kvc::kernels {
 struct Coefficients {
   const float* data = nullptr;
   std::size_t rows = 0, stride = 0;
+  Arithmetic arithmetic = Arithmetic::exact;  ///< of products with codes
+  bool weights = false;                       ///< attention weights, at least 0, rather than queries
+  std::ptrdiff_t ahead = 0;  ///< bytes from what is read to what will be needed next and is prefetched; 0: nothing
 };
 
 /// Rows of results, `stride` floats apart.
@@ -48,7 +52,8 @@ struct Table {
   /// are split over calls. lane_begin is a multiple of 16. Writes exactly `lanes` results a row.
   void (*dense_product)(const DenseLayout&, const void* block, const Window&, const Coefficients&, const Results&);
   /// The same over codes, without decoding to memory. lane_begin and p_begin lie on group and dword boundaries
-  /// (PackedLayout::lane_granule, p_granule).
+  /// (PackedLayout::lane_granule, p_granule). Unless exact arithmetic is asked for, levels with integer dot products quantize
+  /// the coefficients: their results depend on the window's groups, not on the other rows.
   void (*packed_product)(const PackedLayout&, const void* block, const Window&, const Coefficients&, const Results&);
 
   /// Writes the window of a block from floats; source element (0, 0) is the window's first.

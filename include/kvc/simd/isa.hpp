@@ -17,13 +17,14 @@ namespace kvc {
 
 /// Instruction sets that kernels exist for. Each x86 level contains the ones before it.
 enum class Isa : int {
-  portable,  ///< whatever the command line allows; runs everywhere
-  avx2,      ///< AVX2, FMA, F16C
-  avx512,    ///< AVX-512 F, BW, DQ, VL
-  neon,      ///< AArch64 Advanced SIMD
+  portable,    ///< whatever the command line allows; runs everywhere
+  avx2,        ///< AVX2, FMA, F16C
+  avx512,      ///< AVX-512 F, BW, DQ, VL
+  avx512vnni,  ///< and VNNI: products of codes in integers
+  neon,        ///< AArch64 Advanced SIMD
 };
 
-inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon};
+inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::neon};
 
 namespace process {
 /// The level in use, or -1 before the first question. One for the process, whatever flags its parts were built with.
@@ -34,7 +35,7 @@ inline std::atomic<int> isa_in_use{-1};
 inline namespace KVC_ABI {
 
 constexpr const char* to_string(Isa isa) {
-  constexpr const char* Names[] = {"portable", "avx2", "avx512", "neon"};
+  constexpr const char* Names[] = {"portable", "avx2", "avx512", "avx512vnni", "neon"};
   return Names[static_cast<int>(isa)];
 }
 
@@ -43,7 +44,7 @@ inline Isa parse_isa(std::string_view name) {
   for (Isa isa : AllIsas)
     if (name == to_string(isa)) return isa;
   fail(ErrorCode::unknown_name,
-       "KVC_ISA: \"" + std::string(name) + "\" is no instruction set; expected portable, avx2, avx512 or neon");
+       "KVC_ISA: \"" + std::string(name) + "\" is no instruction set; expected portable, avx2, avx512, avx512vnni or neon");
 }
 
 namespace machine {
@@ -63,8 +64,8 @@ inline Isa detect_isa() {
   __asm__ volatile("xgetbv" : "=a"(xcr_low), "=d"(xcr_high) : "c"(0));
   if (!has(xcr_low, {1, 2})) return Isa::portable;                                                     // xmm ymm
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has(ebx, {3, 5, 8})) return Isa::portable;  // bmi avx2 bmi2
-  if (has(xcr_low, {5, 6, 7}) && has(ebx, {16, 17, 30, 31})) return Isa::avx512;  // opmask zmm; F DQ BW VL
-  return Isa::avx2;
+  if (!has(xcr_low, {5, 6, 7}) || !has(ebx, {16, 17, 30, 31})) return Isa::avx2;  // opmask zmm; F DQ BW VL
+  return has(ecx, {11}) ? Isa::avx512vnni : Isa::avx512;
 }
 #elif defined(__aarch64__)
 inline Isa detect_isa() { return Isa::neon; }
@@ -83,7 +84,7 @@ inline Isa isa() {
 inline bool is_available(Isa isa) {
   const Isa highest = machine::isa();
   if (isa == Isa::portable || isa == highest) return true;
-  return highest == Isa::avx512 && isa == Isa::avx2;
+  return isa < highest && highest < Isa::neon;  // each x86 level contains those before it
 }
 
 /// Every level of this machine, lowest first; KVC_ISA has no influence.

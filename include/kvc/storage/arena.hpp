@@ -21,7 +21,7 @@ class Arena final : public std::pmr::memory_resource {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
   ~Arena() override {
-    for (const Chunk& chunk : chunks_) upstream_->deallocate(chunk.data, chunk.bytes, Alignment);
+    for (const Chunk& chunk : chunks_) upstream_->deallocate(chunk.data, chunk.bytes, alignment_of(chunk.bytes));
   }
 
   /// Makes sure that `count` pieces of `bytes` can be had without asking upstream.
@@ -47,6 +47,8 @@ class Arena final : public std::pmr::memory_resource {
     std::size_t bytes;
   };
 
+  /// Huge pages begin at multiples of their size; a chunk that does not would lose its first and last one.
+  static std::size_t alignment_of(std::size_t chunk) { return chunk >= HugePage ? HugePage : Alignment; }
   static std::size_t rounded(std::size_t bytes) { return (bytes + Alignment - 1) / Alignment * Alignment; }
 
   std::byte* carve(std::size_t bytes) {
@@ -54,14 +56,9 @@ class Arena final : public std::pmr::memory_resource {
       // Chunks double, so that a small cache stays small and a large one lives in huge pages.
       const std::size_t wanted = std::max({bytes, SmallestChunk, std::min(HugePage * 8, total_)});
       const std::size_t size = wanted >= HugePage ? (wanted + HugePage - 1) / HugePage * HugePage : wanted;
-      const std::size_t alignment = Alignment;
-      auto* data = static_cast<std::byte*>(upstream_->allocate(size, alignment));
+      auto* data = static_cast<std::byte*>(upstream_->allocate(size, alignment_of(size)));
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-      if (size >= HugePage) {
-        const auto begin = (reinterpret_cast<std::uintptr_t>(data) + HugePage - 1) / HugePage * HugePage;
-        const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) / HugePage * HugePage;
-        if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-      }
+      if (size >= HugePage) madvise(data, size, MADV_HUGEPAGE);
 #endif
       chunks_.push_back({data, size});
       total_ += size;

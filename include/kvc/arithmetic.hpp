@@ -1,0 +1,14 @@
+#pragma once
+#include <cstdint>
+
+namespace kvc {
+
+/// How attention multiplies with quantized rows, where the machine has integer dot products. Dense rows are always multiplied
+/// in f32.
+enum class Arithmetic : std::uint8_t {
+  exact,     ///< in f32: a relative error of 1e-6
+  accurate,  ///< in integers: at most 5 % of the error that the format itself makes
+  fast,      ///< in integers with queries and weights of 8 bits: up to 20 % of the format's own error at 2 and 3 bits
+};
+
+}  // namespace kvc
