@@ -1,6 +1,7 @@
 // Decode attention on every format and instruction set: one token's queries over n cached tokens.
 //   decode/<codec>/<isa>/n:<tokens>/g:<query heads per KV head>/d:<head_dim>/t:<threads>      out of memory
 //   decode_l2/…                                                                               one KV head, resident in L2
+// With several threads each attends over caches of its own; the time is of one attention by each.
 // Counters:
 //   bytes_per_second, elements_per_second    keys and values as stored, and as numbers
 //   bandwidth_share   of the read bandwidth measured in this process, with as many threads, on a buffer as large as the caches
@@ -129,21 +130,26 @@ void decode(benchmark::State& state, const Setting& setting) {
   const Caches& caches = Caches::of(setting);
   const std::size_t width = caches.shape.query_heads * setting.dim, layers = caches.shape.layers;
   const std::vector<float> queries = bench::normal_floats(64 * width, 7);
-  std::vector<float> out(width);
+  std::vector<float> out(setting.threads * width);
   kvc::ThreadPool pool(setting.threads);
-  const double elements = static_cast<double>(2 * setting.tokens * setting.kv_heads() * setting.dim * layers);
-  const double bytes = static_cast<double>(caches.bytes);
+  // Of one iteration, in which every thread attends once.
+  const double elements =
+      static_cast<double>(2 * setting.tokens * setting.kv_heads() * setting.dim * layers * setting.threads);
+  const double bytes = static_cast<double>(caches.bytes * setting.threads);
   const double bandwidth = bench::read_bandwidth(
       setting.resident ? caches.bytes : std::max(WorkingSet, caches.bytes * caches.all.size()), setting.threads);
   const double bare = bare_seconds(setting, elements) / static_cast<double>(setting.threads);
 
   std::size_t next = 0;
   for (auto _ : state) {
-    const kvc::CacheCore& cache = *caches.all[next % caches.all.size()];
-    for (std::size_t layer = 0; layer < layers; ++layer)
-      cache.attend(layer, {queries.data() + next % 64 * width, 1, width}, {out.data(), 1, width}, nullptr, &pool);
+    pool.parallel_for(setting.threads, [&](std::size_t thread) {
+      const kvc::CacheCore& cache = *caches.all[(next + thread) % caches.all.size()];
+      const float* query = queries.data() + (next + thread) % 64 * width;
+      for (std::size_t layer = 0; layer < layers; ++layer)
+        cache.attend(layer, {query, 1, width}, {out.data() + thread * width, 1, width});
+    });
     benchmark::DoNotOptimize(out.data());
-    ++next;
+    next += setting.threads;
   }
   const double steps = static_cast<double>(state.iterations());
   using benchmark::Counter;
