@@ -76,7 +76,7 @@ class Oracle {
 /// A prompt of 150 tokens, 200 steps, another prompt in two parts, 50 steps: every output is the oracle's.
 template <class Policy>
 void check_against_oracle(const Policy& policy, const Streams& streams, Scalar dense, double tolerance) {
-  KVCache cache(Small, policy, CacheOptions{.dense = {dense}});
+  KVCache cache(Small, policy, CacheOptions{.dense = {dense}, .arithmetic = Arithmetic::exact});
   Oracle oracle(streams, dense);
   const RandomTokens text(Small, 460, 51);
   std::size_t at = 0;

@@ -23,6 +23,7 @@ inline constexpr bool Sanitized = false;
 // f32 throughout, so that sealing a row again that was sealed before changes nothing but its last bits.
 inline constexpr kvc::CacheOptions Exact{.dense = {kvc::Scalar::f32}, .arithmetic = kvc::Arithmetic::exact};
 inline constexpr double Tolerance = 5e-4;
+
 /// A cache and its model, which make every step together.
 class NaivePair {
  public:
