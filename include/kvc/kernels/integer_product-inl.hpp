@@ -30,6 +30,9 @@ struct IntegerSource {
   const Coefficients& coefficients;
   PartKind kind;
   const IntegerBlocks& blocks;
+  /// Where to prefetch next, or null. It moves through the next block from front to back as this one is read, in whatever order:
+  /// the prefetching hardware joins in on one run of lines, not on three that take turns.
+  mutable const unsigned char* next;
 
   std::size_t parts() const { return kind == PartKind::two ? 2 : 1; }
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
@@ -41,13 +44,9 @@ struct IntegerSource {
       store(scale + i, zero());
       store(minimum_of_group + i, zero());
     }
-    if (coefficients.ahead != 0) {
-      const std::size_t size = scalar_bytes(layout.metadata);
-      for (std::size_t byte = 0; byte < count * size; byte += LineBytes) {
-        prefetch(scales + first * size + byte + coefficients.ahead);
-        prefetch(minima + first * size + byte + coefficients.ahead);
-      }
-    }
+    if (!next) return;
+    const std::size_t lines = 2 * divide_up(count * scalar_bytes(layout.metadata), LineBytes);
+    for (std::size_t line = 0; line < lines; ++line, next += LineBytes) prefetch(next);
   }
   /// Completes a block, whose results are those of the whole row, with the codes of a pair of tiles (or one tile, taken
   /// twice), of which `width` lanes exist, and runs it.
@@ -58,17 +57,10 @@ struct IntegerSource {
       const std::size_t number = tile + (t * TileLanes < width ? t : 0);
       block.codes[t] = codes + (number * layout.dword_rows() + dword_row) * TileLanes;
     }
-    block.next_stride = unit_bytes;
-    if (prefetches && coefficients.ahead != 0) {
-      for (std::size_t t = 0; t < IntegerTiles; ++t)
-        block.next[t] =
-            static_cast<const unsigned char*>(static_cast<const void*>(block.codes[t])) + coefficients.ahead;
-      // Where a tile is read whole, its pair is prefetched in the order of memory, which is what memory is fast at.
-      if (window.p_count == layout.p && width > (IntegerTiles - 1) * TileLanes) {
-        block.next[0] += dword_row * LineBytes * (IntegerTiles - 1);
-        for (std::size_t t = 1; t < IntegerTiles; ++t) block.next[t] = block.next[0] + t * unit_bytes;
-        block.next_stride = IntegerTiles * unit_bytes;
-      }
+    if (prefetches && next) {
+      for (std::size_t t = 0; t < IntegerTiles; ++t) block.next[t] = next + t * unit_bytes;
+      block.next_stride = IntegerTiles * unit_bytes;
+      next += block.units * block.next_stride;
     }
     const auto function = blocks.of[static_cast<int>(kind)][rows];
     constexpr std::size_t Lanes = IntegerTiles * TileLanes;
@@ -349,6 +341,7 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                             const Coefficients& coefficients, const Results& results) {
   const unsigned char* bytes = static_cast<const unsigned char*>(block);
   const PartKind kind = part_kind(layout, window, coefficients);
+  const bool whole = window.lanes == layout.lanes && window.p_count == layout.p;
   const IntegerSource source{layout,
                              static_cast<const std::uint32_t*>(block),
                              bytes + layout.scale_offset(),
@@ -356,7 +349,8 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                              window,
                              coefficients,
                              kind,
-                             integer_blocks(layout.bits)};
+                             integer_blocks(layout.bits),
+                             whole && coefficients.ahead != 0 ? bytes + coefficients.ahead : nullptr};
   auto rows_from = [&](std::size_t row, bool add_to) {
     return Results{results.data + row * results.stride, results.stride, add_to};
   };
