@@ -15,7 +15,8 @@ constexpr std::size_t Most = 1'000'000'000;
 
 const char* const DefaultPolicies =
     "full:type=f32; full; full:bits=8; full:bits=4; streaming_llm; h2o; snapkv; kivi:bits=4; kivi:bits=2; "
-    "razor_attention; h2o | kivi:bits=4; snapkv | kivi:bits=4; snapkv | kivi:bits=2";
+    "razor_attention; mini_cache; h2o | kivi:bits=4; snapkv | kivi:bits=4; snapkv | kivi:bits=2; "
+    "razor_attention | kivi:bits=4,sinks=5";
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
