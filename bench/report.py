@@ -163,6 +163,7 @@ def main():
         context, some = load(path)
         contexts.append(context)
         runs += some
+    os.makedirs(options.out, exist_ok=True)
     first = contexts[0]
     machine = options.machine or f"{first['num_cpus']} cores at {first['mhz_per_cpu']} MHz"
     text = ("# Performance\n\nWritten by `python3 bench/report.py` out of the JSON of the programs in `bench/`; "
@@ -187,7 +188,6 @@ def main():
                            lambda r: [f"`{r['words'][0]}`", str(r["n"]), number(r["seconds"] * 1e6, 4), number(r["attention_us"], 4),
                                       number(max(0.0, r["upkeep_us"]), 3), f"{100 * r['upkeep_share']:.1f} %",
                                       number(r["bytes"] / 1024), f"{r['ratio']:.2f}"])
-    os.makedirs(options.out, exist_ok=True)
     with open(os.path.join(options.out, "performance.md"), "w") as file:
         file.write(text)
     print("wrote", os.path.join(options.out, "performance.md"))

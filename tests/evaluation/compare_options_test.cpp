@@ -55,12 +55,15 @@ TEST_CASE("the default policies are there, those with a budget once per keep fra
                                           "kivi:bits=2",
                                           "razor_attention",
                                           "razor_attention",
+                                          "mini_cache",
                                           "h2o | kivi:bits=4",
                                           "h2o | kivi:bits=4",
                                           "snapkv | kivi:bits=4",
                                           "snapkv | kivi:bits=4",
                                           "snapkv | kivi:bits=2",
-                                          "snapkv | kivi:bits=2"});
+                                          "snapkv | kivi:bits=2",
+                                          "razor_attention | kivi:bits=4,sinks=5",
+                                          "razor_attention | kivi:bits=4,sinks=5"});
   CHECK(options.contestants[4].keep == 0.5);
   CHECK(options.contestants[5].keep == 0.25);
   CHECK(options.contestants[0].keep == 1);
