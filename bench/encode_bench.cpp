@@ -49,7 +49,7 @@ int main(int count, char** words) {
         benchmark::RegisterBenchmark(
             ("encode/" + name + (role == kvc::Role::key ? "/keys/" : "/values/") + kvc::to_string(isa) + "/d:128")
                 .c_str(),
-            [=](benchmark::State& state) { encode(state, format, role, isa, 128); })
+            [=, format = format](benchmark::State& state) { encode(state, format, role, isa, 128); })
             ->Unit(benchmark::kMicrosecond);
   benchmark::Initialize(&count, words);
   if (benchmark::ReportUnrecognizedArguments(count, words)) return 1;
