@@ -96,7 +96,8 @@ struct Caches {
           caches.shape, policy, kvc::CacheOptions{.arithmetic = setting.codec.arithmetic}));
       for (std::size_t done = 0; done < setting.tokens; done += sequence.piece())
         for (std::size_t layer = 0; layer < caches.shape.layers; ++layer)
-          caches.all.back()->prefill(layer, sequence.tokens(0, std::min(sequence.piece(), setting.tokens - done)), {});
+          caches.all.back()->prefill(layer, sequence.tokens(0, std::min(sequence.piece(), setting.tokens - done)), {},
+                                     done + sequence.piece() >= setting.tokens);
       caches.bytes = caches.all.back()->stats().payload;
     }
     return caches;

@@ -39,7 +39,7 @@ def load(path):
     for run in data["benchmarks"]:
         if run.get("run_type", "iteration") != "iteration" or run.get("error_occurred"):
             continue
-        parts = run["name"].replace("/manual_time", "").replace("/real_time", "").split("/")
+        parts = re.sub("/(manual_time|real_time|process_time)", "", run["name"]).split("/")
         fields = dict(run, kind=parts[0], words=[p for p in parts[1:] if not re.match(r"^[a-z]:\d+$", p)])
         fields.update({p.split(":")[0]: int(p.split(":")[1]) for p in parts if re.match(r"^[a-z]:\d+$", p)})
         fields["seconds"] = run["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}[run["time_unit"]]
@@ -185,7 +185,7 @@ def main():
                            lambda r: [r["words"][0], r["words"][1], r["words"][2], number(r["elements_per_second"] / 1e9)])
     text += simple_section(runs, "policy", "What policies cost while decoding",
                            ["policy", "slots", "step µs", "attention µs", "beyond it µs", "share", "KiB", "ratio"],
-                           lambda r: [f"`{r['words'][0]}`", str(r["n"]), number(r["seconds"] * 1e6, 4), number(r["attention_us"], 4),
+                           lambda r: ["`" + r["words"][0].replace("|", "\\|") + "`", str(r["n"]), number(r["seconds"] * 1e6, 4), number(r["attention_us"], 4),
                                       number(max(0.0, r["upkeep_us"]), 3), f"{100 * r['upkeep_share']:.1f} %",
                                       number(r["bytes"] / 1024), f"{r['ratio']:.2f}"])
     with open(os.path.join(options.out, "performance.md"), "w") as file:
