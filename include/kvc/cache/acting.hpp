@@ -121,8 +121,8 @@ inline void CacheCore::Impl::act_alone(std::size_t head, Event event) {
   memory_[head].changed |= sealed != heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
 }
 
-/// Asks a stage for the budgets of heads [first, first + count), of a layer or `over_layers`. With a prompt it starts from its own Budget, whatever
-/// earlier chunks or prompts got; with generated tokens from what it allocated last.
+/// Asks a stage for the budgets of heads [first, first + count), of a layer or `over_layers`. With a prompt it starts from
+/// its own Budget, whatever earlier chunks or prompts got; with generated tokens from what it allocated last.
 inline void CacheCore::Impl::allocate(std::size_t stage, std::size_t first, std::size_t count, Event event,
                                       bool over_layers) {
   const bool starts = over_layers || !stages_[stage]->verbs().allocate_all;
