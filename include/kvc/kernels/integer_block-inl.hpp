@@ -12,18 +12,24 @@ namespace KVC_TARGET {
 
 inline constexpr std::size_t IntegerChunk = 256;                // coefficients of a row that are quantized together
 inline constexpr std::size_t IntegerDwords = IntegerChunk / 4;  // of one part of them
+inline constexpr std::size_t PreparedRows = 16;                 // rows whose quantized coefficients are kept at a time
 
-/// Coefficients: [row][part][IntegerDwords]. With s = the sum of coefficients × codes over all units, the result of a row and
-/// lane is x = unit[row] s + shift[row], or with scales, x = scale[lane] (unit[row] s + shift[row]) + minimum[lane] sum[row].
+/// Rows × IntegerTiles tiles. With s = the sum over one segment of coefficients × codes, the result of a row and lane is the
+/// sum over the segments of x = unit[row] s + shift[row], or with scales, x = scale[lane] (unit[row] s + shift[row]) +
+/// minimum[lane] sum[row].
 struct IntegerBlock {
-  const std::uint32_t* codes[IntegerTiles] = {};
-  std::size_t units = 0;
-  const std::uint32_t* coefficients = nullptr;
-  const float *unit = nullptr, *shift = nullptr;                      // [row]
-  const float *scales = nullptr, *minima = nullptr, *sums = nullptr;  // [lane], [lane], [row]; or null
+  const std::uint32_t* codes[IntegerTiles] = {};  // of the tiles, which segments take rows of
+  const Segment* segments = nullptr;
+  std::size_t segment_count = 1, planes = 0;
+  const std::uint32_t* coefficients = nullptr;                                 // [row][part][IntegerDwords]
+  const float *unit = nullptr, *shift = nullptr, *sums = nullptr;              // [segment][PreparedRows]
+  const unsigned char *scales[IntegerTiles] = {}, *minima[IntegerTiles] = {};  // of the first segment's lanes; or null
+  std::size_t metadata_stride = 0;  // bytes from a group's scales to those of the next one
+  Scalar metadata = Scalar::f16;
   Results results = {};
-  const unsigned char* next[IntegerTiles] = {};  // lines to prefetch with the first unit; null: none
-  std::size_t next_stride = 0;                   // bytes to those of the next unit
+  const unsigned char* next = nullptr;  // what to prefetch, as many lines as are read; null: nothing
+
+  std::size_t units(std::size_t segment) const { return divide_up(segments[segment].count, planes); }
 };
 
 template <unsigned Bits>
@@ -42,79 +48,112 @@ KVC_ALWAYS_INLINE Words codes_of_step(const std::uint32_t* unit) {
   }
 }
 
+/// Adds the results of one segment and tile; total(row, part, i) are the sums of integers of its i-th vector.
+template <std::size_t Rows, unsigned Parts, class Total>
+KVC_ALWAYS_INLINE void add_segment(const IntegerBlock& block, std::size_t segment, std::size_t tile,
+                                   const unsigned char*& next, Total total) {
+  const float* unit = block.unit + segment * PreparedRows;
+  const float* shift = block.shift + segment * PreparedRows;
+  const bool adds = block.results.add || segment > 0;
+  float* results = block.results.data + tile * TileLanes;
+  KVC_UNROLL
+  for (std::size_t i = 0; i < TileVectors; ++i) {
+    Vector scale = zero(), minimum_of_group = zero();
+    if (block.scales[tile]) {
+      if (next && i % divide_up(TileVectors * 32, TileLanes * scalar_bytes(block.metadata)) == 0) {
+        prefetch(next);
+        next += LineBytes;
+      }
+      const std::size_t offset = segment * block.metadata_stride;
+      scale = load_metadata(block.scales[tile] + offset, block.metadata, i * Width, Width);
+      minimum_of_group = load_metadata(block.minima[tile] + offset, block.metadata, i * Width, Width);
+    }
+    KVC_UNROLL
+    for (std::size_t r = 0; r < Rows; ++r) {
+      const Vector sum = Parts == 2 ? fma(set(256.0f), total(r, 0, i), total(r, 1, i)) : total(r, 0, i);
+      Vector x = fma(set(unit[r]), sum, set(shift[r]));
+      float* target = results + r * block.results.stride + i * Width;
+      if (block.scales[tile]) {
+        const float sum_of_row = block.sums[segment * PreparedRows + r];
+        const Vector rest =
+            adds ? fma(minimum_of_group, set(sum_of_row), load(target)) : multiply(minimum_of_group, set(sum_of_row));
+        store(target, fma(scale, x, rest));
+      } else {
+        store(target, adds ? add(load(target), x) : x);
+      }
+    }
+  }
+}
+
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
 void integer_block(const IntegerBlock& block) {
   constexpr std::size_t Vectors = IntegerTiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
   constexpr std::size_t Sums = Rows * Parts;
   // Two chains of additions where one per result would wait for itself.
   constexpr std::size_t Chains = Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
-  Words sum[Chains][Sums][Vectors];
-  KVC_UNROLL
-  for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
-    sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
-  const std::uint32_t* coefficient = block.coefficients;
-  const std::uint32_t* codes[IntegerTiles];
-  KVC_UNROLL
-  for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] = block.codes[t];
-  const unsigned char* next[IntegerTiles];
-  KVC_UNROLL
-  for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] = block.next[t];
-  for (std::size_t unit = 0; unit < block.units; ++unit) {
-    if (next[0]) {
-      KVC_UNROLL
-      for (std::size_t i = 0; i < IntegerTiles * UnitRows; ++i) prefetch(next[i / UnitRows] + i % UnitRows * LineBytes);
-      KVC_UNROLL
-      for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] += block.next_stride;
-    }
-    auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
-      Words code[Vectors];
-      KVC_UNROLL
-      for (std::size_t i = 0; i < Vectors; ++i)
-        code[i] = codes_of_step<Bits, Step>(codes[i / TileVectors] + i % TileVectors * Width);
-      KVC_UNROLL
-      for (std::size_t s = 0; s < Sums; ++s) {
-        const Words held = words(coefficient[s * IntegerDwords + Step]);
+  constexpr std::size_t Lines = IntegerTiles * UnitRows;  // of a unit
+  const unsigned char* next = block.next;
+  for (std::size_t segment = 0; segment < block.segment_count; ++segment) {
+    Words sum[Chains][Sums][Vectors];
+    KVC_UNROLL
+    for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
+      sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
+    const std::uint32_t* coefficient = block.coefficients + block.segments[segment].offset / 4;
+    const std::uint32_t* codes[IntegerTiles];
+    KVC_UNROLL
+    for (std::size_t t = 0; t < IntegerTiles; ++t)
+      codes[t] = block.codes[t] + block.segments[segment].dword_row * TileLanes;
+    for (std::size_t unit = block.units(segment); unit > 0; --unit) {
+      auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
+        Words code[Vectors];
         KVC_UNROLL
-        for (std::size_t i = 0; i < Vectors; ++i) {
-          Words& total = sum[Step % Chains][s][i];
-          total = Unsigned ? add_dot(total, held, code[i]) : add_dot(total, code[i], held);
+        for (std::size_t i = 0; i < Vectors; ++i)
+          code[i] = codes_of_step<Bits, Step>(codes[i / TileVectors] + i % TileVectors * Width);
+        KVC_UNROLL
+        for (std::size_t s = 0; s < Sums; ++s) {
+          // One line at a time, evenly spread over the unit: two prefetches in a row cost up to a quarter of the bandwidth.
+          KVC_UNROLL
+          for (std::size_t line = 0; line < Lines; ++line)
+            if (line * Sums * Steps / Lines == Step * Sums + s && next) prefetch(next + line * LineBytes);
+          const Words held = words(coefficient[s * IntegerDwords + Step]);
+          KVC_UNROLL
+          for (std::size_t i = 0; i < Vectors; ++i) {
+            Words& total = sum[Step % Chains][s][i];
+            total = Unsigned ? add_dot(total, held, code[i]) : add_dot(total, code[i], held);
+          }
         }
+      };
+      step.template operator()<0>();
+      if constexpr (Steps > 1) step.template operator()<1>();
+      if constexpr (Steps > 2) {
+        step.template operator()<2>();
+        step.template operator()<3>();
       }
-    };
-    step.template operator()<0>();
-    if constexpr (Steps > 1) step.template operator()<1>();
-    if constexpr (Steps > 2) {
-      step.template operator()<2>();
-      step.template operator()<3>();
-    }
-    if constexpr (Steps > 4) {
-      step.template operator()<4>();
-      step.template operator()<5>();
-      step.template operator()<6>();
-      step.template operator()<7>();
-    }
-    coefficient += Steps;
-    KVC_UNROLL
-    for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] += UnitRows * TileLanes;
-  }
-  KVC_UNROLL
-  for (std::size_t r = 0; r < Rows; ++r) {
-    const Vector unit = set(block.unit[r]), shift = set(block.shift[r]);
-    float* target = block.results.data + r * block.results.stride;
-    KVC_UNROLL
-    for (std::size_t i = 0; i < Vectors; ++i) {
-      Vector part[Parts];
+      if constexpr (Steps > 4) {
+        step.template operator()<4>();
+        step.template operator()<5>();
+        step.template operator()<6>();
+        step.template operator()<7>();
+      }
+      coefficient += Steps;
+      if (next) {  // codes go by faster than lines that wait in the second level come one by one
+        KVC_UNROLL
+        for (std::size_t line = 0; line < Lines; ++line)
+          prefetch_near(codes[line / UnitRows] + line % UnitRows * TileLanes);
+        next += Lines * LineBytes;
+      }
       KVC_UNROLL
-      for (std::size_t k = 0; k < Parts; ++k) {
-        Words total = sum[0][r * Parts + k][i];
-        if constexpr (Chains == 2) total = add_words(total, sum[1][r * Parts + k][i]);
-        part[k] = signed_to_float(total);
-      }
-      Vector x = fma(unit, Parts == 2 ? fma(set(256.0f), part[0], part[Parts - 1]) : part[0], shift);
-      if (block.scales)
-        x = fma(load(block.scales + i * Width), x, multiply(load(block.minima + i * Width), set(block.sums[r])));
-      store(target + i * Width, block.results.add ? add(load(target + i * Width), x) : x);
+      for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] += UnitRows * TileLanes;
     }
+    KVC_UNROLL
+    for (std::size_t t = 0; t < IntegerTiles; ++t)
+      add_segment<Rows, Parts>(block, segment, t, next,
+                               [&](std::size_t r, std::size_t part, std::size_t i) KVC_LAMBDA_INLINE {
+                                 Words total = sum[0][r * Parts + part][t * TileVectors + i];
+                                 if constexpr (Chains == 2)
+                                   total = add_words(total, sum[1][r * Parts + part][t * TileVectors + i]);
+                                 return signed_to_float(total);
+                               });
   }
 }
 

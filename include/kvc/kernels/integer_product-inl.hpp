@@ -10,8 +10,7 @@ namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
 
-inline constexpr std::size_t PreparedRows = 16;  // rows whose quantized coefficients are kept at a time
-inline constexpr float Negligible = 1e-30f;      // a scale or coefficient below counts as zero
+inline constexpr float Negligible = 1e-30f;  // a scale or coefficient below counts as zero
 
 /// The largest 16-bit value of a quantized coefficient, and what one unit of store_parts()' sum is worth in it.
 constexpr float largest_short(PartKind kind) {
@@ -38,29 +37,40 @@ struct IntegerSource {
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
   /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of 64.
   void read_groups(std::size_t first, std::size_t count, float* scale, float* minimum_of_group) const {
-    read_metadata(scales, layout.metadata, first, count, scale);
-    read_metadata(minima, layout.metadata, first, count, minimum_of_group);
-    for (std::size_t i = round_up(count, TileLanes); i < round_up(count, 64); i += Width) {
+    const std::size_t step = 2 * Width * scalar_bytes(layout.metadata);  // bytes read per turn
+    for (std::size_t i = 0, bytes = 0; i < count; i += Width) {
+      for (bytes += step; next && bytes >= LineBytes; bytes -= LineBytes, next += LineBytes) prefetch(next);
+      store(scale + i, load_metadata(scales, layout.metadata, first + i, count - i));
+      store(minimum_of_group + i, load_metadata(minima, layout.metadata, first + i, count - i));
+    }
+    for (std::size_t i = round_up(count, Width); i < round_up(count, 64); i += Width) {
       store(scale + i, zero());
       store(minimum_of_group + i, zero());
     }
-    if (!next) return;
-    const std::size_t lines = 2 * divide_up(count * scalar_bytes(layout.metadata), LineBytes);
-    for (std::size_t line = 0; line < lines; ++line, next += LineBytes) prefetch(next);
   }
-  /// Completes a block, whose results are those of the whole row, with the codes of a pair of tiles (or one tile, taken
-  /// twice), of which `width` lanes exist, and runs it.
+  /// Completes a block, whose results are those of the whole row, with the codes and scales of a pair of tiles (or one tile,
+  /// taken twice), of which `width` lanes exist, and runs it.
   KVC_ALWAYS_INLINE void run(IntegerBlock block, std::size_t rows, std::size_t tile, std::size_t width,
-                             std::size_t dword_row, bool prefetches) const {
-    const std::size_t unit_bytes = layout.unit_rows() * LineBytes;
+                             bool prefetches) const {
+    block.planes = layout.planes();
+    block.metadata = layout.metadata;
+    block.metadata_stride = layout.metadata_stride() * scalar_bytes(layout.metadata);
+    std::size_t lines = 0;
     for (std::size_t t = 0; t < IntegerTiles; ++t) {
       const std::size_t number = tile + (t * TileLanes < width ? t : 0);
-      block.codes[t] = codes + (number * layout.dword_rows() + dword_row) * TileLanes;
+      block.codes[t] = codes + number * layout.dword_rows() * TileLanes;
+      if (layout.along == GroupsAlong::lanes) continue;
+      const std::size_t first = (block.segments[0].metadata_row * layout.metadata_stride() + number * TileLanes) *
+                                scalar_bytes(layout.metadata);
+      block.scales[t] = scales + first;
+      block.minima[t] = minima + first;
+      lines += 2 * TileLanes * scalar_bytes(layout.metadata) / LineBytes * block.segment_count;
     }
     if (prefetches && next) {
-      for (std::size_t t = 0; t < IntegerTiles; ++t) block.next[t] = next + t * unit_bytes;
-      block.next_stride = IntegerTiles * unit_bytes;
-      next += block.units * block.next_stride;
+      block.next = next;
+      for (std::size_t segment = 0; segment < block.segment_count; ++segment)
+        lines += block.units(segment) * layout.unit_rows() * IntegerTiles;
+      next += lines * LineBytes;
     }
     const auto function = blocks.of[static_cast<int>(kind)][rows];
     constexpr std::size_t Lanes = IntegerTiles * TileLanes;
@@ -153,7 +163,7 @@ struct LaneGroupsInteger {
   /// the first one is multiplied: two long runs of independent work keep the processor busier than an alternation.
   void run_groups(std::size_t lane, std::size_t groups, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
-    const std::size_t dword_row = (source.window.p_begin + p) / layout.planes() * layout.unit_rows();
+    const Segment segment = {p, count, (source.window.p_begin + p) / layout.planes() * layout.unit_rows(), 0, 0};
     Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
       block_rows = integer_rows(rows - row);
@@ -166,12 +176,12 @@ struct LaneGroupsInteger {
         const std::size_t first = lane + g * layout.group, width = smaller(layout.group, source.window.lanes - first);
         const std::size_t tile = (source.window.lane_begin + first) / layout.group * layout.tiles_per_group();
         for (std::size_t t = 0; t < width; t += IntegerTiles * TileLanes)
-          source.run({.units = divide_up(count, layout.planes()),
+          source.run({.segments = &segment,
                       .coefficients = folded.parts[g],
                       .unit = folded.factors,
                       .shift = folded.constants[g],
                       .results = {results.data + row * results.stride + first + t, results.stride, results.add}},
-                     block_rows, tile + t / TileLanes, width - t, dword_row, row == 0);
+                     block_rows, tile + t / TileLanes, width - t, row == 0);
       }
     }
   }
@@ -295,26 +305,19 @@ struct StepGroupsInteger {
     }
   }
 
-  /// One or two tiles, `tile` of the block being the first, for all prepared rows, whose results begin at `results`.
+  /// A pair of tiles, or the last one, `tile` of the block being the first, for all prepared rows, whose results begin at
+  /// `results`.
   void run_tiles(std::size_t tile, std::size_t width, std::size_t rows, const Results& results) const {
-    const PackedLayout& layout = source.layout;
-    alignas(64) float scales[64], minima[64];
-    const std::size_t lanes = smaller(round_up(width, TileLanes), IntegerTiles * TileLanes);
-    for (std::size_t s = 0; s < segment_count; ++s) {
-      const Segment& segment = segments[s];
-      source.read_groups(segment.metadata_row * layout.metadata_stride() + tile * TileLanes, lanes, scales, minima);
-      for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-        block_rows = integer_rows(rows - row);
-        source.run({.units = divide_up(segment.count, layout.planes()),
-                    .coefficients = parts + row * source.parts() * IntegerDwords + segment.offset / 4,
-                    .unit = unit[s] + row,
-                    .shift = shift[s] + row,
-                    .scales = scales,
-                    .minima = minima,
-                    .sums = sums[s] + row,
-                    .results = {results.data + row * results.stride, results.stride, results.add || s > 0}},
-                   block_rows, tile, width, segment.dword_row, row == 0);
-      }
+    for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
+      block_rows = integer_rows(rows - row);
+      source.run({.segments = segments,
+                  .segment_count = segment_count,
+                  .coefficients = parts + row * source.parts() * IntegerDwords,
+                  .unit = unit[0] + row,
+                  .shift = shift[0] + row,
+                  .sums = sums[0] + row,
+                  .results = {results.data + row * results.stride, results.stride, results.add}},
+                 block_rows, tile, width, row == 0);
     }
   }
 };
