@@ -115,10 +115,11 @@ void for_each_segment(std::span<const Segment> segments, std::size_t begin, std:
 inline std::ptrdiff_t bytes_to_next_chunk(std::span<const Segment> segments, const Segment& segment,
                                           std::size_t first) {
   const std::size_t row = segment.first + first + ChunkRows;
-  auto other = std::upper_bound(segments.begin(), segments.end(), row,
-                                [](std::size_t number, const Segment& candidate) { return number < candidate.first; });
-  if (other == segments.begin()) return 0;
-  --other;
+  const Segment *other = &segment, *const end = segments.data() + segments.size();
+  while (other != end && other->first + other->rows() <= row) ++other;
+  if (other == end || row < other->first) return 0;
+  // The next call asks the block after this one where it lies.
+  if (other + 1 != end) __builtin_prefetch(other[1].block.get());
   const Block &here = *segment.block, &there = *other->block;
   const bool alike = &here.codec() == &there.codec() && here.capacity() == there.capacity() &&
                      other->begin + (row - other->first) == segment.begin + first;
