@@ -48,6 +48,10 @@
 #include "kvc/simd/ops_avx2-inl.hpp"
 #include "kvc/kernels/table-inl.hpp"
 #undef KVC_TARGET
+#define KVC_TARGET avx2_integer
+#include "kvc/simd/ops_avx2_integer-inl.hpp"
+#include "kvc/kernels/integer_table-inl.hpp"
+#undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -102,7 +106,7 @@ inline namespace KVC_ABI {
 inline const Table& compiled_table(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::avx2: return avx2::KernelTable;
+    case Isa::avx2: return avx2_integer::KernelTable;
     case Isa::avx512: return avx512::KernelTable;
     case Isa::avx512vnni: return avx512vnni::KernelTable;
 #elif defined(__aarch64__)

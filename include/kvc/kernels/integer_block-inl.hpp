@@ -6,6 +6,9 @@
 //   4 bits  step k: p k, 2 + k, 4 + k, 6 + k    two steps, shifted by 4 k
 //   2 bits  step k: p k, 4 + k, 8 + k, 12 + k   four steps, shifted by 2 k
 //   3 bits  the same of either half of a unit, eight steps; the high bits come from the unit's third row
+//
+// One dword of them is one part. Where coefficients of 16 bits are multiplied whole (MultipliesShorts), the first "part"
+// holds those of the step's bytes 0 and 2, the second those of its bytes 1 and 3.
 namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
@@ -42,44 +45,78 @@ KVC_ALWAYS_INLINE Words codes_of_step(const std::uint32_t* unit) {
   }
 }
 
-template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
-void integer_block(const IntegerBlock& block) {
-  constexpr std::size_t Vectors = IntegerTiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
-  constexpr std::size_t Sums = Rows * Parts;
+/// Bytes 0 and 2 of a step, or with `Odd` 1 and 3, in 16 bits each.
+template <unsigned Bits, std::size_t Step, bool Odd>
+KVC_ALWAYS_INLINE Words short_codes_of_step(const std::uint32_t* unit) {
+  if constexpr (Bits == 3) {
+    const Words bytes = codes_of_step<Bits, Step>(unit);
+    return Odd ? shift_shorts_right<8>(bytes) : bit_and(bytes, words(0x00ff00ffu));
+  } else {
+    constexpr unsigned Shift = Step * Bits + (Odd ? 8 : 0);
+    if constexpr (Shift + Bits == 16) return shift_shorts_right<Shift>(load_words(unit));
+    return bit_and(shift_right<Shift>(load_words(unit)), words(((1u << Bits) - 1) * 0x00010001u));
+  }
+}
+
+/// Units whose sums of products of bytes fit 16 bits: a step adds two products of a code and 128, or unsigned 255.
+template <unsigned Bits, bool Unsigned>
+inline constexpr std::size_t UnitsOfShortSums = 32767 /
+                                                (2 * ((1u << Bits) - 1) * (Unsigned ? 255 : 128)) / StepsOf<Bits>;
+
+template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned, std::size_t Tiles>
+KVC_ALWAYS_INLINE void integer_tiles(const IntegerBlock& block, std::size_t tile) {
+  constexpr bool Whole = Parts == 2 && MultipliesShorts, ShortSums = SumsInShorts && !Whole;
+  constexpr std::size_t Vectors = Tiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
+  constexpr std::size_t Sums = Rows * (Whole ? 1 : Parts);
   // Two chains of additions where one per result would wait for itself.
   constexpr std::size_t Chains = Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
   Words sum[Chains][Sums][Vectors];
   KVC_UNROLL
   for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
     sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
+  Words wide[Sums][Vectors];  // of sums of 16 bits
+  if constexpr (ShortSums) {
+    KVC_UNROLL
+    for (std::size_t i = 0; i < Sums * Vectors; ++i) wide[i / Vectors][i % Vectors] = words(0);
+  }
   const std::uint32_t* coefficient = block.coefficients;
-  const std::uint32_t* codes[IntegerTiles];
+  const std::uint32_t* codes[Tiles];
   KVC_UNROLL
-  for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] = block.codes[t];
-  const unsigned char* next[IntegerTiles];
+  for (std::size_t t = 0; t < Tiles; ++t) codes[t] = block.codes[tile + t];
+  const unsigned char* next[Tiles];
   KVC_UNROLL
-  for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] = block.next[t];
+  for (std::size_t t = 0; t < Tiles; ++t) next[t] = block.next[tile + t];
+  std::size_t narrow_units = 0;  // in the sums of 16 bits
   for (std::size_t unit = 0; unit < block.units; ++unit) {
     if (next[0]) {
       KVC_UNROLL
-      for (std::size_t i = 0; i < IntegerTiles * UnitRows; ++i) prefetch(next[i / UnitRows] + i % UnitRows * LineBytes);
+      for (std::size_t i = 0; i < Tiles * UnitRows; ++i) prefetch(next[i / UnitRows] + i % UnitRows * LineBytes);
       KVC_UNROLL
-      for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] += block.next_stride;
+      for (std::size_t t = 0; t < Tiles; ++t) next[t] += block.next_stride;
     }
     auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
-      Words code[Vectors];
-      KVC_UNROLL
-      for (std::size_t i = 0; i < Vectors; ++i)
-        code[i] = codes_of_step<Bits, Step>(codes[i / TileVectors] + i % TileVectors * Width);
-      KVC_UNROLL
-      for (std::size_t s = 0; s < Sums; ++s) {
-        const Words held = words(coefficient[s * IntegerDwords + Step]);
+      auto add_part = [&]<std::size_t Part>() KVC_LAMBDA_INLINE {
+        Words code[Vectors];
         KVC_UNROLL
         for (std::size_t i = 0; i < Vectors; ++i) {
-          Words& total = sum[Step % Chains][s][i];
-          total = Unsigned ? add_dot(total, held, code[i]) : add_dot(total, code[i], held);
+          const std::uint32_t* from = codes[i / TileVectors] + i % TileVectors * Width;
+          if constexpr (Whole)
+            code[i] = short_codes_of_step<Bits, Step, Part == 1>(from);
+          else
+            code[i] = codes_of_step<Bits, Step>(from);
         }
-      }
+        KVC_UNROLL
+        for (std::size_t r = 0; r < Rows; ++r) {
+          const Words held = words(coefficient[(r * Parts + Part) * IntegerDwords + Step]);
+          KVC_UNROLL
+          for (std::size_t i = 0; i < Vectors; ++i) {
+            Words& total = sum[Step % Chains][Whole ? r : r * Parts + Part][i];
+            total = add_dot<Unsigned, Whole>(total, code[i], held);
+          }
+        }
+      };
+      add_part.template operator()<0>();
+      if constexpr (Parts == 2) add_part.template operator()<1>();
     };
     step.template operator()<0>();
     if constexpr (Steps > 1) step.template operator()<1>();
@@ -95,26 +132,52 @@ void integer_block(const IntegerBlock& block) {
     }
     coefficient += Steps;
     KVC_UNROLL
-    for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] += UnitRows * TileLanes;
+    for (std::size_t t = 0; t < Tiles; ++t) codes[t] += UnitRows * TileLanes;
+    if constexpr (ShortSums) {
+      if (++narrow_units == UnitsOfShortSums<Bits, Unsigned> || unit + 1 == block.units) {
+        narrow_units = 0;
+        KVC_UNROLL
+        for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i) {
+          Words& narrow = sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors];
+          Words& total = wide[i / Vectors % Sums][i % Vectors];
+          total = add_short_sums(total, narrow);
+          narrow = words(0);
+        }
+      }
+    }
   }
   KVC_UNROLL
   for (std::size_t r = 0; r < Rows; ++r) {
     const Vector unit = set(block.unit[r]), shift = set(block.shift[r]);
-    float* target = block.results.data + r * block.results.stride;
+    const std::size_t lane = tile * TileLanes;
+    float* target = block.results.data + r * block.results.stride + lane;
     KVC_UNROLL
     for (std::size_t i = 0; i < Vectors; ++i) {
-      Vector part[Parts];
+      Vector part[Sums / Rows];
       KVC_UNROLL
-      for (std::size_t k = 0; k < Parts; ++k) {
-        Words total = sum[0][r * Parts + k][i];
-        if constexpr (Chains == 2) total = add_words(total, sum[1][r * Parts + k][i]);
+      for (std::size_t k = 0; k < Sums / Rows; ++k) {
+        const std::size_t s = r * (Sums / Rows) + k;
+        Words total = ShortSums ? wide[s][i] : sum[0][s][i];
+        if constexpr (Chains == 2 && !ShortSums) total = add_words(total, sum[1][s][i]);
         part[k] = signed_to_float(total);
       }
-      Vector x = fma(unit, Parts == 2 ? fma(set(256.0f), part[0], part[Parts - 1]) : part[0], shift);
+      Vector x = fma(unit, Sums == 2 * Rows ? fma(set(256.0f), part[0], part[Sums / Rows - 1]) : part[0], shift);
       if (block.scales)
-        x = fma(load(block.scales + i * Width), x, multiply(load(block.minima + i * Width), set(block.sums[r])));
+        x = fma(load(block.scales + lane + i * Width), x,
+                multiply(load(block.minima + lane + i * Width), set(block.sums[r])));
       store(target + i * Width, block.results.add ? add(load(target + i * Width), x) : x);
     }
+  }
+}
+
+template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
+void integer_block(const IntegerBlock& block) {
+  // Sums of all tiles side by side, as far as the registers hold them next to the tile's codes and coefficients.
+  constexpr std::size_t Sums = Rows * (MultipliesShorts ? 1 : Parts), Vectors = IntegerTiles * TileVectors;
+  if constexpr ((Sums + 1) * Vectors <= Registers) {
+    integer_tiles<Bits, Rows, Parts, Unsigned, IntegerTiles>(block, 0);
+  } else {
+    for (std::size_t tile = 0; tile < IntegerTiles; ++tile) integer_tiles<Bits, Rows, Parts, Unsigned, 1>(block, tile);
   }
 }
 
@@ -131,9 +194,10 @@ constexpr IntegerBlocks make_integer_blocks() {
   auto fill = [&]<std::size_t Rows>() {
     if constexpr (Rows <= IntegerRows) {
       blocks.of[0][Rows] = integer_block<Bits, Rows, 2, false>;
-      blocks.of[1][Rows] = integer_block<Bits, Rows, 1, false>;
-      if constexpr (Bits < 8)
+      if constexpr (Bits < 8) {  // part_kind() wants two parts of 8 bits
+        blocks.of[1][Rows] = integer_block<Bits, Rows, 1, false>;
         blocks.of[2][Rows] = integer_block<Bits, Rows, 1, true>;  // the codes must fit signed bytes
+      }
     }
   };
   fill.template operator()<1>();

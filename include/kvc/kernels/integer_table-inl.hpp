@@ -19,11 +19,7 @@ constexpr Table with_integer_products(Table table, const char* name) {
   return table;
 }
 
-#define KVC_NAME_OF(target) #target
-#define KVC_NAME(target) KVC_NAME_OF(target)
-inline constexpr Table KernelTable = with_integer_products(KernelTableBelow, KVC_NAME(KVC_TARGET));
-#undef KVC_NAME
-#undef KVC_NAME_OF
+inline constexpr Table KernelTable = with_integer_products(KernelTableBelow, LevelName);
 
 }  // namespace KVC_TARGET
 }  // namespace KVC_ABI
