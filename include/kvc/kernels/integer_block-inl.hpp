@@ -69,7 +69,7 @@ KVC_ALWAYS_INLINE void integer_tiles(const IntegerBlock& block, std::size_t tile
   constexpr std::size_t Vectors = Tiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
   constexpr std::size_t Sums = Rows * (Whole ? 1 : Parts);
   // Two chains of additions where one per result would wait for itself.
-  constexpr std::size_t Chains = Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
+  constexpr std::size_t Chains = !Whole && !ShortSums && Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
   Words sum[Chains][Sums][Vectors];
   KVC_UNROLL
   for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)

@@ -30,17 +30,33 @@ struct IntegerSource {
   const Coefficients& coefficients;
   PartKind kind;
   const IntegerBlocks& blocks;
+  std::size_t dword_rows;  // of the layout, which divides for it
   /// Where to prefetch next, or null. It moves through the next block from front to back as this one is read, in whatever order:
   /// the prefetching hardware joins in on one run of lines, not on three that take turns.
   mutable const unsigned char* next;
 
   std::size_t parts() const { return kind == PartKind::two ? 2 : 1; }
+  /// Units of dword rows that hold `count` p.
+  std::size_t units(std::size_t count) const {
+    const int shift = __builtin_ctzll(layout.planes());
+    return (count + layout.planes() - 1) >> shift;
+  }
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
-  /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of 64.
-  void read_groups(std::size_t first, std::size_t count, float* scale, float* minimum_of_group) const {
+  /// `count` scales from number `first` on, at most a vector of them, followed by zeros.
+  KVC_ALWAYS_INLINE Vector scales_at(std::size_t first, std::size_t count) const {
+    const unsigned char* from = scales + first * scalar_bytes(layout.metadata);
+    if (count == Width && layout.metadata == Scalar::f16)
+      return load_half(static_cast<const std::uint16_t*>(static_cast<const void*>(from)));
+    alignas(64) float values[round_up(Width, TileLanes)] = {};
+    read_metadata(scales, layout.metadata, first, count, values);
+    return load(values);
+  }
+  /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of `whole`.
+  void read_groups(std::size_t first, std::size_t count, std::size_t whole, float* scale,
+                   float* minimum_of_group) const {
     read_metadata(scales, layout.metadata, first, count, scale);
     read_metadata(minima, layout.metadata, first, count, minimum_of_group);
-    for (std::size_t i = round_up(count, TileLanes); i < round_up(count, 64); i += Width) {
+    for (std::size_t i = round_up(count, TileLanes); i < round_up(count, whole); i += Width) {
       store(scale + i, zero());
       store(minimum_of_group + i, zero());
     }
@@ -55,7 +71,7 @@ struct IntegerSource {
     const std::size_t unit_bytes = layout.unit_rows() * LineBytes;
     for (std::size_t t = 0; t < IntegerTiles; ++t) {
       const std::size_t number = tile + (t * TileLanes < width ? t : 0);
-      block.codes[t] = codes + (number * layout.dword_rows() + dword_row) * TileLanes;
+      block.codes[t] = codes + (number * dword_rows + dword_row) * TileLanes;
     }
     if (prefetches && next) {
       for (std::size_t t = 0; t < IntegerTiles; ++t) block.next[t] = next + t * unit_bytes;
@@ -113,14 +129,13 @@ struct LaneGroupsInteger {
 
   LaneGroupsInteger(const IntegerSource& packed, std::size_t chunk_begin, std::size_t chunk_count)
       : source(packed), p(chunk_begin), count(chunk_count), padded(round_up(chunk_count, 64)) {
-    for (std::size_t i = 0; i < padded; i += Width) store(largest + i, zero());
-    alignas(64) float scales[IntegerChunk];
-    for (std::size_t lane = 0; lane < source.window.lanes; lane += source.layout.group) {
-      read_metadata(source.scales, source.layout.metadata, metadata_of(lane), count, scales);
-      for (std::size_t i = 0; i < count; i += Width) store(largest + i, maximum(load(scales + i), load(largest + i)));
-    }
+    const std::size_t stride = source.layout.metadata_stride(),
+                      groups = divide_up(source.window.lanes, source.layout.group);
     for (std::size_t i = 0; i < padded; i += Width) {
-      const Vector most = load(largest + i);
+      const std::size_t first = metadata_of(0) + i, valid = i < count ? smaller(Width, count - i) : 0;
+      Vector most = zero();
+      for (std::size_t g = 0; g < groups; ++g) most = maximum(source.scales_at(first + g * stride, valid), most);
+      store(largest + i, most);
       store(inverse + i, select_less(set(Negligible), most, divide(set(32767.0f), most), zero()));
     }
   }
@@ -154,6 +169,8 @@ struct LaneGroupsInteger {
   void run_groups(std::size_t lane, std::size_t groups, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
     const std::size_t dword_row = (source.window.p_begin + p) / layout.planes() * layout.unit_rows();
+    const std::size_t units = source.units(count), group_tiles = layout.tiles_per_group();
+    const std::size_t first_tile = (source.window.lane_begin + lane) / layout.group * group_tiles;
     Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
       block_rows = integer_rows(rows - row);
@@ -164,14 +181,13 @@ struct LaneGroupsInteger {
       });
       for (std::size_t g = 0; g < groups; ++g) {
         const std::size_t first = lane + g * layout.group, width = smaller(layout.group, source.window.lanes - first);
-        const std::size_t tile = (source.window.lane_begin + first) / layout.group * layout.tiles_per_group();
         for (std::size_t t = 0; t < width; t += IntegerTiles * TileLanes)
-          source.run({.units = divide_up(count, layout.planes()),
+          source.run({.units = units,
                       .coefficients = folded.parts[g],
                       .unit = folded.factors,
                       .shift = folded.constants[g],
                       .results = {results.data + row * results.stride + first + t, results.stride, results.add}},
-                     block_rows, tile + t / TileLanes, width - t, dword_row, row == 0);
+                     block_rows, first_tile + g * group_tiles + t / TileLanes, width - t, dword_row, row == 0);
       }
     }
   }
@@ -189,17 +205,23 @@ struct LaneGroupsInteger {
     const float centre = source.centre();
     alignas(64) float scales[IntegerChunk], middle[IntegerChunk];
     alignas(64) std::int16_t fixed[IntegerChunk];
-    source.read_groups(metadata_of(lane), count, scales, middle);
+    source.read_groups(metadata_of(lane), count, 64, scales, middle);
     for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, scales + i, inverse + i, fixed + i);
     Vector dots[IntegerRows];
     KVC_UNROLL
     for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = zero();
-    for (std::size_t i = 0; i < padded; i += Width) {
-      const Vector factor = fma(set(centre), load(scales + i), load(middle + i));
-      KVC_UNROLL
-      for (std::size_t r = 0; r < IntegerRows; ++r)
-        dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i), factor, dots[r]);
-    }
+    auto add_dots = [&]<std::size_t Rows>() KVC_LAMBDA_INLINE {
+      for (std::size_t i = 0; i < padded; i += Width) {
+        const Vector factor = fma(set(centre), load(scales + i), load(middle + i));
+        KVC_UNROLL
+        for (std::size_t r = 0; r < Rows; ++r)
+          dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i), factor, dots[r]);
+      }
+    };
+    if (rows == 1)
+      add_dots.template operator()<1>();
+    else
+      add_dots.template operator()<IntegerRows>();
     for (std::size_t r = 0; r < rows; ++r) {
       std::uint32_t* parts = folded.parts[g] + r * Parts * IntegerDwords;
       Words sum = words(0);
@@ -298,14 +320,15 @@ struct StepGroupsInteger {
   /// One or two tiles, `tile` of the block being the first, for all prepared rows, whose results begin at `results`.
   void run_tiles(std::size_t tile, std::size_t width, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
-    alignas(64) float scales[64], minima[64];
+    alignas(64) float scales[IntegerTiles * TileLanes], minima[IntegerTiles * TileLanes];
     const std::size_t lanes = smaller(round_up(width, TileLanes), IntegerTiles * TileLanes);
     for (std::size_t s = 0; s < segment_count; ++s) {
       const Segment& segment = segments[s];
-      source.read_groups(segment.metadata_row * layout.metadata_stride() + tile * TileLanes, lanes, scales, minima);
+      source.read_groups(segment.metadata_row * layout.metadata_stride() + tile * TileLanes, lanes,
+                         sizeof scales / sizeof *scales, scales, minima);
       for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
         block_rows = integer_rows(rows - row);
-        source.run({.units = divide_up(segment.count, layout.planes()),
+        source.run({.units = source.units(segment.count),
                     .coefficients = parts + row * source.parts() * IntegerDwords + segment.offset / 4,
                     .unit = unit[s] + row,
                     .shift = shift[s] + row,
@@ -350,6 +373,7 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                              coefficients,
                              kind,
                              integer_blocks(layout.bits),
+                             layout.dword_rows(),
                              whole && coefficients.ahead != 0 ? bytes + coefficients.ahead : nullptr};
   auto rows_from = [&](std::size_t row, bool add_to) {
     return Results{results.data + row * results.stride, results.stride, add_to};

@@ -40,9 +40,13 @@ KVC_ALWAYS_INLINE Words shift_shorts_right(Words a) {
 /// sum += the two products of the 16-bit integers of each dword, or, in 16 bits, of each two bytes.
 template <bool Unsigned, bool Whole>
 KVC_ALWAYS_INLINE Words add_dot(Words sum, Words codes, Words coefficients) {
-  if constexpr (Whole) return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, coefficients));
-  return _mm256_add_epi16(
-      sum, Unsigned ? _mm256_maddubs_epi16(coefficients, codes) : _mm256_maddubs_epi16(codes, coefficients));
+  if constexpr (Whole)
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes, coefficients));
+  else
+    sum = _mm256_add_epi16(sum, Unsigned ? _mm256_maddubs_epi16(coefficients, codes)
+                                         : _mm256_maddubs_epi16(codes, coefficients));
+  __asm__("" : "+x"(sum));  // or g++ gathers products for a tree of additions, more than there are registers
+  return sum;
 }
 /// sum += both sums of 16 bits in each dword.
 KVC_ALWAYS_INLINE Words add_short_sums(Words sum, Words short_sums) {
