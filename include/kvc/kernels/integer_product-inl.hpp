@@ -30,17 +30,14 @@ struct IntegerSource {
   const Coefficients& coefficients;
   PartKind kind;
   const IntegerBlocks& blocks;
-  std::size_t dword_rows;  // of the layout, which divides for it
+  std::size_t dword_rows, planes;  // of the layout, which divides for them
   /// Where to prefetch next, or null. It moves through the next block from front to back as this one is read, in whatever order:
   /// the prefetching hardware joins in on one run of lines, not on three that take turns.
   mutable const unsigned char* next;
 
   std::size_t parts() const { return kind == PartKind::two ? 2 : 1; }
   /// Units of dword rows that hold `count` p.
-  std::size_t units(std::size_t count) const {
-    const int shift = __builtin_ctzll(layout.planes());
-    return (count + layout.planes() - 1) >> shift;
-  }
+  std::size_t units(std::size_t count) const { return (count + planes - 1) >> __builtin_ctzll(planes); }
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
   /// `count` scales from number `first` on, at most a vector of them, followed by zeros.
   KVC_ALWAYS_INLINE Vector scales_at(std::size_t first, std::size_t count) const {
@@ -208,20 +205,27 @@ struct LaneGroupsInteger {
     source.read_groups(metadata_of(lane), count, 64, scales, middle);
     for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, scales + i, inverse + i, fixed + i);
     Vector dots[IntegerRows];
-    KVC_UNROLL
-    for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = zero();
-    auto add_dots = [&]<std::size_t Rows>() KVC_LAMBDA_INLINE {
-      for (std::size_t i = 0; i < padded; i += Width) {
-        const Vector factor = fma(set(centre), load(scales + i), load(middle + i));
+    auto dots_of = [&]<std::size_t Rows>() KVC_LAMBDA_INLINE {
+      Vector sum[2][Rows];  // two, or one row alone would wait for its own sum
+      KVC_UNROLL
+      for (std::size_t i = 0; i < 2 * Rows; ++i) sum[i / Rows][i % Rows] = zero();
+      for (std::size_t i = 0; i < padded; i += 2 * Width) {
         KVC_UNROLL
-        for (std::size_t r = 0; r < Rows; ++r)
-          dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i), factor, dots[r]);
+        for (std::size_t c = 0; c < 2; ++c) {
+          const std::size_t at = i + c * Width;
+          const Vector factor = fma(set(centre), load(scales + at), load(middle + at));
+          KVC_UNROLL
+          for (std::size_t r = 0; r < Rows; ++r)
+            sum[c][r] = fma(load(rows_of[row + smaller(r, rows - 1)] + at), factor, sum[c][r]);
+        }
       }
+      KVC_UNROLL
+      for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = r < Rows ? add(sum[0][r], sum[1][r]) : zero();
     };
     if (rows == 1)
-      add_dots.template operator()<1>();
+      dots_of.template operator()<1>();
     else
-      add_dots.template operator()<IntegerRows>();
+      dots_of.template operator()<IntegerRows>();
     for (std::size_t r = 0; r < rows; ++r) {
       std::uint32_t* parts = folded.parts[g] + r * Parts * IntegerDwords;
       Words sum = words(0);
@@ -374,6 +378,7 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                              kind,
                              integer_blocks(layout.bits),
                              layout.dword_rows(),
+                             layout.planes(),
                              whole && coefficients.ahead != 0 ? bytes + coefficients.ahead : nullptr};
   auto rows_from = [&](std::size_t row, bool add_to) {
     return Results{results.data + row * results.stride, results.stride, add_to};
