@@ -15,18 +15,25 @@ namespace KVC_TARGET {
 
 inline constexpr std::size_t IntegerChunk = 256;                // coefficients of a row that are quantized together
 inline constexpr std::size_t IntegerDwords = IntegerChunk / 4;  // of one part of them
+inline constexpr std::size_t PreparedRows = 16;                 // rows whose quantized coefficients are kept at a time
 
-/// Coefficients: [row][part][IntegerDwords]. With s = the sum of coefficients × codes over all units, the result of a row and
-/// lane is x = unit[row] s + shift[row], or with scales, x = scale[lane] (unit[row] s + shift[row]) + minimum[lane] sum[row].
+/// Rows × IntegerTiles tiles. With s = the sum over one segment of coefficients × codes, the result of a row and lane is the
+/// sum over the segments of x = unit[row] s + shift[row], or with scales, x = scale[lane] (unit[row] s + shift[row]) +
+/// minimum[lane] sum[row].
 struct IntegerBlock {
-  const std::uint32_t* codes[IntegerTiles] = {};
-  std::size_t units = 0;
-  const std::uint32_t* coefficients = nullptr;
-  const float *unit = nullptr, *shift = nullptr;                      // [row]
-  const float *scales = nullptr, *minima = nullptr, *sums = nullptr;  // [lane], [lane], [row]; or null
+  const std::uint32_t* codes[IntegerTiles] = {};  // of the tiles, which segments take rows of
+  const Segment* segments = nullptr;
+  std::size_t segment_count = 1;
+  unsigned unit_shift = 0;                                                     // 2^unit_shift p are one unit
+  const std::uint32_t* coefficients = nullptr;                                 // [row][part][IntegerDwords]
+  const float *unit = nullptr, *shift = nullptr, *sums = nullptr;              // [segment][PreparedRows]
+  const unsigned char *scales[IntegerTiles] = {}, *minima[IntegerTiles] = {};  // of the first segment's lanes; or null
+  std::size_t metadata_stride = 0;  // bytes from a group's scales to those of the next one
+  Scalar metadata = Scalar::f16;
   Results results = {};
-  const unsigned char* next[IntegerTiles] = {};  // lines to prefetch with the first unit; null: none
-  std::size_t next_stride = 0;                   // bytes to those of the next unit
+  const unsigned char* next = nullptr;  // what to prefetch, as many lines as are read; null: nothing
+
+  std::size_t units(std::size_t segment) const { return ((segments[segment].count - 1) >> unit_shift) + 1; }
 };
 
 template <unsigned Bits>
@@ -63,39 +70,71 @@ template <unsigned Bits, bool Unsigned>
 inline constexpr std::size_t UnitsOfShortSums = 32767 /
                                                 (2 * ((1u << Bits) - 1) * (Unsigned ? 255 : 128)) / StepsOf<Bits>;
 
+/// Adds the results of one segment and tile; total(row, part, i) are the sums of integers of its i-th vector.
+template <std::size_t Rows, unsigned Parts, class Total>
+KVC_ALWAYS_INLINE void add_segment(const IntegerBlock& block, std::size_t segment, std::size_t tile,
+                                   const unsigned char*& next, Total total) {
+  const float* unit = block.unit + segment * PreparedRows;
+  const float* shift = block.shift + segment * PreparedRows;
+  const bool adds = block.results.add || segment > 0;
+  float* results = block.results.data + tile * TileLanes;
+  KVC_UNROLL
+  for (std::size_t i = 0; i < TileVectors; ++i) {
+    Vector scale = zero(), minimum_of_group = zero();
+    if (block.scales[tile]) {
+      if (next && i % divide_up(TileVectors * 32, TileLanes * scalar_bytes(block.metadata)) == 0) {
+        prefetch(next);
+        next += LineBytes;
+      }
+      const std::size_t offset = segment * block.metadata_stride;
+      scale = load_metadata(block.scales[tile] + offset, block.metadata, i * Width, Width);
+      minimum_of_group = load_metadata(block.minima[tile] + offset, block.metadata, i * Width, Width);
+    }
+    KVC_UNROLL
+    for (std::size_t r = 0; r < Rows; ++r) {
+      const Vector sum = Parts == 2 ? fma(set(256.0f), total(r, 0, i), total(r, 1, i)) : total(r, 0, i);
+      Vector x = fma(set(unit[r]), sum, set(shift[r]));
+      float* target = results + r * block.results.stride + i * Width;
+      if (block.scales[tile]) {
+        const float sum_of_row = block.sums[segment * PreparedRows + r];
+        const Vector rest =
+            adds ? fma(minimum_of_group, set(sum_of_row), load(target)) : multiply(minimum_of_group, set(sum_of_row));
+        store(target, fma(scale, x, rest));
+      } else {
+        store(target, adds ? add(load(target), x) : x);
+      }
+    }
+  }
+}
+
+/// `Tiles` tiles of the block from number `tile` on, side by side; returns what to prefetch next.
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned, std::size_t Tiles>
-KVC_ALWAYS_INLINE void integer_tiles(const IntegerBlock& block, std::size_t tile) {
+KVC_ALWAYS_INLINE const unsigned char* integer_tiles(const IntegerBlock& block, std::size_t tile,
+                                                     const unsigned char* next) {
   constexpr bool Whole = Parts == 2 && MultipliesShorts, ShortSums = SumsInShorts && !Whole;
   constexpr std::size_t Vectors = Tiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
-  constexpr std::size_t Sums = Rows * (Whole ? 1 : Parts);
+  constexpr std::size_t SummedParts = Whole ? 1 : Parts, Sums = Rows * SummedParts;
   // Two chains of additions where one per result would wait for itself.
   constexpr std::size_t Chains = !Whole && !ShortSums && Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
-  Words sum[Chains][Sums][Vectors];
-  KVC_UNROLL
-  for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
-    sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
-  Words wide[Sums][Vectors];  // of sums of 16 bits
-  if constexpr (ShortSums) {
+  constexpr std::size_t Lines = Tiles * UnitRows;  // of a unit
+  for (std::size_t segment = 0; segment < block.segment_count; ++segment) {
+    Words sum[Chains][Sums][Vectors];
     KVC_UNROLL
-    for (std::size_t i = 0; i < Sums * Vectors; ++i) wide[i / Vectors][i % Vectors] = words(0);
-  }
-  const std::uint32_t* coefficient = block.coefficients;
-  const std::uint32_t* codes[Tiles];
-  KVC_UNROLL
-  for (std::size_t t = 0; t < Tiles; ++t) codes[t] = block.codes[tile + t];
-  const unsigned char* next[Tiles];
-  KVC_UNROLL
-  for (std::size_t t = 0; t < Tiles; ++t) next[t] = block.next[tile + t];
-  std::size_t narrow_units = 0;  // in the sums of 16 bits
-  for (std::size_t unit = 0; unit < block.units; ++unit) {
-    if (next[0]) {
+    for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
+      sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
+    Words wide[Sums][Vectors];  // of sums in 16 bits
+    if constexpr (ShortSums) {
       KVC_UNROLL
-      for (std::size_t i = 0; i < Tiles * UnitRows; ++i) prefetch(next[i / UnitRows] + i % UnitRows * LineBytes);
-      KVC_UNROLL
-      for (std::size_t t = 0; t < Tiles; ++t) next[t] += block.next_stride;
+      for (std::size_t i = 0; i < Sums * Vectors; ++i) wide[i / Vectors][i % Vectors] = words(0);
     }
-    auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
-      auto add_part = [&]<std::size_t Part>() KVC_LAMBDA_INLINE {
+    const std::uint32_t* coefficient = block.coefficients + block.segments[segment].offset / 4;
+    const std::uint32_t* codes[Tiles];
+    KVC_UNROLL
+    for (std::size_t t = 0; t < Tiles; ++t)
+      codes[t] = block.codes[tile + t] + block.segments[segment].dword_row * TileLanes;
+    std::size_t short_units = 0;  // in the sums of 16 bits
+    for (std::size_t unit = block.units(segment); unit > 0; --unit) {
+      auto add_part = [&]<std::size_t Step, std::size_t Part>() KVC_LAMBDA_INLINE {
         Words code[Vectors];
         KVC_UNROLL
         for (std::size_t i = 0; i < Vectors; ++i) {
@@ -107,6 +146,11 @@ KVC_ALWAYS_INLINE void integer_tiles(const IntegerBlock& block, std::size_t tile
         }
         KVC_UNROLL
         for (std::size_t r = 0; r < Rows; ++r) {
+          // One line at a time, evenly spread over the unit: two prefetches in a row cost up to a quarter of the bandwidth.
+          KVC_UNROLL
+          for (std::size_t line = 0; line < Lines; ++line)
+            if (line * Rows * Parts * Steps / Lines == (Step * Parts + Part) * Rows + r && next)
+              prefetch(next + line * LineBytes);
           const Words held = words(coefficient[(r * Parts + Part) * IntegerDwords + Step]);
           KVC_UNROLL
           for (std::size_t i = 0; i < Vectors; ++i) {
@@ -115,69 +159,67 @@ KVC_ALWAYS_INLINE void integer_tiles(const IntegerBlock& block, std::size_t tile
           }
         }
       };
-      add_part.template operator()<0>();
-      if constexpr (Parts == 2) add_part.template operator()<1>();
-    };
-    step.template operator()<0>();
-    if constexpr (Steps > 1) step.template operator()<1>();
-    if constexpr (Steps > 2) {
-      step.template operator()<2>();
-      step.template operator()<3>();
-    }
-    if constexpr (Steps > 4) {
-      step.template operator()<4>();
-      step.template operator()<5>();
-      step.template operator()<6>();
-      step.template operator()<7>();
-    }
-    coefficient += Steps;
-    KVC_UNROLL
-    for (std::size_t t = 0; t < Tiles; ++t) codes[t] += UnitRows * TileLanes;
-    if constexpr (ShortSums) {
-      if (++narrow_units == UnitsOfShortSums<Bits, Unsigned> || unit + 1 == block.units) {
-        narrow_units = 0;
+      auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
+        add_part.template operator()<Step, 0>();
+        if constexpr (Parts == 2) add_part.template operator()<Step, 1>();
+      };
+      step.template operator()<0>();
+      if constexpr (Steps > 1) step.template operator()<1>();
+      if constexpr (Steps > 2) {
+        step.template operator()<2>();
+        step.template operator()<3>();
+      }
+      if constexpr (Steps > 4) {
+        step.template operator()<4>();
+        step.template operator()<5>();
+        step.template operator()<6>();
+        step.template operator()<7>();
+      }
+      coefficient += Steps;
+      if (next) {  // codes go by faster than lines that wait in the second level come one by one
         KVC_UNROLL
-        for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i) {
-          Words& narrow = sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors];
-          Words& total = wide[i / Vectors % Sums][i % Vectors];
-          total = add_short_sums(total, narrow);
-          narrow = words(0);
+        for (std::size_t line = 0; line < Lines; ++line)
+          prefetch_near(codes[line / UnitRows] + line % UnitRows * TileLanes);
+        next += Lines * LineBytes;
+      }
+      KVC_UNROLL
+      for (std::size_t t = 0; t < Tiles; ++t) codes[t] += UnitRows * TileLanes;
+      if constexpr (ShortSums) {
+        if (++short_units == UnitsOfShortSums<Bits, Unsigned> || unit == 1) {
+          short_units = 0;
+          KVC_UNROLL
+          for (std::size_t i = 0; i < Sums * Vectors; ++i) {
+            Words& shorts = sum[0][i / Vectors][i % Vectors];
+            wide[i / Vectors][i % Vectors] = add_short_sums(wide[i / Vectors][i % Vectors], shorts);
+            shorts = words(0);
+          }
         }
       }
     }
-  }
-  KVC_UNROLL
-  for (std::size_t r = 0; r < Rows; ++r) {
-    const Vector unit = set(block.unit[r]), shift = set(block.shift[r]);
-    const std::size_t lane = tile * TileLanes;
-    float* target = block.results.data + r * block.results.stride + lane;
     KVC_UNROLL
-    for (std::size_t i = 0; i < Vectors; ++i) {
-      Vector part[Sums / Rows];
-      KVC_UNROLL
-      for (std::size_t k = 0; k < Sums / Rows; ++k) {
-        const std::size_t s = r * (Sums / Rows) + k;
-        Words total = ShortSums ? wide[s][i] : sum[0][s][i];
-        if constexpr (Chains == 2 && !ShortSums) total = add_words(total, sum[1][s][i]);
-        part[k] = signed_to_float(total);
-      }
-      Vector x = fma(unit, Sums == 2 * Rows ? fma(set(256.0f), part[0], part[Sums / Rows - 1]) : part[0], shift);
-      if (block.scales)
-        x = fma(load(block.scales + lane + i * Width), x,
-                multiply(load(block.minima + lane + i * Width), set(block.sums[r])));
-      store(target + i * Width, block.results.add ? add(load(target + i * Width), x) : x);
-    }
+    for (std::size_t t = 0; t < Tiles; ++t)
+      add_segment<Rows, SummedParts>(block, segment, tile + t, next,
+                                     [&](std::size_t r, std::size_t part, std::size_t i) KVC_LAMBDA_INLINE {
+                                       const std::size_t s = r * SummedParts + part, vector = t * TileVectors + i;
+                                       if constexpr (ShortSums) return signed_to_float(wide[s][vector]);
+                                       Words total = sum[0][s][vector];
+                                       if constexpr (Chains == 2) total = add_words(total, sum[1][s][vector]);
+                                       return signed_to_float(total);
+                                     });
   }
+  return next;
 }
 
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
 void integer_block(const IntegerBlock& block) {
-  // Sums of all tiles side by side, as far as the registers hold them next to the tile's codes and coefficients.
+  // All tiles side by side, if the registers hold their sums and codes.
   constexpr std::size_t Sums = Rows * (MultipliesShorts ? 1 : Parts), Vectors = IntegerTiles * TileVectors;
   if constexpr ((Sums + 1) * Vectors <= Registers) {
-    integer_tiles<Bits, Rows, Parts, Unsigned, IntegerTiles>(block, 0);
+    integer_tiles<Bits, Rows, Parts, Unsigned, IntegerTiles>(block, 0, block.next);
   } else {
-    for (std::size_t tile = 0; tile < IntegerTiles; ++tile) integer_tiles<Bits, Rows, Parts, Unsigned, 1>(block, tile);
+    const unsigned char* next = block.next;
+    for (std::size_t tile = 0; tile < IntegerTiles; ++tile)
+      next = integer_tiles<Bits, Rows, Parts, Unsigned, 1>(block, tile, next);
   }
 }
 
@@ -194,7 +236,7 @@ constexpr IntegerBlocks make_integer_blocks() {
   auto fill = [&]<std::size_t Rows>() {
     if constexpr (Rows <= IntegerRows) {
       blocks.of[0][Rows] = integer_block<Bits, Rows, 2, false>;
-      if constexpr (Bits < 8) {  // part_kind() wants two parts of 8 bits
+      if constexpr (Bits < 8) {  // part_kind() asks for two parts of 8 bits
         blocks.of[1][Rows] = integer_block<Bits, Rows, 1, false>;
         blocks.of[2][Rows] = integer_block<Bits, Rows, 1, true>;  // the codes must fit signed bytes
       }

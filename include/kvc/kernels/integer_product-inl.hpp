@@ -10,8 +10,7 @@ namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
 
-inline constexpr std::size_t PreparedRows = 16;  // rows whose quantized coefficients are kept at a time
-inline constexpr float Negligible = 1e-30f;      // a scale or coefficient below counts as zero
+inline constexpr float Negligible = 1e-30f;  // a scale or coefficient below counts as zero
 
 /// The largest 16-bit value of a quantized coefficient, and what one unit of store_parts()' sum is worth in it.
 constexpr float largest_short(PartKind kind) {
@@ -30,50 +29,50 @@ struct IntegerSource {
   const Coefficients& coefficients;
   PartKind kind;
   const IntegerBlocks& blocks;
-  std::size_t dword_rows, planes;  // of the layout, which divides for them
+  std::size_t dword_rows;  // these two of the layout, which divides for them
+  unsigned unit_shift;
   /// Where to prefetch next, or null. It moves through the next block from front to back as this one is read, in whatever order:
   /// the prefetching hardware joins in on one run of lines, not on three that take turns.
   mutable const unsigned char* next;
 
   std::size_t parts() const { return kind == PartKind::two ? 2 : 1; }
-  /// Units of dword rows that hold `count` p.
-  std::size_t units(std::size_t count) const { return (count + planes - 1) >> __builtin_ctzll(planes); }
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
-  /// `count` scales from number `first` on, at most a vector of them, followed by zeros.
-  KVC_ALWAYS_INLINE Vector scales_at(std::size_t first, std::size_t count) const {
-    const unsigned char* from = scales + first * scalar_bytes(layout.metadata);
-    if (count == Width && layout.metadata == Scalar::f16)
-      return load_half(static_cast<const std::uint16_t*>(static_cast<const void*>(from)));
-    alignas(64) float values[round_up(Width, TileLanes)] = {};
-    read_metadata(scales, layout.metadata, first, count, values);
-    return load(values);
-  }
-  /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of `whole`.
-  void read_groups(std::size_t first, std::size_t count, std::size_t whole, float* scale,
-                   float* minimum_of_group) const {
-    read_metadata(scales, layout.metadata, first, count, scale);
-    read_metadata(minima, layout.metadata, first, count, minimum_of_group);
-    for (std::size_t i = round_up(count, TileLanes); i < round_up(count, whole); i += Width) {
+  /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of 64.
+  void read_groups(std::size_t first, std::size_t count, float* scale, float* minimum_of_group) const {
+    const std::size_t step = 2 * Width * scalar_bytes(layout.metadata);  // bytes read per turn
+    for (std::size_t i = 0, bytes = 0; i < count; i += Width) {
+      for (bytes += step; next && bytes >= LineBytes; bytes -= LineBytes, next += LineBytes) prefetch(next);
+      store(scale + i, load_metadata(scales, layout.metadata, first + i, count - i));
+      store(minimum_of_group + i, load_metadata(minima, layout.metadata, first + i, count - i));
+    }
+    for (std::size_t i = round_up(count, Width); i < round_up(count, 64); i += Width) {
       store(scale + i, zero());
       store(minimum_of_group + i, zero());
     }
-    if (!next) return;
-    const std::size_t lines = 2 * divide_up(count * scalar_bytes(layout.metadata), LineBytes);
-    for (std::size_t line = 0; line < lines; ++line, next += LineBytes) prefetch(next);
   }
-  /// Completes a block, whose results are those of the whole row, with the codes of a pair of tiles (or one tile, taken
-  /// twice), of which `width` lanes exist, and runs it.
+  /// Completes a block, whose results are those of the whole row, with the codes and scales of a pair of tiles (or one tile,
+  /// taken twice), of which `width` lanes exist, and runs it.
   KVC_ALWAYS_INLINE void run(IntegerBlock block, std::size_t rows, std::size_t tile, std::size_t width,
-                             std::size_t dword_row, bool prefetches) const {
-    const std::size_t unit_bytes = layout.unit_rows() * LineBytes;
+                             bool prefetches) const {
+    block.unit_shift = unit_shift;
+    block.metadata = layout.metadata;
+    block.metadata_stride = layout.metadata_stride() * scalar_bytes(layout.metadata);
+    std::size_t lines = 0;
     for (std::size_t t = 0; t < IntegerTiles; ++t) {
       const std::size_t number = tile + (t * TileLanes < width ? t : 0);
-      block.codes[t] = codes + (number * dword_rows + dword_row) * TileLanes;
+      block.codes[t] = codes + number * dword_rows * TileLanes;
+      if (layout.along == GroupsAlong::lanes) continue;
+      const std::size_t first = (block.segments[0].metadata_row * layout.metadata_stride() + number * TileLanes) *
+                                scalar_bytes(layout.metadata);
+      block.scales[t] = scales + first;
+      block.minima[t] = minima + first;
+      lines += 2 * TileLanes * scalar_bytes(layout.metadata) / LineBytes * block.segment_count;
     }
     if (prefetches && next) {
-      for (std::size_t t = 0; t < IntegerTiles; ++t) block.next[t] = next + t * unit_bytes;
-      block.next_stride = IntegerTiles * unit_bytes;
-      next += block.units * block.next_stride;
+      block.next = next;
+      for (std::size_t segment = 0; segment < block.segment_count; ++segment)
+        lines += block.units(segment) * layout.unit_rows() * IntegerTiles;
+      next += lines * LineBytes;
     }
     const auto function = blocks.of[static_cast<int>(kind)][rows];
     constexpr std::size_t Lanes = IntegerTiles * TileLanes;
@@ -126,12 +125,13 @@ struct LaneGroupsInteger {
 
   LaneGroupsInteger(const IntegerSource& packed, std::size_t chunk_begin, std::size_t chunk_count)
       : source(packed), p(chunk_begin), count(chunk_count), padded(round_up(chunk_count, 64)) {
-    const std::size_t stride = source.layout.metadata_stride(),
-                      groups = divide_up(source.window.lanes, source.layout.group);
+    const PackedLayout& layout = source.layout;
+    const std::size_t stride = layout.metadata_stride(), groups = divide_up(source.window.lanes, layout.group);
     for (std::size_t i = 0; i < padded; i += Width) {
-      const std::size_t first = metadata_of(0) + i, valid = i < count ? smaller(Width, count - i) : 0;
+      const std::size_t first = metadata_of(0) + i, valid = i < count ? count - i : 0;
       Vector most = zero();
-      for (std::size_t g = 0; g < groups; ++g) most = maximum(source.scales_at(first + g * stride, valid), most);
+      for (std::size_t g = 0; g < groups; ++g)
+        most = maximum(load_metadata(source.scales, layout.metadata, first + g * stride, valid), most);
       store(largest + i, most);
       store(inverse + i, select_less(set(Negligible), most, divide(set(32767.0f), most), zero()));
     }
@@ -165,8 +165,8 @@ struct LaneGroupsInteger {
   /// the first one is multiplied: two long runs of independent work keep the processor busier than an alternation.
   void run_groups(std::size_t lane, std::size_t groups, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
-    const std::size_t dword_row = (source.window.p_begin + p) / layout.planes() * layout.unit_rows();
-    const std::size_t units = source.units(count), group_tiles = layout.tiles_per_group();
+    const Segment segment = {p, count, (source.window.p_begin + p) / layout.planes() * layout.unit_rows(), 0, 0};
+    const std::size_t group_tiles = layout.tiles_per_group();
     const std::size_t first_tile = (source.window.lane_begin + lane) / layout.group * group_tiles;
     Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
@@ -179,12 +179,12 @@ struct LaneGroupsInteger {
       for (std::size_t g = 0; g < groups; ++g) {
         const std::size_t first = lane + g * layout.group, width = smaller(layout.group, source.window.lanes - first);
         for (std::size_t t = 0; t < width; t += IntegerTiles * TileLanes)
-          source.run({.units = units,
+          source.run({.segments = &segment,
                       .coefficients = folded.parts[g],
                       .unit = folded.factors,
                       .shift = folded.constants[g],
                       .results = {results.data + row * results.stride + first + t, results.stride, results.add}},
-                     block_rows, first_tile + g * group_tiles + t / TileLanes, width - t, dword_row, row == 0);
+                     block_rows, first_tile + g * group_tiles + t / TileLanes, width - t, row == 0);
       }
     }
   }
@@ -202,7 +202,7 @@ struct LaneGroupsInteger {
     const float centre = source.centre();
     alignas(64) float scales[IntegerChunk], middle[IntegerChunk];
     alignas(64) std::int16_t fixed[IntegerChunk];
-    source.read_groups(metadata_of(lane), count, 64, scales, middle);
+    source.read_groups(metadata_of(lane), count, scales, middle);
     for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, scales + i, inverse + i, fixed + i);
     Vector dots[IntegerRows];
     auto dots_of = [&]<std::size_t Rows>() KVC_LAMBDA_INLINE {
@@ -321,27 +321,19 @@ struct StepGroupsInteger {
     }
   }
 
-  /// One or two tiles, `tile` of the block being the first, for all prepared rows, whose results begin at `results`.
+  /// A pair of tiles, or the last one, `tile` of the block being the first, for all prepared rows, whose results begin at
+  /// `results`.
   void run_tiles(std::size_t tile, std::size_t width, std::size_t rows, const Results& results) const {
-    const PackedLayout& layout = source.layout;
-    alignas(64) float scales[IntegerTiles * TileLanes], minima[IntegerTiles * TileLanes];
-    const std::size_t lanes = smaller(round_up(width, TileLanes), IntegerTiles * TileLanes);
-    for (std::size_t s = 0; s < segment_count; ++s) {
-      const Segment& segment = segments[s];
-      source.read_groups(segment.metadata_row * layout.metadata_stride() + tile * TileLanes, lanes,
-                         sizeof scales / sizeof *scales, scales, minima);
-      for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-        block_rows = integer_rows(rows - row);
-        source.run({.units = source.units(segment.count),
-                    .coefficients = parts + row * source.parts() * IntegerDwords + segment.offset / 4,
-                    .unit = unit[s] + row,
-                    .shift = shift[s] + row,
-                    .scales = scales,
-                    .minima = minima,
-                    .sums = sums[s] + row,
-                    .results = {results.data + row * results.stride, results.stride, results.add || s > 0}},
-                   block_rows, tile, width, segment.dword_row, row == 0);
-      }
+    for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
+      block_rows = integer_rows(rows - row);
+      source.run({.segments = segments,
+                  .segment_count = segment_count,
+                  .coefficients = parts + row * source.parts() * IntegerDwords,
+                  .unit = unit[0] + row,
+                  .shift = shift[0] + row,
+                  .sums = sums[0] + row,
+                  .results = {results.data + row * results.stride, results.stride, results.add}},
+                 block_rows, tile, width, row == 0);
     }
   }
 };
@@ -378,7 +370,7 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                              kind,
                              integer_blocks(layout.bits),
                              layout.dword_rows(),
-                             layout.planes(),
+                             static_cast<unsigned>(__builtin_ctzll(layout.planes())),
                              whole && coefficients.ahead != 0 ? bytes + coefficients.ahead : nullptr};
   auto rows_from = [&](std::size_t row, bool add_to) {
     return Results{results.data + row * results.stride, results.stride, add_to};
