@@ -34,6 +34,22 @@
 #include "kvc/simd/ops_neon-inl.hpp"
 #include "kvc/kernels/table-inl.hpp"
 #undef KVC_TARGET
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod")
+#endif
+#define KVC_TARGET neondotprod
+#include "kvc/simd/ops_neondotprod-inl.hpp"
+#include "kvc/kernels/integer_table-inl.hpp"
+#undef KVC_TARGET
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
 #endif
 
 #if defined(__x86_64__)
@@ -111,6 +127,7 @@ inline const Table& compiled_table(Isa isa) {
     case Isa::avx512vnni: return avx512vnni::KernelTable;
 #elif defined(__aarch64__)
     case Isa::neon: return neon::KernelTable;
+    case Isa::neondotprod: return neondotprod::KernelTable;
 #endif
     default: return portable::KernelTable;
   }

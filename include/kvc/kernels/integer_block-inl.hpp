@@ -46,7 +46,7 @@ KVC_ALWAYS_INLINE Words codes_of_step(const std::uint32_t* unit) {
     return three_bit_codes<Step / 4, Step % 4>(load_words(unit + Step / 4 * TileLanes),
                                                load_words(unit + 2 * TileLanes));
   } else if constexpr (Bits == 8) {
-    return load_words(unit);
+    return less_offset(load_words(unit));
   } else {
     return bit_and(shift_right<Step * Bits>(load_words(unit)), words(Bits == 4 ? 0x0f0f0f0fu : 0x03030303u));
   }

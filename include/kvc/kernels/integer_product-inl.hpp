@@ -37,6 +37,8 @@ struct IntegerSource {
 
   std::size_t parts() const { return kind == PartKind::two ? 2 : 1; }
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
+  /// The centre of what is multiplied.
+  float operand_centre() const { return centre() - (layout.bits == 8 ? CodeOffset : 0.0f); }
   /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of 64.
   void read_groups(std::size_t first, std::size_t count, float* scale, float* minimum_of_group) const {
     const std::size_t step = 2 * Width * scalar_bytes(layout.metadata);  // bytes read per turn
@@ -237,7 +239,7 @@ struct LaneGroupsInteger {
                                   load_shorts(fixed + i + k * 2 * Width));
         sum = store_parts<Parts, Unsigned>(x, parts + i / 4, parts + IntegerDwords + i / 4, sum);
       }
-      dots[r] = fma(signed_to_float(sum), set(-centre * folded.factors[r]), dots[r]);
+      dots[r] = fma(signed_to_float(sum), set(-source.operand_centre() * folded.factors[r]), dots[r]);
     }
     sums_of(dots, folded.constants[g]);
   }
@@ -306,7 +308,7 @@ struct StepGroupsInteger {
         }
         unit[s][r] = any ? most * step / limit : 0.0f;
         sums[s][r] = sum_of(sum);
-        shift[s][r] = centre * (sums[s][r] - unit[s][r] * sum_of(quantized));
+        shift[s][r] = centre * sums[s][r] - source.operand_centre() * unit[s][r] * sum_of(quantized);
       }
       for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, values + i, ones + i, shorts + i);
       std::uint32_t* high = parts + r * source.parts() * IntegerDwords;

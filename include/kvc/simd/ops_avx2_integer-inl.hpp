@@ -17,7 +17,7 @@ inline constexpr std::size_t IntegerRows = 4;   // rows of a block
 inline constexpr std::size_t IntegerTiles = 2;  // tiles of a block
 inline constexpr bool MultipliesShorts = true;  // two parts are one factor of 16 bits
 inline constexpr bool SumsInShorts = true;      // add_dot of bytes has sums of 16 bits
-inline constexpr std::uint32_t CodeOffset = 0;  // of 8-bit codes
+inline constexpr float CodeOffset = 0;          // that 8-bit codes count from
 
 KVC_ALWAYS_INLINE Vector signed_to_float(Words a) {
   return _mm256_cvtepi32_ps(a);
@@ -32,10 +32,13 @@ KVC_ALWAYS_INLINE Shorts load_shorts(const std::int16_t* p) {
 KVC_ALWAYS_INLINE Words add_words(Words a, Words b) {
   return _mm256_add_epi32(a, b);
 }
-/// The upper codes of each 16 bits, `Shift` bits up.
 template <unsigned Shift>
 KVC_ALWAYS_INLINE Words shift_shorts_right(Words a) {
   return _mm256_srli_epi16(a, Shift);
+}
+/// 8-bit codes less CodeOffset.
+KVC_ALWAYS_INLINE Words less_offset(Words codes) {
+  return codes;
 }
 /// sum += the two products of the 16-bit integers of each dword, or, in 16 bits, of each two bytes.
 template <bool Unsigned, bool Whole>
@@ -43,8 +46,8 @@ KVC_ALWAYS_INLINE Words add_dot(Words sum, Words codes, Words coefficients) {
   if constexpr (Whole)
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes, coefficients));
   else
-    sum = _mm256_add_epi16(sum, Unsigned ? _mm256_maddubs_epi16(coefficients, codes)
-                                         : _mm256_maddubs_epi16(codes, coefficients));
+    sum = _mm256_add_epi16(
+        sum, Unsigned ? _mm256_maddubs_epi16(coefficients, codes) : _mm256_maddubs_epi16(codes, coefficients));
   __asm__("" : "+x"(sum));  // or g++ gathers products for a tree of additions, more than there are registers
   return sum;
 }

@@ -7,13 +7,13 @@ using namespace avx512;  // everything in floating point
 inline constexpr const Table& KernelTableBelow = avx512::KernelTable;
 inline constexpr const char* LevelName = "avx512vnni";
 
-using Shorts = __m512i;                         // 32 integers of 16 bits
-inline constexpr std::size_t ShortsOf64 = 2;    // registers that hold 64 of them
-inline constexpr std::size_t IntegerRows = 4;   // rows of a block
-inline constexpr std::size_t IntegerTiles = 2;  // tiles of a block
-inline constexpr bool MultipliesShorts = false;
-inline constexpr bool SumsInShorts = false;
-inline constexpr std::uint32_t CodeOffset = 0;  // of 8-bit codes
+using Shorts = __m512i;                          // 32 integers of 16 bits
+inline constexpr std::size_t ShortsOf64 = 2;     // registers that hold 64 of them
+inline constexpr std::size_t IntegerRows = 4;    // rows of a block
+inline constexpr std::size_t IntegerTiles = 2;   // tiles of a block
+inline constexpr bool MultipliesShorts = false;  // whether two parts are one factor of 16 bits
+inline constexpr bool SumsInShorts = false;      // whether add_dot of bytes leaves sums of 16 bits
+inline constexpr float CodeOffset = 0;           // that 8-bit codes count from
 
 KVC_ALWAYS_INLINE Vector signed_to_float(Words a) {
   return _mm512_cvtepi32_ps(a);
@@ -27,6 +27,10 @@ KVC_ALWAYS_INLINE Shorts load_shorts(const std::int16_t* p) {
 
 KVC_ALWAYS_INLINE Words add_words(Words a, Words b) {
   return _mm512_add_epi32(a, b);
+}
+/// 8-bit codes less CodeOffset.
+KVC_ALWAYS_INLINE Words less_offset(Words codes) {
+  return codes;
 }
 /// sum += the four products of the bytes of each dword.
 template <bool Unsigned, bool>
