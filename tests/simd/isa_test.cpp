@@ -17,8 +17,10 @@ class ScopedCap {
     setenv("KVC_ISA", word, 1);
   }
   ~ScopedCap() {
-    if (before_.empty()) unsetenv("KVC_ISA");
-    else setenv("KVC_ISA", before_.c_str(), 1);
+    if (before_.empty())
+      unsetenv("KVC_ISA");
+    else
+      setenv("KVC_ISA", before_.c_str(), 1);
   }
 
  private:
@@ -38,6 +40,13 @@ TEST_CASE("portable kernels are available everywhere and are the lowest level") 
 TEST_CASE("KVC_ISA caps the level that is chosen") {
   ScopedCap cap("portable");
   CHECK(kvc::best_isa() == Isa::portable);
+}
+
+TEST_CASE("a cap at a level of this machine gives that level") {
+  for (Isa isa : kvc::available_isas()) {
+    ScopedCap cap(kvc::to_string(isa));
+    CHECK(kvc::best_isa() == isa);
+  }
 }
 
 TEST_CASE("a cap above the machine's level leaves the machine's level") {

@@ -16,6 +16,7 @@ inline void packed_product_in_integers(const PackedLayout& layout, const void* b
 constexpr Table with_integer_products(Table table, const char* name) {
   table.name = name;
   table.packed_product = packed_product_in_integers;
+  table.multiplies_integers = true;
   return table;
 }
 

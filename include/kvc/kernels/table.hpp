@@ -77,6 +77,9 @@ struct Table {
   void (*softcap)(float* scores, std::size_t count, float cap);
   /// Whether all `count` floats are finite.
   bool (*all_finite)(const float* x, std::size_t count);
+
+  /// Whether packed_product() multiplies in integers unless exact arithmetic is asked for.
+  bool multiplies_integers = false;
 };
 
 }  // namespace kvc::kernels
