@@ -41,12 +41,16 @@ struct IntegerSource {
   float operand_centre() const { return centre() - (layout.bits == 8 ? CodeOffset : 0.0f); }
   /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of 64.
   void read_groups(std::size_t first, std::size_t count, float* scale, float* minimum_of_group) const {
-    const std::size_t step = 2 * Width * scalar_bytes(layout.metadata);  // bytes read per turn
+    // Copies, since the compiler must think that a stored vector overwrites members.
+    const Scalar type = layout.metadata;
+    const unsigned char *from = scales, *minima_from = minima, *line = next;
+    const std::size_t step = 2 * Width * scalar_bytes(type);  // bytes read per turn
     for (std::size_t i = 0, bytes = 0; i < count; i += Width) {
-      for (bytes += step; next && bytes >= LineBytes; bytes -= LineBytes, next += LineBytes) prefetch(next);
-      store(scale + i, load_metadata(scales, layout.metadata, first + i, count - i));
-      store(minimum_of_group + i, load_metadata(minima, layout.metadata, first + i, count - i));
+      for (bytes += step; line && bytes >= LineBytes; bytes -= LineBytes, line += LineBytes) prefetch(line);
+      store(scale + i, load_metadata(from, type, first + i, count - i));
+      store(minimum_of_group + i, load_metadata(minima_from, type, first + i, count - i));
     }
+    next = line;
     for (std::size_t i = round_up(count, Width); i < round_up(count, 64); i += Width) {
       store(scale + i, zero());
       store(minimum_of_group + i, zero());
@@ -129,11 +133,19 @@ struct LaneGroupsInteger {
       : source(packed), p(chunk_begin), count(chunk_count), padded(round_up(chunk_count, 64)) {
     const PackedLayout& layout = source.layout;
     const std::size_t stride = layout.metadata_stride(), groups = divide_up(source.window.lanes, layout.group);
+    const unsigned char* scales = source.scales;
+    const Scalar type = layout.metadata;
     for (std::size_t i = 0; i < padded; i += Width) {
       const std::size_t first = metadata_of(0) + i, valid = i < count ? count - i : 0;
       Vector most = zero();
-      for (std::size_t g = 0; g < groups; ++g)
-        most = maximum(load_metadata(source.scales, layout.metadata, first + g * stride, valid), most);
+      const auto most_of = [&](Scalar held, std::size_t lanes) KVC_LAMBDA_INLINE {
+        for (std::size_t g = 0; g < groups; ++g)
+          most = maximum(load_metadata(scales, held, first + g * stride, lanes), most);
+      };
+      if (type == Scalar::f16 && valid >= Width)  // what is asked once here is asked for every group there
+        most_of(Scalar::f16, Width);
+      else
+        most_of(type, valid);
       store(largest + i, most);
       store(inverse + i, select_less(set(Negligible), most, divide(set(32767.0f), most), zero()));
     }
