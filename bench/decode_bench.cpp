@@ -34,7 +34,8 @@ struct Codec {
   unsigned bits;
   kvc::Arithmetic arithmetic = kvc::Arithmetic::accurate;
   std::size_t key_parts = 2,
-              value_parts = 2;  ///< int8 parts of queries and weights, where integers multiply (AVX2: 16 bits)
+              value_parts =
+                  2;  ///< int8 parts of queries and weights, where integers multiply (without VNNI two are 16 bits)
 };
 constexpr Codec Codecs[] = {{"f32", "full:type=f32", 32},
                             {"f16", "full", 16},
@@ -121,7 +122,7 @@ double bare_seconds(const Setting& setting, double elements) {
   loop.operand = integers ? bench::Operand::integers : bench::Operand::codes;
   double seconds = 0;
   for (const std::size_t parts : {setting.codec.key_parts, setting.codec.value_parts}) {
-    loop.shorts = integers && parts == 2 && setting.isa == kvc::Isa::avx2;
+    loop.shorts = integers && parts == 2 && (setting.isa == kvc::Isa::avx2 || setting.isa == kvc::Isa::avx512);
     loop.rows = setting.group * (integers && !loop.shorts ? parts : 1);
     const double rate = bench::bare_loop_rate(setting.isa, loop);
     if (rate == 0) return 0;

@@ -321,7 +321,8 @@ double bare_loop_rate(kvc::Isa isa, const BareLoop& loop) {
   double best = 0;
   // The narrower loop is the better one for some formats, and a kernel may use it too.
   for (const bool wide : {false, true}) {
-    if (wide && isa == kvc::Isa::avx2) continue;
+    const bool needs_vnni = wide && loop.operand == Operand::integers;
+    if (wide && (isa == kvc::Isa::avx2 || (isa == kvc::Isa::avx512 && needs_vnni))) continue;
     const Loop found = find_loop(wide, loop);
     // Three bits are walked as ten codes a dword, or four twos a byte: the elements that such a walk multiplies.
     const double shifts = loop.operand == Operand::integers ? 32 : loop.bits == 3 ? 10.0 : 32.0 / bits;

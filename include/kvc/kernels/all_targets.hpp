@@ -43,7 +43,7 @@
 #endif
 #define KVC_TARGET neondotprod
 #include "kvc/simd/ops_neondotprod-inl.hpp"
-#include "kvc/kernels/integer_table-inl.hpp"
+#include "kvc/kernels/integer_kernels-inl.hpp"
 #undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -66,7 +66,7 @@
 #undef KVC_TARGET
 #define KVC_TARGET avx2_integer
 #include "kvc/simd/ops_avx2_integer-inl.hpp"
-#include "kvc/kernels/integer_table-inl.hpp"
+#include "kvc/kernels/integer_kernels-inl.hpp"
 #undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -85,6 +85,10 @@
 #include "kvc/simd/ops_avx512-inl.hpp"
 #include "kvc/kernels/table-inl.hpp"
 #undef KVC_TARGET
+#define KVC_TARGET avx512_integer
+#include "kvc/simd/ops_avx512_integer-inl.hpp"
+#include "kvc/kernels/integer_table-inl.hpp"
+#undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -101,7 +105,7 @@
 #endif
 #define KVC_TARGET avx512vnni
 #include "kvc/simd/ops_avx512vnni-inl.hpp"
-#include "kvc/kernels/integer_table-inl.hpp"
+#include "kvc/kernels/integer_kernels-inl.hpp"
 #undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -123,7 +127,7 @@ inline const Table& compiled_table(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
     case Isa::avx2: return avx2_integer::KernelTable;
-    case Isa::avx512: return avx512::KernelTable;
+    case Isa::avx512: return avx512_integer::KernelTable;
     case Isa::avx512vnni: return avx512vnni::KernelTable;
 #elif defined(__aarch64__)
     case Isa::neon: return neon::KernelTable;

@@ -212,9 +212,9 @@ KVC_ALWAYS_INLINE const unsigned char* integer_tiles(const IntegerBlock& block, 
 
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
 void integer_block(const IntegerBlock& block) {
-  // All tiles side by side, if the registers hold their sums and codes.
+  // All tiles side by side, if the registers hold their sums and codes, a coefficient and a mask.
   constexpr std::size_t Sums = Rows * (MultipliesShorts ? 1 : Parts), Vectors = IntegerTiles * TileVectors;
-  if constexpr ((Sums + 1) * Vectors <= Registers) {
+  if constexpr ((Sums + 1) * Vectors + 2 <= Registers) {
     integer_tiles<Bits, Rows, Parts, Unsigned, IntegerTiles>(block, 0, block.next);
   } else {
     const unsigned char* next = block.next;

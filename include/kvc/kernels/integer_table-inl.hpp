@@ -1,7 +1,4 @@
-// The kernels of a level that only adds integer products to the level below it. Re-included, no guard.
-#include "kvc/kernels/integer_block-inl.hpp"
-#include "kvc/kernels/integer_product-inl.hpp"
-
+// The table of a level that only adds integer products to the kernels below it. Re-included, no guard.
 namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
