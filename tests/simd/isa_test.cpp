@@ -62,7 +62,8 @@ TEST_CASE("an unknown KVC_ISA is an error that lists the levels") {
   } catch (const kvc::Error& error) {
     CHECK(error.code() == kvc::ErrorCode::unknown_name);
     const std::string message = error.what();
-    for (const char* part : {"KVC_ISA", "sse9", "portable", "avx2", "avx512", "avx512vnni", "neon", "neondotprod"})
+    for (const char* part :
+         {"KVC_ISA", "sse9", "portable", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondotprod"})
       CHECK(message.find(part) != std::string::npos);
   }
 }

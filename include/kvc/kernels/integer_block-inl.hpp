@@ -15,29 +15,43 @@ namespace KVC_TARGET {
 
 inline constexpr std::size_t IntegerChunk = 256;                // coefficients of a row that are quantized together
 inline constexpr std::size_t IntegerDwords = IntegerChunk / 4;  // of one part of them
-inline constexpr std::size_t PreparedRows = 16;                 // rows whose quantized coefficients are kept at a time
+inline constexpr std::size_t SegmentGranule = 16;  // segments begin at multiples of it among the coefficients
+inline constexpr std::size_t IntegerSegments = IntegerChunk / SegmentGranule;
+inline constexpr std::size_t PreparedRows = 16;  // rows whose quantized coefficients are kept at a time
 
-/// Rows × IntegerTiles tiles. With s = the sum over one segment of coefficients × codes, the result of a row and lane is the
-/// sum over the segments of x = unit[row] s + shift[row], or with scales, x = scale[lane] (unit[row] s + shift[row]) +
-/// minimum[lane] sum[row].
+/// A pair of tiles of a run.
 struct IntegerBlock {
-  const std::uint32_t* codes[IntegerTiles] = {};  // of the tiles, which segments take rows of
-  const Segment* segments = nullptr;
-  std::size_t segment_count = 1;
-  unsigned unit_shift = 0;                                                     // 2^unit_shift p are one unit
-  const std::uint32_t* coefficients = nullptr;                                 // [row][part][IntegerDwords]
-  const float *unit = nullptr, *shift = nullptr, *sums = nullptr;              // [segment][PreparedRows]
-  const unsigned char *scales[IntegerTiles] = {}, *minima[IntegerTiles] = {};  // of the first segment's lanes; or null
-  std::size_t metadata_stride = 0;  // bytes from a group's scales to those of the next one
-  Scalar metadata = Scalar::f16;
-  Results results = {};
-  const unsigned char* next = nullptr;  // what to prefetch, as many lines as are read; null: nothing
+  const std::uint32_t* codes[IntegerTiles];  // of the tiles, which segments take rows of
+  const std::uint32_t* coefficients;         // [row][part][IntegerDwords]
+  const float* shift;                        // [segment][PreparedRows]
+  const unsigned char *scales[IntegerTiles],
+      *minima[IntegerTiles];  // of the first segment's lanes; unused without scales
+  float* results;
+};
 
-  std::size_t units(std::size_t segment) const { return ((segments[segment].count - 1) >> unit_shift) + 1; }
+/// Products of blocks that have the same rows and segments. With s = the sum over one segment of coefficients × codes, the
+/// result of a row and lane is the sum over the segments of x = unit[row] s + shift[row], or with scales, x = scale[lane]
+/// (unit[row] s + shift[row]) + minimum[lane] sum[row].
+struct IntegerRun {
+  const IntegerBlock* blocks = nullptr;
+  std::size_t block_count = 0;
+  const Segment* segments = nullptr;
+  std::size_t segment_count = 0;
+  const float *unit = nullptr, *sums = nullptr;  // [segment][PreparedRows]; sums only with scales
+  bool scaled = false;
+  Scalar metadata = Scalar::f16;
+  std::size_t metadata_stride = 0;  // bytes from a group's scales to those of the next one
+  std::size_t result_stride = 0;
+  bool add = false;                     // to what is there
+  const unsigned char* next = nullptr;  // what to prefetch, as many lines as are read; null: nothing
 };
 
 template <unsigned Bits>
 inline constexpr std::size_t StepsOf = Bits == 3 ? 8 : 8 / Bits;
+template <unsigned Bits>
+constexpr std::size_t units_of(const Segment& segment) {
+  return divide_up(segment.count, 4 * StepsOf<Bits>);
+}
 
 /// The codes of one step, a byte each, of `Width` lanes whose unit begins at `unit`.
 template <unsigned Bits, std::size_t Step>
@@ -72,33 +86,32 @@ inline constexpr std::size_t UnitsOfShortSums = 32767 /
 
 /// Adds the results of one segment and tile; total(row, part, i) are the sums of integers of its i-th vector.
 template <std::size_t Rows, unsigned Parts, class Total>
-KVC_ALWAYS_INLINE void add_segment(const IntegerBlock& block, std::size_t segment, std::size_t tile,
-                                   const unsigned char*& next, Total total) {
-  const float* unit = block.unit + segment * PreparedRows;
+KVC_ALWAYS_INLINE void add_segment(const IntegerRun& run, const IntegerBlock& block, std::size_t segment,
+                                   std::size_t tile, const unsigned char*& next, Total total) {
+  const float* unit = run.unit + segment * PreparedRows;
   const float* shift = block.shift + segment * PreparedRows;
-  const bool adds = block.results.add || segment > 0;
-  float* results = block.results.data + tile * TileLanes;
+  const bool adds = run.add || segment > 0;
+  float* results = block.results + tile * TileLanes;
   KVC_UNROLL
   for (std::size_t i = 0; i < TileVectors; ++i) {
     Vector scale = zero(), minimum_of_group = zero();
-    if (block.scales[tile]) {
-      if (next && i % divide_up(TileVectors * 32, TileLanes * scalar_bytes(block.metadata)) == 0) {
+    if (run.scaled) {
+      if (next && i % divide_up(TileVectors * 32, TileLanes * scalar_bytes(run.metadata)) == 0) {
         prefetch(next);
         next += LineBytes;
       }
-      const std::size_t offset = segment * block.metadata_stride;
-      scale = load_metadata(block.scales[tile] + offset, block.metadata, i * Width, Width);
-      minimum_of_group = load_metadata(block.minima[tile] + offset, block.metadata, i * Width, Width);
+      const std::size_t offset = segment * run.metadata_stride;
+      scale = load_metadata(block.scales[tile] + offset, run.metadata, i * Width, Width);
+      minimum_of_group = load_metadata(block.minima[tile] + offset, run.metadata, i * Width, Width);
     }
     KVC_UNROLL
     for (std::size_t r = 0; r < Rows; ++r) {
       const Vector sum = Parts == 2 ? fma(set(256.0f), total(r, 0, i), total(r, 1, i)) : total(r, 0, i);
-      Vector x = fma(set(unit[r]), sum, set(shift[r]));
-      float* target = results + r * block.results.stride + i * Width;
-      if (block.scales[tile]) {
-        const float sum_of_row = block.sums[segment * PreparedRows + r];
-        const Vector rest =
-            adds ? fma(minimum_of_group, set(sum_of_row), load(target)) : multiply(minimum_of_group, set(sum_of_row));
+      const Vector x = fma(set(unit[r]), sum, set(shift[r]));
+      float* target = results + r * run.result_stride + i * Width;
+      if (run.scaled) {
+        const Vector of_row = set(run.sums[segment * PreparedRows + r]);
+        const Vector rest = adds ? fma(minimum_of_group, of_row, load(target)) : multiply(minimum_of_group, of_row);
         store(target, fma(scale, x, rest));
       } else {
         store(target, adds ? add(load(target), x) : x);
@@ -107,17 +120,26 @@ KVC_ALWAYS_INLINE void add_segment(const IntegerBlock& block, std::size_t segmen
   }
 }
 
-/// `Tiles` tiles of the block from number `tile` on, side by side; returns what to prefetch next.
+/// Sums in memory, [row][part][16 lanes]. Here and not where they are made: inlining wants both for the same target.
+template <unsigned Parts>
+struct StoredSums {
+  const std::uint32_t* first;
+  KVC_ALWAYS_INLINE Vector operator()(std::size_t row, std::size_t part, std::size_t i) const {
+    return signed_to_float(load_words(first + (row * Parts + part) * TileLanes + i * Width));
+  }
+};
+
+/// `Tiles` tiles of the block from number `tile` on, side by side.
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned, std::size_t Tiles>
-KVC_ALWAYS_INLINE const unsigned char* integer_tiles(const IntegerBlock& block, std::size_t tile,
-                                                     const unsigned char* next) {
+KVC_ALWAYS_INLINE void integer_tiles(const IntegerRun& run, const IntegerBlock& block, std::size_t tile,
+                                     const unsigned char*& next) {
   constexpr bool Whole = Parts == 2 && MultipliesShorts, ShortSums = SumsInShorts && !Whole;
   constexpr std::size_t Vectors = Tiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
   constexpr std::size_t SummedParts = Whole ? 1 : Parts, Sums = Rows * SummedParts;
   // Two chains of additions where one per result would wait for itself.
   constexpr std::size_t Chains = !Whole && !ShortSums && Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
   constexpr std::size_t Lines = Tiles * UnitRows;  // of a unit
-  for (std::size_t segment = 0; segment < block.segment_count; ++segment) {
+  for (std::size_t segment = 0; segment < run.segment_count; ++segment) {
     Words sum[Chains][Sums][Vectors];
     KVC_UNROLL
     for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
@@ -127,13 +149,13 @@ KVC_ALWAYS_INLINE const unsigned char* integer_tiles(const IntegerBlock& block, 
       KVC_UNROLL
       for (std::size_t i = 0; i < Sums * Vectors; ++i) wide[i / Vectors][i % Vectors] = words(0);
     }
-    const std::uint32_t* coefficient = block.coefficients + block.segments[segment].offset / 4;
+    const std::uint32_t* coefficient = block.coefficients + run.segments[segment].offset / 4;
     const std::uint32_t* codes[Tiles];
     KVC_UNROLL
     for (std::size_t t = 0; t < Tiles; ++t)
-      codes[t] = block.codes[tile + t] + block.segments[segment].dword_row * TileLanes;
+      codes[t] = block.codes[tile + t] + run.segments[segment].dword_row * TileLanes;
     std::size_t short_units = 0;  // in the sums of 16 bits
-    for (std::size_t unit = block.units(segment); unit > 0; --unit) {
+    for (std::size_t unit = units_of<Bits>(run.segments[segment]); unit > 0; --unit) {
       auto add_part = [&]<std::size_t Step, std::size_t Part>() KVC_LAMBDA_INLINE {
         Words code[Vectors];
         KVC_UNROLL
@@ -198,7 +220,7 @@ KVC_ALWAYS_INLINE const unsigned char* integer_tiles(const IntegerBlock& block, 
     }
     KVC_UNROLL
     for (std::size_t t = 0; t < Tiles; ++t)
-      add_segment<Rows, SummedParts>(block, segment, tile + t, next,
+      add_segment<Rows, SummedParts>(run, block, segment, tile + t, next,
                                      [&](std::size_t r, std::size_t part, std::size_t i) KVC_LAMBDA_INLINE {
                                        const std::size_t s = r * SummedParts + part, vector = t * TileVectors + i;
                                        if constexpr (ShortSums) return signed_to_float(wide[s][vector]);
@@ -207,38 +229,44 @@ KVC_ALWAYS_INLINE const unsigned char* integer_tiles(const IntegerBlock& block, 
                                        return signed_to_float(total);
                                      });
   }
-  return next;
 }
 
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
-void integer_block(const IntegerBlock& block) {
+KVC_ALWAYS_INLINE void integer_block(const IntegerRun& run, const IntegerBlock& block, const unsigned char*& next) {
   // All tiles side by side, if the registers hold their sums and codes, a coefficient and a mask.
   constexpr std::size_t Sums = Rows * (MultipliesShorts ? 1 : Parts), Vectors = IntegerTiles * TileVectors;
   if constexpr ((Sums + 1) * Vectors + 2 <= Registers) {
-    integer_tiles<Bits, Rows, Parts, Unsigned, IntegerTiles>(block, 0, block.next);
+    integer_tiles<Bits, Rows, Parts, Unsigned, IntegerTiles>(run, block, 0, next);
   } else {
-    const unsigned char* next = block.next;
     for (std::size_t tile = 0; tile < IntegerTiles; ++tile)
-      next = integer_tiles<Bits, Rows, Parts, Unsigned, 1>(block, tile, next);
+      integer_tiles<Bits, Rows, Parts, Unsigned, 1>(run, block, tile, next);
   }
 }
 
 /// How coefficients are quantized: to two signed parts, one signed or one unsigned part.
 enum class PartKind : std::uint8_t { two, one, one_unsigned };
 
-using IntegerBlockFunction = void (*)(const IntegerBlock&);
-struct IntegerBlocks {
-  IntegerBlockFunction of[3][IntegerRows + 1];  // [PartKind][rows]
+template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
+void integer_run(const IntegerRun& run) {
+  const unsigned char* next = run.next;
+  for (std::size_t i = 0; i < run.block_count; ++i)
+    integer_block<Bits, Rows, Parts, Unsigned>(run, run.blocks[i], next);
+}
+
+using IntegerFunction = void (*)(const IntegerRun&);
+struct IntegerFunctions {
+  IntegerFunction of[3][IntegerRows + 1];  // [PartKind][rows]
 };
-template <unsigned Bits>
-constexpr IntegerBlocks make_integer_blocks() {
-  IntegerBlocks blocks = {};
+/// Make::get<rows, parts, unsigned>() of every block of codes of Bits bits.
+template <unsigned Bits, class Make>
+constexpr IntegerFunctions make_integer_functions() {
+  IntegerFunctions blocks = {};
   auto fill = [&]<std::size_t Rows>() {
     if constexpr (Rows <= IntegerRows) {
-      blocks.of[0][Rows] = integer_block<Bits, Rows, 2, false>;
+      blocks.of[0][Rows] = Make::template get<Rows, 2, false>();
       if constexpr (Bits < 8) {  // part_kind() asks for two parts of 8 bits
-        blocks.of[1][Rows] = integer_block<Bits, Rows, 1, false>;
-        blocks.of[2][Rows] = integer_block<Bits, Rows, 1, true>;  // the codes must fit signed bytes
+        blocks.of[1][Rows] = Make::template get<Rows, 1, false>();
+        blocks.of[2][Rows] = Make::template get<Rows, 1, true>();  // the codes must fit signed bytes
       }
     }
   };
@@ -248,14 +276,26 @@ constexpr IntegerBlocks make_integer_blocks() {
   fill.template operator()<4>();
   return blocks;
 }
-template <unsigned Bits>
-inline constexpr IntegerBlocks IntegerBlocksOf = make_integer_blocks<Bits>();
+template <unsigned Bits, class Make>
+inline constexpr IntegerFunctions IntegerFunctionsOf = make_integer_functions<Bits, Make>();
 
-inline const IntegerBlocks& integer_blocks(unsigned bits) {
-  return bits == 2   ? IntegerBlocksOf<2>
-         : bits == 3 ? IntegerBlocksOf<3>
-         : bits == 4 ? IntegerBlocksOf<4>
-                     : IntegerBlocksOf<8>;
+template <template <unsigned> class Make>
+inline const IntegerFunctions& functions_of_width(unsigned bits) {
+  return bits == 2   ? IntegerFunctionsOf<2, Make<2>>
+         : bits == 3 ? IntegerFunctionsOf<3, Make<3>>
+         : bits == 4 ? IntegerFunctionsOf<4, Make<4>>
+                     : IntegerFunctionsOf<8, Make<8>>;
+}
+
+template <unsigned Bits>
+struct InRegisters {
+  template <std::size_t Rows, unsigned Parts, bool Unsigned>
+  static constexpr IntegerFunction get() {
+    return integer_run<Bits, Rows, Parts, Unsigned>;
+  }
+};
+inline const IntegerFunctions& integer_functions(unsigned bits) {
+  return functions_of_width<InRegisters>(bits);
 }
 
 }  // namespace KVC_TARGET

@@ -28,9 +28,7 @@ struct IntegerSource {
   const Window& window;
   const Coefficients& coefficients;
   PartKind kind;
-  const IntegerBlocks& blocks;
-  std::size_t dword_rows;  // these two of the layout, which divides for them
-  unsigned unit_shift;
+  const IntegerFunctions& functions;
   /// Where to prefetch next, or null. It moves through the next block from front to back as this one is read, in whatever order:
   /// the prefetching hardware joins in on one run of lines, not on three that take turns.
   mutable const unsigned char* next;
@@ -56,42 +54,85 @@ struct IntegerSource {
       store(minimum_of_group + i, zero());
     }
   }
-  /// Completes a block, whose results are those of the whole row, with the codes and scales of a pair of tiles (or one tile,
-  /// taken twice), of which `width` lanes exist, and runs it.
-  KVC_ALWAYS_INLINE void run(IntegerBlock block, std::size_t rows, std::size_t tile, std::size_t width,
-                             bool prefetches) const {
-    block.unit_shift = unit_shift;
-    block.metadata = layout.metadata;
-    block.metadata_stride = layout.metadata_stride() * scalar_bytes(layout.metadata);
-    std::size_t lines = 0;
+};
+
+/// Collects blocks of as many rows and the same segments, and runs several at a time.
+class IntegerBatch {
+ public:
+  /// `like` is a run without blocks.
+  IntegerBatch(const IntegerSource& source, std::size_t rows, IntegerRun like, bool prefetches)
+      : source_(source), run_(like), rows_(rows), prefetches_(prefetches && source.next) {
+    const PackedLayout& layout = source.layout;
+    const std::size_t size = scalar_bytes(layout.metadata);
+    run_.blocks = blocks_;
+    run_.scaled = layout.along == GroupsAlong::p;
+    run_.metadata = layout.metadata;
+    run_.metadata_stride = layout.metadata_stride() * size;
+    run_.next = nullptr;
+    tile_dwords_ = layout.dword_rows() * TileLanes;
+    first_scale_ = run_.segments[0].metadata_row * run_.metadata_stride;
+    for (std::size_t s = 0; s < run_.segment_count; ++s)
+      lines_ += divide_up(run_.segments[s].count, layout.planes()) * layout.unit_rows() * IntegerTiles;
+    if (run_.scaled) lines_ += run_.segment_count * 2 * IntegerTiles * TileLanes * size / LineBytes;
+  }
+  ~IntegerBatch() { run(); }
+  IntegerBatch(const IntegerBatch&) = delete;
+  IntegerBatch& operator=(const IntegerBatch&) = delete;
+
+  /// A pair of tiles from number `tile` on (or one, taken twice), of which `width` lanes exist. Results are of the whole row.
+  void add(std::size_t tile, std::size_t width, const std::uint32_t* coefficients, const float* shift, float* results) {
+    IntegerBlock& block = blocks_[count_];
     for (std::size_t t = 0; t < IntegerTiles; ++t) {
       const std::size_t number = tile + (t * TileLanes < width ? t : 0);
-      block.codes[t] = codes + number * dword_rows * TileLanes;
-      if (layout.along == GroupsAlong::lanes) continue;
-      const std::size_t first = (block.segments[0].metadata_row * layout.metadata_stride() + number * TileLanes) *
-                                scalar_bytes(layout.metadata);
-      block.scales[t] = scales + first;
-      block.minima[t] = minima + first;
-      lines += 2 * TileLanes * scalar_bytes(layout.metadata) / LineBytes * block.segment_count;
+      block.codes[t] = source_.codes + number * tile_dwords_;
+      const std::size_t first = first_scale_ + number * TileLanes * scalar_bytes(run_.metadata);
+      block.scales[t] = source_.scales + first;
+      block.minima[t] = source_.minima + first;
     }
-    if (prefetches && next) {
-      block.next = next;
-      for (std::size_t segment = 0; segment < block.segment_count; ++segment)
-        lines += block.units(segment) * layout.unit_rows() * IntegerTiles;
-      next += lines * LineBytes;
+    block.coefficients = coefficients;
+    block.shift = shift;
+    block.results = results;
+    if (prefetches_) {
+      if (count_ == 0) run_.next = source_.next;
+      source_.next += lines_ * LineBytes;
     }
-    const auto function = blocks.of[static_cast<int>(kind)][rows];
-    constexpr std::size_t Lanes = IntegerTiles * TileLanes;
-    if (width >= Lanes) return function(block);
-    alignas(64) float buffer[IntegerRows * Lanes];
-    const Results results = block.results;
-    for (std::size_t r = 0; r < rows && results.add; ++r)
-      for (std::size_t i = 0; i < width; ++i) buffer[r * Lanes + i] = results.data[r * results.stride + i];
-    block.results = {buffer, Lanes, results.add};
-    function(block);
-    for (std::size_t r = 0; r < rows; ++r)
-      for (std::size_t i = 0; i < width; ++i) results.data[r * results.stride + i] = buffer[r * Lanes + i];
+    ++count_;
+    if (width < Lanes)
+      run_partly(width);
+    else if (count_ == MaxBlocks)
+      run();
   }
+
+ private:
+  static constexpr std::size_t MaxBlocks = 8, Lanes = IntegerTiles * TileLanes;
+
+  void run() {
+    run_.block_count = count_;
+    if (count_ > 0) source_.functions.of[static_cast<int>(source_.kind)][rows_](run_);
+    count_ = 0;
+  }
+  /// Runs the last block through a buffer: functions know whole tiles only.
+  void run_partly(std::size_t width) {
+    const IntegerBlock last = blocks_[--count_];
+    run();
+    alignas(64) float buffer[IntegerRows * Lanes];
+    const std::size_t stride = run_.result_stride;
+    for (std::size_t r = 0; r < rows_ && run_.add; ++r)
+      for (std::size_t i = 0; i < width; ++i) buffer[r * Lanes + i] = last.results[r * stride + i];
+    blocks_[count_++] = last;
+    blocks_[0].results = buffer;
+    run_.result_stride = Lanes;
+    run();
+    run_.result_stride = stride;
+    for (std::size_t r = 0; r < rows_; ++r)
+      for (std::size_t i = 0; i < width; ++i) last.results[r * stride + i] = buffer[r * Lanes + i];
+  }
+
+  const IntegerSource& source_;
+  IntegerRun run_;
+  std::size_t rows_, count_ = 0, tile_dwords_ = 0, first_scale_ = 0, lines_ = 0;
+  bool prefetches_;
+  IntegerBlock blocks_[MaxBlocks];
 };
 
 inline constexpr std::size_t FoldedGroups = 8;  // groups of lanes whose scales are folded in at a time
@@ -101,12 +142,18 @@ constexpr std::size_t integer_rows(std::size_t left) {
   return left <= IntegerRows ? left : left < 2 * IntegerRows ? (left + 1) / 2 : IntegerRows;
 }
 
-inline float largest_magnitude(const float* x, const float* factors, std::size_t count) {
-  Vector largest = zero();
-  const Words magnitude = words(0x7fffffffu);
-  for (std::size_t i = 0; i < count; i += Width)
-    largest = maximum(float_of(bit_and(bits_of(multiply(load(x + i), load(factors + i))), magnitude)), largest);
-  return max_of(largest);
+KVC_ALWAYS_INLINE Vector magnitude(Vector a) {
+  return float_of(bit_and(bits_of(a), words(0x7fffffffu)));
+}
+
+/// 64 floats times as many factors.
+KVC_ALWAYS_INLINE void multiply_64(const float* x, const float* factors, Vector* products) {
+  KVC_UNROLL
+  for (std::size_t k = 0; k < 64 / Width; ++k) products[k] = multiply(load(x + k * Width), load(factors + k * Width));
+}
+KVC_ALWAYS_INLINE void multiply_64(const float* x, Vector factor, Vector* products) {
+  KVC_UNROLL
+  for (std::size_t k = 0; k < 64 / Width; ++k) products[k] = multiply(load(x + k * Width), factor);
 }
 
 /// Calls quantize.operator()<Parts, Unsigned>() as `kind` says.
@@ -131,23 +178,11 @@ struct LaneGroupsInteger {
 
   LaneGroupsInteger(const IntegerSource& packed, std::size_t chunk_begin, std::size_t chunk_count)
       : source(packed), p(chunk_begin), count(chunk_count), padded(round_up(chunk_count, 64)) {
-    const PackedLayout& layout = source.layout;
-    const std::size_t stride = layout.metadata_stride(), groups = divide_up(source.window.lanes, layout.group);
-    const unsigned char* scales = source.scales;
-    const Scalar type = layout.metadata;
+    find_largest();
     for (std::size_t i = 0; i < padded; i += Width) {
-      const std::size_t first = metadata_of(0) + i, valid = i < count ? count - i : 0;
-      Vector most = zero();
-      const auto most_of = [&](Scalar held, std::size_t lanes) KVC_LAMBDA_INLINE {
-        for (std::size_t g = 0; g < groups; ++g)
-          most = maximum(load_metadata(scales, held, first + g * stride, lanes), most);
-      };
-      if (type == Scalar::f16 && valid >= Width)  // what is asked once here is asked for every group there
-        most_of(Scalar::f16, Width);
-      else
-        most_of(type, valid);
-      store(largest + i, most);
-      store(inverse + i, select_less(set(Negligible), most, divide(set(32767.0f), most), zero()));
+      const Vector most = load(largest + i);
+      const Vector factor = multiply(set(32767.0f), approximate_inverse(most));  // its error is as small as rounding's
+      store(inverse + i, select_less(set(Negligible), most, factor, zero()));
     }
   }
 
@@ -158,20 +193,28 @@ struct LaneGroupsInteger {
 
   /// Quantizes rows [row, row + rows) with their largest scales folded in.
   void prepare(std::size_t row, std::size_t rows) {
+    const float limit = largest_short(source.kind);
     for (std::size_t r = 0; r < rows; ++r) {
       const float* from = source.coefficients.data + (row + r) * source.coefficients.stride + p;
+      alignas(64) float products[IntegerChunk];
+      Vector highest = zero();
       for (std::size_t i = 0; i < padded; i += Width) {
         const std::size_t valid = i < count ? smaller(Width, count - i) : 0;
-        store(rows_of[r] + i, valid == Width ? load(from + i) : load_partial(from + i, valid));
+        const Vector c = valid == Width ? load(from + i) : load_partial(from + i, valid);
+        const Vector product = multiply(c, load(largest + i));
+        store(rows_of[r] + i, c);
+        store(products + i, product);
+        highest = maximum(magnitude(product), highest);
       }
-      const float most = largest_magnitude(rows_of[r], largest, padded), limit = largest_short(source.kind);
+      const float most = max_of(highest);
       const bool any = most > Negligible;
       unit[r] = any ? most / limit * (32768.0f / 32767.0f) : 0.0f;
       const Vector factor = set(any ? limit / most : 0.0f);
-      alignas(64) float factors[IntegerChunk];
-      for (std::size_t i = 0; i < padded; i += Width) store(factors + i, multiply(load(largest + i), factor));
-      for (std::size_t i = 0; i < padded; i += 64)
-        to_shorts(source.layout.bits, rows_of[r] + i, factors + i, quantized[r] + i);
+      for (std::size_t i = 0; i < padded; i += 64) {
+        Vector x[64 / Width];
+        multiply_64(products + i, factor, x);
+        to_shorts(source.layout.bits, x, quantized[r] + i);
+      }
     }
   }
 
@@ -180,25 +223,30 @@ struct LaneGroupsInteger {
   void run_groups(std::size_t lane, std::size_t groups, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
     const Segment segment = {p, count, (source.window.p_begin + p) / layout.planes() * layout.unit_rows(), 0, 0};
-    const std::size_t group_tiles = layout.tiles_per_group();
-    const std::size_t first_tile = (source.window.lane_begin + lane) / layout.group * group_tiles;
     Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
       block_rows = integer_rows(rows - row);
       for (std::size_t r = 0; r < block_rows; ++r) folded.factors[r] = unit[row + r] * shorts_per_unit(source.kind);
       for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
         for (std::size_t g = 0; g < groups; ++g)
-          fold<Parts, Unsigned>(lane + g * layout.group, row, block_rows, folded, g);
+          if (block_rows == 1)
+            fold<Parts, Unsigned, 1>(lane + g * layout.group, row, 1, folded, g);
+          else
+            fold<Parts, Unsigned, IntegerRows>(lane + g * layout.group, row, block_rows, folded, g);
       });
+      IntegerBatch batch(source, block_rows,
+                         {.segments = &segment,
+                          .segment_count = 1,
+                          .unit = folded.factors,
+                          .result_stride = results.stride,
+                          .add = results.add},
+                         row == 0);
       for (std::size_t g = 0; g < groups; ++g) {
         const std::size_t first = lane + g * layout.group, width = smaller(layout.group, source.window.lanes - first);
+        const std::size_t tile = (source.window.lane_begin + first) / layout.group * layout.tiles_per_group();
         for (std::size_t t = 0; t < width; t += IntegerTiles * TileLanes)
-          source.run({.segments = &segment,
-                      .coefficients = folded.parts[g],
-                      .unit = folded.factors,
-                      .shift = folded.constants[g],
-                      .results = {results.data + row * results.stride + first + t, results.stride, results.add}},
-                     block_rows, first_tile + g * group_tiles + t / TileLanes, width - t, row == 0);
+          batch.add(tile + t / TileLanes, width - t, folded.parts[g], folded.constants[g],
+                    results.data + row * results.stride + first + t);
       }
     }
   }
@@ -209,37 +257,58 @@ struct LaneGroupsInteger {
     float constants[FoldedGroups][IntegerRows], factors[IntegerRows];
   };
 
+  /// The largest scale of each p over the window's groups. None is negative, so halves compare as integers do.
+  void find_largest() {
+    const std::size_t first = metadata_of(0), stride = source.layout.metadata_stride();
+    const std::size_t groups = divide_up(source.window.lanes, source.layout.group);
+    constexpr std::size_t Run = 2 * Width;
+    if (source.layout.metadata == Scalar::f16 && count % Run == 0) {
+      const auto* halves = static_cast<const std::int16_t*>(static_cast<const void*>(source.scales)) + first;
+      for (std::size_t i = 0; i < count; i += Run) {
+        Shorts highest = load_shorts(halves + i);
+        for (std::size_t g = 1; g < groups; ++g) highest = max_shorts(load_shorts(halves + g * stride + i), highest);
+        alignas(64) std::int16_t found[Run];
+        store_shorts(found, highest);
+        for (std::size_t half = 0; half < 2; ++half)
+          store(largest + i + half * Width,
+                load_metadata(static_cast<const unsigned char*>(static_cast<const void*>(found)), Scalar::f16,
+                              half * Width, Width));
+      }
+      for (std::size_t i = count; i < padded; i += Width) store(largest + i, zero());
+      return;
+    }
+    for (std::size_t i = 0; i < padded; i += Width) {
+      Vector highest = zero();
+      for (std::size_t g = 0; g < groups && i < count; ++g)
+        highest =
+            maximum(load_metadata(source.scales, source.layout.metadata, first + g * stride + i, count - i), highest);
+      store(largest + i, highest);
+    }
+  }
+
   /// Quantizes rows [row, row + rows) with the scales of the group at `lane` folded in.
-  template <unsigned Parts, bool Unsigned>
+  template <unsigned Parts, bool Unsigned, std::size_t MaxRows>
   KVC_ALWAYS_INLINE void fold(std::size_t lane, std::size_t row, std::size_t rows, Folded& folded,
                               std::size_t g) const {
     const float centre = source.centre();
     alignas(64) float scales[IntegerChunk], middle[IntegerChunk];
     alignas(64) std::int16_t fixed[IntegerChunk];
     source.read_groups(metadata_of(lane), count, scales, middle);
-    for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, scales + i, inverse + i, fixed + i);
     Vector dots[IntegerRows];
-    auto dots_of = [&]<std::size_t Rows>() KVC_LAMBDA_INLINE {
-      Vector sum[2][Rows];  // two, or one row alone would wait for its own sum
-      KVC_UNROLL
-      for (std::size_t i = 0; i < 2 * Rows; ++i) sum[i / Rows][i % Rows] = zero();
-      for (std::size_t i = 0; i < padded; i += 2 * Width) {
+    KVC_UNROLL
+    for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = zero();
+    for (std::size_t i = 0; i < padded; i += 64) {
+      Vector x[64 / Width];
+      multiply_64(scales + i, inverse + i, x);
+      to_shorts(source.layout.bits, x, fixed + i);
+      KVC_UNROLL_SOME
+      for (std::size_t k = 0; k < 64; k += Width) {
+        const Vector factor = fma(set(centre), load(scales + i + k), load(middle + i + k));
         KVC_UNROLL
-        for (std::size_t c = 0; c < 2; ++c) {
-          const std::size_t at = i + c * Width;
-          const Vector factor = fma(set(centre), load(scales + at), load(middle + at));
-          KVC_UNROLL
-          for (std::size_t r = 0; r < Rows; ++r)
-            sum[c][r] = fma(load(rows_of[row + smaller(r, rows - 1)] + at), factor, sum[c][r]);
-        }
+        for (std::size_t r = 0; r < MaxRows; ++r)
+          dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i + k), factor, dots[r]);
       }
-      KVC_UNROLL
-      for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = r < Rows ? add(sum[0][r], sum[1][r]) : zero();
-    };
-    if (rows == 1)
-      dots_of.template operator()<1>();
-    else
-      dots_of.template operator()<IntegerRows>();
+    }
     for (std::size_t r = 0; r < rows; ++r) {
       std::uint32_t* parts = folded.parts[g] + r * Parts * IntegerDwords;
       Words sum = words(0);
@@ -259,13 +328,12 @@ struct LaneGroupsInteger {
 
 /// Groups along p: the coefficients of each group are quantized once, with a unit of their own.
 struct StepGroupsInteger {
-  static constexpr std::size_t Run = 16, MaxSegments = IntegerChunk / Run;
-
   const IntegerSource& source;
-  Segment segments[MaxSegments];
+  Segment segments[IntegerSegments];
   std::size_t segment_count = 0, padded = 0;
-  alignas(64) std::uint32_t parts[PreparedRows * 2 * IntegerDwords];
-  float unit[MaxSegments][PreparedRows], shift[MaxSegments][PreparedRows], sums[MaxSegments][PreparedRows];
+  alignas(
+      64) std::uint32_t parts[(PreparedRows + IntegerRows) * 2 * IntegerDwords];  // tiles read beyond a block's rows
+  float unit[IntegerSegments][PreparedRows], shift[IntegerSegments][PreparedRows], sums[IntegerSegments][PreparedRows];
 
   explicit StepGroupsInteger(const IntegerSource& packed) : source(packed) {}
 
@@ -281,7 +349,7 @@ struct StepGroupsInteger {
       const std::size_t row =
           position / layout.group * layout.rows_per_group() + in_group / layout.planes() * layout.unit_rows();
       segments[segment_count++] = {p, count, row, used, position / layout.group};
-      used += round_up(count, layout.planes() > Run ? layout.planes() : Run);
+      used += round_up(count, layout.planes() > SegmentGranule ? layout.planes() : SegmentGranule);
       p += count;
     }
     padded = round_up(used, 64);
@@ -290,39 +358,41 @@ struct StepGroupsInteger {
 
   void prepare(std::size_t row, std::size_t rows) {
     const float limit = largest_short(source.kind), step = shorts_per_unit(source.kind);
-    const Vector steps = set(step);
     const float centre = source.centre();
-    alignas(64) float values[IntegerChunk], ones[IntegerChunk];
+    alignas(64) float values[IntegerChunk];
     alignas(64) std::int16_t shorts[IntegerChunk];
-    for (std::size_t i = 0; i < padded; i += Width) store(ones + i, set(1.0f));
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t i = 0; i < padded; i += Width) store(values + i, zero());
       for (std::size_t s = 0; s < segment_count; ++s) {
         const Segment& segment = segments[s];
         const float* from = source.coefficients.data + (row + r) * source.coefficients.stride + segment.p;
         float* to = values + segment.offset;
-        Vector sum = zero();
+        Vector sum = zero(), highest = zero();
         for (std::size_t i = 0; i < segment.count; i += Width) {
           const std::size_t valid = smaller(Width, segment.count - i);
           const Vector c = valid == Width ? load(from + i) : load_partial(from + i, valid);
           store(to + i, c);
           sum = add(sum, c);
+          highest = maximum(magnitude(c), highest);
         }
-        const std::size_t whole = round_up(segment.count, Width);
-        const float most = largest_magnitude(to, ones, whole);
+        const float most = max_of(highest);
         const bool any = most > Negligible;
         const Vector factor = set(any ? limit / step / most : 0.0f);
         Vector quantized = zero();
-        for (std::size_t i = 0; i < whole; i += Width) {
+        for (std::size_t i = 0; i < segment.count; i += Width) {
           const Vector rounded = round_even(multiply(load(to + i), factor));
-          store(to + i, multiply(rounded, steps));
+          store(to + i, rounded);
           quantized = add(quantized, rounded);
         }
         unit[s][r] = any ? most * step / limit : 0.0f;
         sums[s][r] = sum_of(sum);
         shift[s][r] = centre * sums[s][r] - source.operand_centre() * unit[s][r] * sum_of(quantized);
       }
-      for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, values + i, ones + i, shorts + i);
+      for (std::size_t i = 0; i < padded; i += 64) {
+        Vector x[64 / Width];
+        multiply_64(values + i, set(step), x);
+        to_shorts(source.layout.bits, x, shorts + i);
+      }
       std::uint32_t* high = parts + r * source.parts() * IntegerDwords;
       for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
         for (std::size_t i = 0; i < padded; i += 64) {
@@ -335,19 +405,22 @@ struct StepGroupsInteger {
     }
   }
 
-  /// A pair of tiles, or the last one, `tile` of the block being the first, for all prepared rows, whose results begin at
-  /// `results`.
-  void run_tiles(std::size_t tile, std::size_t width, std::size_t rows, const Results& results) const {
+  /// All tiles of the window for all prepared rows, whose results begin at `results`.
+  void run(std::size_t rows, const Results& results) const {
+    const std::size_t first = source.window.lane_begin / TileLanes, lanes = source.window.lanes;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
       block_rows = integer_rows(rows - row);
-      source.run({.segments = segments,
-                  .segment_count = segment_count,
-                  .coefficients = parts + row * source.parts() * IntegerDwords,
-                  .unit = unit[0] + row,
-                  .shift = shift[0] + row,
-                  .sums = sums[0] + row,
-                  .results = {results.data + row * results.stride, results.stride, results.add}},
-                 block_rows, tile, width, row == 0);
+      IntegerBatch batch(source, block_rows,
+                         {.segments = segments,
+                          .segment_count = segment_count,
+                          .unit = unit[0] + row,
+                          .sums = sums[0] + row,
+                          .result_stride = results.stride,
+                          .add = results.add},
+                         row == 0);
+      for (std::size_t lane = 0; lane < lanes; lane += IntegerTiles * TileLanes)
+        batch.add(first + lane / TileLanes, lanes - lane, parts + row * source.parts() * IntegerDwords, shift[0] + row,
+                  results.data + row * results.stride + lane);
     }
   }
 };
@@ -371,7 +444,8 @@ inline PartKind part_kind(const PackedLayout& layout, const Window& window, cons
 }
 
 inline void integer_product(const PackedLayout& layout, const void* block, const Window& window,
-                            const Coefficients& coefficients, const Results& results) {
+                            const Coefficients& coefficients, const Results& results,
+                            const IntegerFunctions& functions) {
   const unsigned char* bytes = static_cast<const unsigned char*>(block);
   const PartKind kind = part_kind(layout, window, coefficients);
   const bool whole = window.lanes == layout.lanes && window.p_count == layout.p;
@@ -382,9 +456,7 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                              window,
                              coefficients,
                              kind,
-                             integer_blocks(layout.bits),
-                             layout.dword_rows(),
-                             static_cast<unsigned>(__builtin_ctzll(layout.planes())),
+                             functions,
                              whole && coefficients.ahead != 0 ? bytes + coefficients.ahead : nullptr};
   auto rows_from = [&](std::size_t row, bool add_to) {
     return Results{results.data + row * results.stride, results.stride, add_to};
@@ -403,17 +475,12 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
     return;
   }
   StepGroupsInteger kernel(source);
-  const std::size_t tiles = divide_up(window.lanes, TileLanes);
   for (std::size_t p = 0, end = 0; p < window.p_count; p = end) {
     end = kernel.cut(p);
     for (std::size_t row = 0; row < coefficients.rows; row += PreparedRows) {
       const std::size_t rows = smaller(PreparedRows, coefficients.rows - row);
       kernel.prepare(row, rows);
-      for (std::size_t tile = 0; tile < tiles; tile += IntegerTiles) {
-        Results target = rows_from(row, results.add || p > 0);
-        target.data += tile * TileLanes;
-        kernel.run_tiles(window.lane_begin / TileLanes + tile, window.lanes - tile * TileLanes, rows, target);
-      }
+      kernel.run(rows, rows_from(row, results.add || p > 0));
     }
   }
 }

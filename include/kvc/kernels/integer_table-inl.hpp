@@ -7,17 +7,17 @@ inline void packed_product_in_integers(const PackedLayout& layout, const void* b
                                        const Coefficients& coefficients, const Results& results) {
   if (coefficients.arithmetic == Arithmetic::exact || window.p_count == 0)
     return packed_product(layout, block, window, coefficients, results);
-  integer_product(layout, block, window, coefficients, results);
+  integer_product(layout, block, window, coefficients, results, integer_functions(layout.bits));
 }
 
-constexpr Table with_integer_products(Table table, const char* name) {
+constexpr Table with_integer_products(Table table, const char* name, decltype(Table::packed_product) product) {
   table.name = name;
-  table.packed_product = packed_product_in_integers;
+  table.packed_product = product;
   table.multiplies_integers = true;
   return table;
 }
 
-inline constexpr Table KernelTable = with_integer_products(KernelTableBelow, LevelName);
+inline constexpr Table KernelTable = with_integer_products(KernelTableBelow, LevelName, packed_product_in_integers);
 
 }  // namespace KVC_TARGET
 }  // namespace KVC_ABI

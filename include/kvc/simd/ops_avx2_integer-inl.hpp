@@ -29,6 +29,13 @@ KVC_ALWAYS_INLINE Shorts load_shorts(const std::int16_t* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(static_cast<const void*>(p)));
 }
 
+KVC_ALWAYS_INLINE Shorts max_shorts(Shorts a, Shorts b) {
+  return _mm256_max_epi16(a, b);
+}
+KVC_ALWAYS_INLINE Vector approximate_inverse(Vector a) {
+  return divide(set(1.0f), a);
+}
+
 KVC_ALWAYS_INLINE Words add_words(Words a, Words b) {
   return _mm256_add_epi32(a, b);
 }
@@ -65,15 +72,14 @@ KVC_ALWAYS_INLINE Shorts multiply_rounded(Shorts a, Shorts b) {
   return _mm256_mulhrs_epi16(a, b);
 }
 
-/// x[p] factors[p] of 64 p as integers of 16 bits. Bytes 0 and 2 of the dwords that the codes' steps leave, in their order,
+/// 64 floats, one vector after the other, as integers of 16 bits. Bytes 0 and 2 of the dwords that the codes' steps leave, in their order,
 /// then bytes 1 and 3, of 32 p; then the same of the others.
-KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const float* x, const float* factors, std::int16_t* shorts) {
+KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, std::int16_t* shorts) {
   KVC_UNROLL
   for (std::size_t half = 0; half < 64; half += 32) {
     __m256i rounded[4];
     KVC_UNROLL
-    for (std::size_t i = 0; i < 4; ++i)
-      rounded[i] = _mm256_cvtps_epi32(_mm256_mul_ps(load(x + half + i * Width), load(factors + half + i * Width)));
+    for (std::size_t i = 0; i < 4; ++i) rounded[i] = _mm256_cvtps_epi32(x[half / Width + i]);
     // p 0-3 and 8-11, then 4-7 and 12-15; the other the same from 16 on
     __m256i low = _mm256_packs_epi32(rounded[0], rounded[1]), high = _mm256_packs_epi32(rounded[2], rounded[3]);
     __m256i even, odd;

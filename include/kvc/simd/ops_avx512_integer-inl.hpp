@@ -3,6 +3,7 @@ namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
 
+using avx2_integer::integer_functions;
 using avx2_integer::integer_product;
 using avx512::packed_product;
 inline constexpr const Table& KernelTableBelow = avx512::KernelTable;

@@ -28,6 +28,13 @@ KVC_ALWAYS_INLINE Shorts load_shorts(const std::int16_t* p) {
   return vld1q_s16(p);
 }
 
+KVC_ALWAYS_INLINE Shorts max_shorts(Shorts a, Shorts b) {
+  return vmaxq_s16(a, b);
+}
+KVC_ALWAYS_INLINE Vector approximate_inverse(Vector a) {
+  return divide(set(1.0f), a);
+}
+
 KVC_ALWAYS_INLINE Words add_words(Words a, Words b) {
   return vaddq_u32(a, b);
 }
@@ -62,16 +69,14 @@ KVC_ALWAYS_INLINE Shorts multiply_rounded(Shorts a, Shorts b) {
   return vqrdmulhq_s16(a, b);
 }
 
-/// x[p] factors[p] of 64 p as integers of 16 bits. Of every 16 p, first what becomes bytes 0 and 2 of the dwords that the
+/// 64 floats, one vector after the other, as integers of 16 bits. Of every 16 p, first what becomes bytes 0 and 2 of the dwords that the
 /// codes' steps leave, in their order, then what becomes bytes 1 and 3.
-KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const float* x, const float* factors, std::int16_t* shorts) {
+KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, std::int16_t* shorts) {
   KVC_UNROLL
   for (std::size_t run = 0; run < 64; run += 16) {
     int16x8_t rounded[4];  // every other one
     KVC_UNROLL
-    for (std::size_t i = 0; i < 4; ++i)
-      rounded[i] =
-          vreinterpretq_s16_s32(vcvtnq_s32_f32(vmulq_f32(load(x + run + i * Width), load(factors + run + i * Width))));
+    for (std::size_t i = 0; i < 4; ++i) rounded[i] = vreinterpretq_s16_s32(vcvtnq_s32_f32(x[run / Width + i]));
     int16x8_t even, odd;
     if (bits == 8) {  // p 4 step ... 4 step + 3
       const int16x8_t low = vuzp1q_s16(rounded[0], rounded[1]), high = vuzp1q_s16(rounded[2], rounded[3]);
