@@ -52,7 +52,7 @@ struct Table {
   /// are split over calls. lane_begin is a multiple of 16. Writes exactly `lanes` results a row.
   void (*dense_product)(const DenseLayout&, const void* block, const Window&, const Coefficients&, const Results&);
   /// The same over codes, without decoding to memory. lane_begin and p_begin lie on group and dword boundaries
-  /// (PackedLayout::lane_granule, p_granule). Unless exact arithmetic is asked for, levels with integer dot products quantize
+  /// (PackedLayout::lane_granule, p_granule). Unless exact arithmetic is asked for, levels that multiply integers quantize
   /// the coefficients: their results depend on the window's groups, not on the other rows.
   void (*packed_product)(const PackedLayout&, const void* block, const Window&, const Coefficients&, const Results&);
 
