@@ -243,7 +243,7 @@ KVC_ALWAYS_INLINE void integer_block(const IntegerRun& run, const IntegerBlock& 
   }
 }
 
-/// How coefficients are quantized: to two signed parts, one signed or one unsigned part.
+/// How coefficients are quantized: to 16 bits (two signed parts, or whole), one signed or one unsigned part.
 enum class PartKind : std::uint8_t { two, one, one_unsigned };
 
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>

@@ -1,8 +1,8 @@
 // Integer operations in AVX2, on top of its facade. Re-included, no guard.
 //
 // There is no sum of four products of bytes. Coefficients of 16 bits are multiplied whole by codes spread to 16 bits
-// (vpmaddwd: exact, and 8-bit codes fit); coefficients of one byte by bytes (vpmaddubsw), with sums of 16 bits for as long as
-// they cannot overflow.
+// (vpmaddwd: exact; IntegerChunk products of 255 and 32,500 fit 31 bits). Coefficients of one byte are multiplied by bytes
+// (vpmaddubsw), with sums of 16 bits for as long as they cannot overflow.
 namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
