@@ -17,6 +17,7 @@ inline constexpr std::size_t IntegerChunk = 256;                // coefficients 
 inline constexpr std::size_t IntegerDwords = IntegerChunk / 4;  // of one part of them
 inline constexpr std::size_t SegmentGranule = 16;  // segments begin at multiples of it among the coefficients
 inline constexpr std::size_t IntegerSegments = IntegerChunk / SegmentGranule;
+inline constexpr std::size_t MaxBlockRows = 8;   // of any target
 inline constexpr std::size_t PreparedRows = 16;  // rows whose quantized coefficients are kept at a time
 
 /// A pair of tiles of a run.
@@ -37,6 +38,7 @@ struct IntegerRun {
   std::size_t block_count = 0;
   const Segment* segments = nullptr;
   std::size_t segment_count = 0;
+  std::size_t rows = 0;
   const float *unit = nullptr, *sums = nullptr;  // [segment][PreparedRows]; sums only with scales
   bool scaled = false;
   Scalar metadata = Scalar::f16;
@@ -84,7 +86,7 @@ template <unsigned Bits, bool Unsigned>
 inline constexpr std::size_t UnitsOfShortSums = 32767 /
                                                 (2 * ((1u << Bits) - 1) * (Unsigned ? 255 : 128)) / StepsOf<Bits>;
 
-/// Adds the results of one segment and tile; total(row, part, i) are the sums of integers of its i-th vector.
+/// Adds the results of one segment and tile; total(row, part, i) are the sums of integers of its i-th vector. Rows 0: run.rows.
 template <std::size_t Rows, unsigned Parts, class Total>
 KVC_ALWAYS_INLINE void add_segment(const IntegerRun& run, const IntegerBlock& block, std::size_t segment,
                                    std::size_t tile, const unsigned char*& next, Total total) {
@@ -104,8 +106,9 @@ KVC_ALWAYS_INLINE void add_segment(const IntegerRun& run, const IntegerBlock& bl
       scale = load_metadata(block.scales[tile] + offset, run.metadata, i * Width, Width);
       minimum_of_group = load_metadata(block.minima[tile] + offset, run.metadata, i * Width, Width);
     }
+    const std::size_t rows = Rows == 0 ? run.rows : Rows;
     KVC_UNROLL
-    for (std::size_t r = 0; r < Rows; ++r) {
+    for (std::size_t r = 0; r < rows; ++r) {
       const Vector sum = Parts == 2 ? fma(set(256.0f), total(r, 0, i), total(r, 1, i)) : total(r, 0, i);
       const Vector x = fma(set(unit[r]), sum, set(shift[r]));
       float* target = results + r * run.result_stride + i * Width;
@@ -255,18 +258,19 @@ void integer_run(const IntegerRun& run) {
 
 using IntegerFunction = void (*)(const IntegerRun&);
 struct IntegerFunctions {
-  IntegerFunction of[3][IntegerRows + 1];  // [PartKind][rows]
+  IntegerFunction of[3][MaxBlockRows + 1];  // [PartKind][rows]
+  std::size_t most_rows;
 };
 /// Make::get<rows, parts, unsigned>() of every block of codes of Bits bits.
 template <unsigned Bits, class Make>
 constexpr IntegerFunctions make_integer_functions() {
-  IntegerFunctions blocks = {};
+  IntegerFunctions functions = {{}, Make::MostRows};
   auto fill = [&]<std::size_t Rows>() {
-    if constexpr (Rows <= IntegerRows) {
-      blocks.of[0][Rows] = Make::template get<Rows, 2, false>();
+    if constexpr (Rows <= Make::MostRows) {
+      functions.of[0][Rows] = Make::template get<Rows, 2, false>();
       if constexpr (Bits < 8) {  // part_kind() asks for two parts of 8 bits
-        blocks.of[1][Rows] = Make::template get<Rows, 1, false>();
-        blocks.of[2][Rows] = Make::template get<Rows, 1, true>();  // the codes must fit signed bytes
+        functions.of[1][Rows] = Make::template get<Rows, 1, false>();
+        functions.of[2][Rows] = Make::template get<Rows, 1, true>();  // the codes must fit signed bytes
       }
     }
   };
@@ -274,7 +278,11 @@ constexpr IntegerFunctions make_integer_functions() {
   fill.template operator()<2>();
   fill.template operator()<3>();
   fill.template operator()<4>();
-  return blocks;
+  fill.template operator()<5>();
+  fill.template operator()<6>();
+  fill.template operator()<7>();
+  fill.template operator()<8>();
+  return functions;
 }
 template <unsigned Bits, class Make>
 inline constexpr IntegerFunctions IntegerFunctionsOf = make_integer_functions<Bits, Make>();
@@ -289,6 +297,7 @@ inline const IntegerFunctions& functions_of_width(unsigned bits) {
 
 template <unsigned Bits>
 struct InRegisters {
+  static constexpr std::size_t MostRows = IntegerRows;
   template <std::size_t Rows, unsigned Parts, bool Unsigned>
   static constexpr IntegerFunction get() {
     return integer_run<Bits, Rows, Parts, Unsigned>;

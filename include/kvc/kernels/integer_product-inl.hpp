@@ -37,34 +37,20 @@ struct IntegerSource {
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
   /// The centre of what is multiplied.
   float operand_centre() const { return centre() - (layout.bits == 8 ? CodeOffset : 0.0f); }
-  /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of 64.
-  void read_groups(std::size_t first, std::size_t count, float* scale, float* minimum_of_group) const {
-    // Copies, since the compiler must think that a stored vector overwrites members.
-    const Scalar type = layout.metadata;
-    const unsigned char *from = scales, *minima_from = minima, *line = next;
-    const std::size_t step = 2 * Width * scalar_bytes(type);  // bytes read per turn
-    for (std::size_t i = 0, bytes = 0; i < count; i += Width) {
-      for (bytes += step; line && bytes >= LineBytes; bytes -= LineBytes, line += LineBytes) prefetch(line);
-      store(scale + i, load_metadata(from, type, first + i, count - i));
-      store(minimum_of_group + i, load_metadata(minima_from, type, first + i, count - i));
-    }
-    next = line;
-    for (std::size_t i = round_up(count, Width); i < round_up(count, 64); i += Width) {
-      store(scale + i, zero());
-      store(minimum_of_group + i, zero());
-    }
-  }
 };
 
 /// Collects blocks of as many rows and the same segments, and runs several at a time.
 class IntegerBatch {
  public:
+  static constexpr std::size_t MaxBlocks = 8;
+
   /// `like` is a run without blocks.
   IntegerBatch(const IntegerSource& source, std::size_t rows, IntegerRun like, bool prefetches)
-      : source_(source), run_(like), rows_(rows), prefetches_(prefetches && source.next) {
+      : source_(source), run_(like), prefetches_(prefetches && source.next) {
     const PackedLayout& layout = source.layout;
     const std::size_t size = scalar_bytes(layout.metadata);
     run_.blocks = blocks_;
+    run_.rows = rows;
     run_.scaled = layout.along == GroupsAlong::p;
     run_.metadata = layout.metadata;
     run_.metadata_stride = layout.metadata_stride() * size;
@@ -104,33 +90,33 @@ class IntegerBatch {
   }
 
  private:
-  static constexpr std::size_t MaxBlocks = 8, Lanes = IntegerTiles * TileLanes;
+  static constexpr std::size_t Lanes = IntegerTiles * TileLanes;
 
   void run() {
     run_.block_count = count_;
-    if (count_ > 0) source_.functions.of[static_cast<int>(source_.kind)][rows_](run_);
+    if (count_ > 0) source_.functions.of[static_cast<int>(source_.kind)][run_.rows](run_);
     count_ = 0;
   }
   /// Runs the last block through a buffer: functions know whole tiles only.
   void run_partly(std::size_t width) {
     const IntegerBlock last = blocks_[--count_];
     run();
-    alignas(64) float buffer[IntegerRows * Lanes];
+    alignas(64) float buffer[MaxBlockRows * Lanes];
     const std::size_t stride = run_.result_stride;
-    for (std::size_t r = 0; r < rows_ && run_.add; ++r)
+    for (std::size_t r = 0; r < run_.rows && run_.add; ++r)
       for (std::size_t i = 0; i < width; ++i) buffer[r * Lanes + i] = last.results[r * stride + i];
     blocks_[count_++] = last;
     blocks_[0].results = buffer;
     run_.result_stride = Lanes;
     run();
     run_.result_stride = stride;
-    for (std::size_t r = 0; r < rows_; ++r)
+    for (std::size_t r = 0; r < run_.rows; ++r)
       for (std::size_t i = 0; i < width; ++i) last.results[r * stride + i] = buffer[r * Lanes + i];
   }
 
   const IntegerSource& source_;
   IntegerRun run_;
-  std::size_t rows_, count_ = 0, tile_dwords_ = 0, first_scale_ = 0, lines_ = 0;
+  std::size_t count_ = 0, tile_dwords_ = 0, first_scale_ = 0, lines_ = 0;
   bool prefetches_;
   IntegerBlock blocks_[MaxBlocks];
 };
@@ -138,19 +124,21 @@ class IntegerBatch {
 inline constexpr std::size_t FoldedGroups = 8;  // groups of lanes whose scales are folded in at a time
 
 /// Rows of the next block out of `left`: as even as can be.
-constexpr std::size_t integer_rows(std::size_t left) {
-  return left <= IntegerRows ? left : left < 2 * IntegerRows ? (left + 1) / 2 : IntegerRows;
+constexpr std::size_t integer_rows(std::size_t left, std::size_t most) {
+  return left <= most ? left : left < 2 * most ? (left + 1) / 2 : most;
 }
 
+KVC_ALWAYS_INLINE Vector load_scalars(const float* p) {
+  return load(p);
+}
+KVC_ALWAYS_INLINE Vector load_scalars(const std::uint16_t* p) {
+  return load_half(p);
+}
 KVC_ALWAYS_INLINE Vector magnitude(Vector a) {
   return float_of(bit_and(bits_of(a), words(0x7fffffffu)));
 }
 
-/// 64 floats times as many factors.
-KVC_ALWAYS_INLINE void multiply_64(const float* x, const float* factors, Vector* products) {
-  KVC_UNROLL
-  for (std::size_t k = 0; k < 64 / Width; ++k) products[k] = multiply(load(x + k * Width), load(factors + k * Width));
-}
+/// 64 floats times a factor.
 KVC_ALWAYS_INLINE void multiply_64(const float* x, Vector factor, Vector* products) {
   KVC_UNROLL
   for (std::size_t k = 0; k < 64 / Width; ++k) products[k] = multiply(load(x + k * Width), factor);
@@ -213,7 +201,10 @@ struct LaneGroupsInteger {
       for (std::size_t i = 0; i < padded; i += 64) {
         Vector x[64 / Width];
         multiply_64(products + i, factor, x);
-        to_shorts(source.layout.bits, x, quantized[r] + i);
+        Shorts fixed[ShortsOf64];
+        to_shorts(source.layout.bits, x, fixed);
+        KVC_UNROLL
+        for (std::size_t k = 0; k < ShortsOf64; ++k) store_shorts(quantized[r] + i + k * 2 * Width, fixed[k]);
       }
     }
   }
@@ -225,14 +216,17 @@ struct LaneGroupsInteger {
     const Segment segment = {p, count, (source.window.p_begin + p) / layout.planes() * layout.unit_rows(), 0, 0};
     Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-      block_rows = integer_rows(rows - row);
+      block_rows = integer_rows(rows - row, source.functions.most_rows);
       for (std::size_t r = 0; r < block_rows; ++r) folded.factors[r] = unit[row + r] * shorts_per_unit(source.kind);
       for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
-        for (std::size_t g = 0; g < groups; ++g)
-          if (block_rows == 1)
-            fold<Parts, Unsigned, 1>(lane + g * layout.group, row, 1, folded, g);
-          else
-            fold<Parts, Unsigned, IntegerRows>(lane + g * layout.group, row, block_rows, folded, g);
+        for (std::size_t begin = 0; begin < block_rows; begin += IntegerRows) {
+          const std::size_t some = smaller(IntegerRows, block_rows - begin);
+          const auto fold = folding<Parts, Unsigned>(some);
+          for (std::size_t g = 0; g < groups; ++g)
+            (this->*fold)(
+                lane + g * layout.group, row + begin, some,
+                {folded.parts[g] + begin * Parts * IntegerDwords, folded.constants[g] + begin, folded.factors + begin});
+        }
       });
       IntegerBatch batch(source, block_rows,
                          {.segments = &segment,
@@ -253,8 +247,13 @@ struct LaneGroupsInteger {
 
  private:
   struct Folded {
-    alignas(64) std::uint32_t parts[FoldedGroups][IntegerRows * 2 * IntegerDwords];
-    float constants[FoldedGroups][IntegerRows], factors[IntegerRows];
+    alignas(64) std::uint32_t parts[FoldedGroups][MaxBlockRows * 2 * IntegerDwords];
+    float constants[FoldedGroups][MaxBlockRows], factors[MaxBlockRows];
+  };
+  struct FoldTarget {
+    std::uint32_t* parts;
+    float* constants;
+    const float* factors;
   };
 
   /// The largest scale of each p over the window's groups. None is negative, so halves compare as integers do.
@@ -286,43 +285,73 @@ struct LaneGroupsInteger {
     }
   }
 
-  /// Quantizes rows [row, row + rows) with the scales of the group at `lane` folded in.
-  template <unsigned Parts, bool Unsigned, std::size_t MaxRows>
-  KVC_ALWAYS_INLINE void fold(std::size_t lane, std::size_t row, std::size_t rows, Folded& folded,
-                              std::size_t g) const {
-    const float centre = source.centre();
-    alignas(64) float scales[IntegerChunk], middle[IntegerChunk];
-    alignas(64) std::int16_t fixed[IntegerChunk];
-    source.read_groups(metadata_of(lane), count, scales, middle);
+  using Fold = void (LaneGroupsInteger::*)(std::size_t lane, std::size_t row, std::size_t rows, FoldTarget) const;
+  template <unsigned Parts, bool Unsigned>
+  Fold folding(std::size_t rows) const {
+    if (source.layout.metadata == Scalar::f32) return &LaneGroupsInteger::fold<Parts, Unsigned, IntegerRows, float>;
+    constexpr Fold OfRows[] = {nullptr, &LaneGroupsInteger::fold<Parts, Unsigned, 1, std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, smaller(2, IntegerRows), std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, smaller(3, IntegerRows), std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, smaller(4, IntegerRows), std::uint16_t>};
+    return OfRows[rows];
+  }
+
+  /// Quantizes rows [row, row + rows) with the scales of the group at `lane` folded in, in one pass; rows up to Rows repeat the
+  /// last one.
+  template <unsigned Parts, bool Unsigned, std::size_t Rows, class Element>
+  void fold(std::size_t lane, std::size_t row, std::size_t rows, FoldTarget target) const {
+    static_assert(Rows <= IntegerRows);
+    const Vector centre = set(source.centre());
+    const auto* scales = static_cast<const Element*>(static_cast<const void*>(source.scales)) + metadata_of(lane);
+    const auto* minima = static_cast<const Element*>(static_cast<const void*>(source.minima)) + metadata_of(lane);
     Vector dots[IntegerRows];
+    Words sums[Rows];
     KVC_UNROLL
     for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = zero();
+    KVC_UNROLL
+    for (std::size_t r = 0; r < Rows; ++r) sums[r] = words(0);
+    Element rest[2][64];
     for (std::size_t i = 0; i < padded; i += 64) {
+      const Element *scale_of = scales + i, *minimum_of = minima + i;
+      if (i + 64 > count) {
+        for (std::size_t k = 0; k < 64; ++k) {
+          rest[0][k] = i + k < count ? scale_of[k] : Element{0};
+          rest[1][k] = i + k < count ? minimum_of[k] : Element{0};
+        }
+        scale_of = rest[0];
+        minimum_of = rest[1];
+      }
       Vector x[64 / Width];
-      multiply_64(scales + i, inverse + i, x);
-      to_shorts(source.layout.bits, x, fixed + i);
-      KVC_UNROLL_SOME
+      KVC_UNROLL
       for (std::size_t k = 0; k < 64; k += Width) {
-        const Vector factor = fma(set(centre), load(scales + i + k), load(middle + i + k));
+        if (source.next && k % (LineBytes / (2 * sizeof(Element))) == 0) {
+          prefetch(source.next);
+          source.next += LineBytes;
+        }
+        const Vector scale = load_scalars(scale_of + k);
+        x[k / Width] = multiply(scale, load(inverse + i + k));
+        const Vector factor = fma(centre, scale, load_scalars(minimum_of + k));
         KVC_UNROLL
-        for (std::size_t r = 0; r < MaxRows; ++r)
+        for (std::size_t r = 0; r < Rows; ++r)
           dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i + k), factor, dots[r]);
       }
-    }
-    for (std::size_t r = 0; r < rows; ++r) {
-      std::uint32_t* parts = folded.parts[g] + r * Parts * IntegerDwords;
-      Words sum = words(0);
-      for (std::size_t i = 0; i < padded; i += 64) {
-        Shorts x[ShortsOf64];
+      Shorts fixed[ShortsOf64];
+      to_shorts(source.layout.bits, x, fixed);
+      KVC_UNROLL
+      for (std::size_t r = 0; r < Rows; ++r) {
+        Shorts y[ShortsOf64];
         KVC_UNROLL
         for (std::size_t k = 0; k < ShortsOf64; ++k)
-          x[k] = multiply_rounded(load_shorts(quantized[row + r] + i + k * 2 * Width),
-                                  load_shorts(fixed + i + k * 2 * Width));
-        sum = store_parts<Parts, Unsigned>(x, parts + i / 4, parts + IntegerDwords + i / 4, sum);
+          y[k] = multiply_rounded(load_shorts(quantized[row + smaller(r, rows - 1)] + i + k * 2 * Width), fixed[k]);
+        std::uint32_t* parts = target.parts + r * Parts * IntegerDwords + i / 4;
+        sums[r] = store_parts<Parts, Unsigned>(y, parts, parts + IntegerDwords, sums[r]);
       }
-      dots[r] = fma(signed_to_float(sum), set(-source.operand_centre() * folded.factors[r]), dots[r]);
     }
-    sums_of(dots, folded.constants[g]);
+    KVC_UNROLL
+    for (std::size_t r = 0; r < Rows; ++r)
+      dots[r] =
+          fma(signed_to_float(sums[r]), set(-source.operand_centre() * target.factors[smaller(r, rows - 1)]), dots[r]);
+    sums_of(dots, target.constants);
   }
 };
 
@@ -332,7 +361,7 @@ struct StepGroupsInteger {
   Segment segments[IntegerSegments];
   std::size_t segment_count = 0, padded = 0;
   alignas(
-      64) std::uint32_t parts[(PreparedRows + IntegerRows) * 2 * IntegerDwords];  // tiles read beyond a block's rows
+      64) std::uint32_t parts[(PreparedRows + MaxBlockRows) * 2 * IntegerDwords];  // tiles read beyond a block's rows
   float unit[IntegerSegments][PreparedRows], shift[IntegerSegments][PreparedRows], sums[IntegerSegments][PreparedRows];
 
   explicit StepGroupsInteger(const IntegerSource& packed) : source(packed) {}
@@ -360,7 +389,6 @@ struct StepGroupsInteger {
     const float limit = largest_short(source.kind), step = shorts_per_unit(source.kind);
     const float centre = source.centre();
     alignas(64) float values[IntegerChunk];
-    alignas(64) std::int16_t shorts[IntegerChunk];
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t i = 0; i < padded; i += Width) store(values + i, zero());
       for (std::size_t s = 0; s < segment_count; ++s) {
@@ -388,18 +416,14 @@ struct StepGroupsInteger {
         sums[s][r] = sum_of(sum);
         shift[s][r] = centre * sums[s][r] - source.operand_centre() * unit[s][r] * sum_of(quantized);
       }
-      for (std::size_t i = 0; i < padded; i += 64) {
-        Vector x[64 / Width];
-        multiply_64(values + i, set(step), x);
-        to_shorts(source.layout.bits, x, shorts + i);
-      }
       std::uint32_t* high = parts + r * source.parts() * IntegerDwords;
       for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
         for (std::size_t i = 0; i < padded; i += 64) {
-          Shorts x[ShortsOf64];
-          KVC_UNROLL
-          for (std::size_t k = 0; k < ShortsOf64; ++k) x[k] = load_shorts(shorts + i + k * 2 * Width);
-          store_parts<Parts, Unsigned>(x, high + i / 4, high + IntegerDwords + i / 4, words(0));
+          Vector x[64 / Width];
+          multiply_64(values + i, set(step), x);
+          Shorts fixed[ShortsOf64];
+          to_shorts(source.layout.bits, x, fixed);
+          store_parts<Parts, Unsigned>(fixed, high + i / 4, high + IntegerDwords + i / 4, words(0));
         }
       });
     }
@@ -409,7 +433,7 @@ struct StepGroupsInteger {
   void run(std::size_t rows, const Results& results) const {
     const std::size_t first = source.window.lane_begin / TileLanes, lanes = source.window.lanes;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-      block_rows = integer_rows(rows - row);
+      block_rows = integer_rows(rows - row, source.functions.most_rows);
       IntegerBatch batch(source, block_rows,
                          {.segments = segments,
                           .segment_count = segment_count,

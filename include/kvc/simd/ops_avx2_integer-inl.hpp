@@ -74,7 +74,7 @@ KVC_ALWAYS_INLINE Shorts multiply_rounded(Shorts a, Shorts b) {
 
 /// 64 floats, one vector after the other, as integers of 16 bits. Bytes 0 and 2 of the dwords that the codes' steps leave, in their order,
 /// then bytes 1 and 3, of 32 p; then the same of the others.
-KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, std::int16_t* shorts) {
+KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, Shorts* shorts) {
   KVC_UNROLL
   for (std::size_t half = 0; half < 64; half += 32) {
     __m256i rounded[4];
@@ -105,8 +105,8 @@ KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, std::int16_t* s
       even = _mm256_permute2x128_si256(low, high, 0x20);
       odd = _mm256_permute2x128_si256(low, high, 0x31);
     }
-    store_shorts(shorts + half, even);
-    store_shorts(shorts + half + 16, odd);
+    shorts[half / 16] = even;
+    shorts[half / 16 + 1] = odd;
   }
 }
 

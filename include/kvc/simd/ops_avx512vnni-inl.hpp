@@ -74,13 +74,13 @@ KVC_ALWAYS_INLINE __m512i run_order(unsigned bits) {
   return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
 /// 64 floats, one vector after the other, as integers of 16 bits, in an order of this target's own that store_parts() undoes.
-KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, std::int16_t* shorts) {
+KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, Shorts* shorts) {
   const __m512i order = run_order(bits);
   __m512i rounded[4];
   KVC_UNROLL
   for (std::size_t i = 0; i < 4; ++i) rounded[i] = _mm512_cvtps_epi32(_mm512_permutexvar_ps(order, x[i]));
-  store_shorts(shorts, _mm512_packs_epi32(rounded[0], rounded[1]));
-  store_shorts(shorts + 32, _mm512_packs_epi32(rounded[2], rounded[3]));
+  shorts[0] = _mm512_packs_epi32(rounded[0], rounded[1]);
+  shorts[1] = _mm512_packs_epi32(rounded[2], rounded[3]);
 }
 
 /// Stores 64 coefficients, dword by dword in the order of the codes' steps, and adds their sum, in units of their last

@@ -71,7 +71,7 @@ KVC_ALWAYS_INLINE Shorts multiply_rounded(Shorts a, Shorts b) {
 
 /// 64 floats, one vector after the other, as integers of 16 bits. Of every 16 p, first what becomes bytes 0 and 2 of the dwords that the
 /// codes' steps leave, in their order, then what becomes bytes 1 and 3.
-KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, std::int16_t* shorts) {
+KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, Shorts* shorts) {
   KVC_UNROLL
   for (std::size_t run = 0; run < 64; run += 16) {
     int16x8_t rounded[4];  // every other one
@@ -91,8 +91,8 @@ KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, std::int16_t* s
       even = vtrn1q_s16(rounded[0], rounded[2]);
       odd = vtrn1q_s16(rounded[1], rounded[3]);
     }
-    store_shorts(shorts + run, even);
-    store_shorts(shorts + run + 8, odd);
+    shorts[run / 8] = even;
+    shorts[run / 8 + 1] = odd;
   }
 }
 
