@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "kvc/kernels/dispatch.hpp"
 #include "kvc/kvc.hpp"
 #include "kvc/policy/any_policy.hpp"
 #include "support/bare_loop.hpp"
@@ -32,7 +33,9 @@ struct Codec {
   const char *name, *policy;
   unsigned bits;
   kvc::Arithmetic arithmetic = kvc::Arithmetic::accurate;
-  std::size_t key_parts = 2, value_parts = 2;  ///< int8 parts of queries and weights, where integers multiply
+  std::size_t key_parts = 2,
+              value_parts =
+                  2;  ///< int8 parts of queries and weights, where integers multiply (without VNNI two are 16 bits)
 };
 constexpr Codec Codecs[] = {{"f32", "full:type=f32", 32},
                             {"f16", "full", 16},
@@ -114,11 +117,13 @@ double bare_seconds(const Setting& setting, double elements) {
     const double rate = bench::bare_loop_rate(setting.isa, loop);
     return rate > 0 ? elements / rate : 0;
   }
-  const bool integers = setting.codec.arithmetic != kvc::Arithmetic::exact && setting.isa == kvc::Isa::avx512vnni;
+  const bool integers =
+      setting.codec.arithmetic != kvc::Arithmetic::exact && kvc::kernels::table(setting.isa).multiplies_integers;
   loop.operand = integers ? bench::Operand::integers : bench::Operand::codes;
   double seconds = 0;
   for (const std::size_t parts : {setting.codec.key_parts, setting.codec.value_parts}) {
-    loop.rows = setting.group * (integers ? parts : 1);
+    loop.shorts = integers && parts == 2 && (setting.isa == kvc::Isa::avx2 || setting.isa == kvc::Isa::avx512);
+    loop.rows = setting.group * (integers && !loop.shorts ? parts : 1);
     const double rate = bench::bare_loop_rate(setting.isa, loop);
     if (rate == 0) return 0;
     seconds += half / rate;

@@ -120,24 +120,64 @@ BENCH_AVX512 void integers512(const Work& work, float* out) {
     for (const __m512i& sum : row) out[0] += static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum)));
 }
 
+/// The same in AVX2, which sums two products of bytes in 16 bits: widened before they overflow.
 template <unsigned Bits, std::size_t Rows>
-BENCH_AVX2 void integers256(const Work& work, float* out) {
+BENCH_AVX2 void bytes256(const Work& work, float* out) {
   constexpr std::size_t Side = vectors_side_by_side(Rows, 15), Shifts = Bits == 3 ? 4 : 8 / Bits;
+  constexpr std::size_t Turns = 32767 / (2 * ((1u << Bits) - 1) * 128) / Shifts;
   __m256i sums[Rows][Side] = {};
   const auto* coefficients = reinterpret_cast<const std::uint32_t*>(work.coefficients);
   const __m256i mask = _mm256_set1_epi8(static_cast<char>((1u << Bits) - 1)), ones = _mm256_set1_epi16(1);
-  for (std::size_t v = 0; v + Side <= work.lines * 2; v += Side) {
+  for (std::size_t v = 0; v + Side <= work.lines * 2;) {
+    __m256i shorts[Rows][Side] = {};
+    for (std::size_t turn = 0; turn < Turns && v + Side <= work.lines * 2; ++turn, v += Side) {
 #pragma GCC unroll 4
+      for (std::size_t shift = 0; shift < Shifts; ++shift) {
+#pragma GCC unroll 4
+        for (std::size_t s = 0; s < Side; ++s) {
+          __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(work.data + (v + s) * 32));
+          if (shift != 0) x = _mm256_srli_epi16(x, static_cast<int>(shift * Bits));
+          x = _mm256_and_si256(x, mask);
+#pragma GCC unroll 16
+          for (std::size_t r = 0; r < Rows; ++r) {
+            const __m256i q = _mm256_set1_epi32(static_cast<int>(coefficients[r * 64 + (v * 4 + shift) % 64]));
+            shorts[r][s] = _mm256_add_epi16(shorts[r][s], _mm256_maddubs_epi16(x, q));
+            __asm__("" : "+x"(shorts[r][s]));  // no tree of additions, which would need more registers
+          }
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (std::size_t s = 0; s < Side; ++s)
+        sums[r][s] = _mm256_add_epi32(sums[r][s], _mm256_madd_epi16(shorts[r][s], ones));
+  }
+  for (auto& row : sums)
+    for (const __m256i& sum : row) out[0] += static_cast<float>(_mm_cvtsi128_si32(_mm256_castsi256_si128(sum)));
+}
+
+/// Codes spread to 16 bits; two of a lane per multiplication with coefficients of 16 bits.
+template <unsigned Bits, std::size_t Rows>
+BENCH_AVX2 void shorts256(const Work& work, float* out) {
+  constexpr std::size_t Side = vectors_side_by_side(Rows, 15), Shifts = Bits == 3 ? 8 : 16 / Bits;
+  __m256i sums[Rows][Side] = {};
+  const auto* coefficients = reinterpret_cast<const std::uint32_t*>(work.coefficients);
+  const __m256i mask = _mm256_set1_epi16((1 << Bits) - 1);
+  for (std::size_t v = 0; v + Side <= work.lines * 2; v += Side) {
+#pragma GCC unroll 8
     for (std::size_t shift = 0; shift < Shifts; ++shift) {
+      const std::size_t places = Bits == 3 ? shift * 2 : shift * Bits;
 #pragma GCC unroll 4
       for (std::size_t s = 0; s < Side; ++s) {
         __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(work.data + (v + s) * 32));
-        if (shift != 0) x = _mm256_srli_epi16(x, static_cast<int>(shift * Bits));
-        if (Bits != 8) x = _mm256_and_si256(x, mask);
+        if (places != 0) x = _mm256_srli_epi16(x, static_cast<int>(places));
+        if (places + Bits < 16) x = _mm256_and_si256(x, mask);
 #pragma GCC unroll 16
         for (std::size_t r = 0; r < Rows; ++r) {
           const __m256i q = _mm256_set1_epi32(static_cast<int>(coefficients[r * 64 + (v * 4 + shift) % 64]));
-          sums[r][s] = _mm256_add_epi32(sums[r][s], _mm256_madd_epi16(_mm256_maddubs_epi16(x, q), ones));
+          sums[r][s] = _mm256_add_epi32(sums[r][s], _mm256_madd_epi16(x, q));
+          __asm__("" : "+x"(sums[r][s]));
         }
       }
     }
@@ -217,14 +257,18 @@ BENCH_LOOP(Bf16Narrow, (dense256<Operand::half, true, Rows>))
 template <unsigned Bits>
 struct OfBits {
   BENCH_LOOP(IntegersWide, (integers512<Bits, Rows>))
-  BENCH_LOOP(IntegersNarrow, (integers256<Bits, Rows>))
+  BENCH_LOOP(BytesNarrow, (bytes256<Bits, Rows>))
+  BENCH_LOOP(ShortsNarrow, (shorts256<Bits, Rows>))
   BENCH_LOOP(CodesWide, (codes512<Bits, Rows>))
   BENCH_LOOP(CodesNarrow, (codes256<Bits, Rows>))
 
   static Loop find(const BareLoop& loop, bool wide) {
-    if (loop.operand == Operand::integers)
-      return wide ? with_rows<IntegersWide>(loop.rows, std::make_index_sequence<16>())
-                  : with_rows<IntegersNarrow>(loop.rows, std::make_index_sequence<8>());
+    if (loop.operand == Operand::integers) {
+      if (wide) return loop.shorts ? nullptr : with_rows<IntegersWide>(loop.rows, std::make_index_sequence<16>());
+      if (loop.shorts) return with_rows<ShortsNarrow>(loop.rows, std::make_index_sequence<8>());
+      if constexpr (Bits < 8) return with_rows<BytesNarrow>(loop.rows, std::make_index_sequence<8>());
+      return nullptr;  // two products of 8 bits do not fit 16
+    }
     return wide ? with_rows<CodesWide>(loop.rows, std::make_index_sequence<8>())
                 : with_rows<CodesNarrow>(loop.rows, std::make_index_sequence<8>());
   }
@@ -277,7 +321,8 @@ double bare_loop_rate(kvc::Isa isa, const BareLoop& loop) {
   double best = 0;
   // The narrower loop is the better one for some formats, and a kernel may use it too.
   for (const bool wide : {false, true}) {
-    if (wide && isa == kvc::Isa::avx2) continue;
+    const bool needs_vnni = wide && loop.operand == Operand::integers;
+    if (wide && (isa == kvc::Isa::avx2 || (isa == kvc::Isa::avx512 && needs_vnni))) continue;
     const Loop found = find_loop(wide, loop);
     // Three bits are walked as ten codes a dword, or four twos a byte: the elements that such a walk multiplies.
     const double shifts = loop.operand == Operand::integers ? 32 : loop.bits == 3 ? 10.0 : 32.0 / bits;

@@ -18,6 +18,7 @@ struct BareLoop {
   unsigned bits = 32;
   bool bfloat = false;
   std::size_t rows = 1;  ///< multiplications per element: query heads of the group, times int8 parts
+  bool shorts = false;   ///< integers: coefficients of 16 bits whole instead of parts
 };
 
 /// Elements per second that one core unpacks and multiplies for all rows when the data lie in its first-level cache and there is

@@ -3,7 +3,7 @@
 
 namespace kvc {
 
-/// How attention multiplies with quantized rows, where the machine has integer dot products. Dense rows are always multiplied
+/// How attention multiplies with quantized rows, where its kernels multiply integers. Dense rows are always multiplied
 /// in f32.
 enum class Arithmetic : std::uint8_t {
   exact,     ///< in f32: a relative error of 1e-6

@@ -99,6 +99,29 @@ TEST_CASE("Exact arithmetic gives the bits of Coefficients' default at every lev
     });
 }
 
+TEST_CASE("Accurate arithmetic quantizes coefficients where the level multiplies integers, and only there") {
+  for (unsigned bits : {2u, 3u, 4u, 8u})
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+      const Sample sample(bits, true, along, Data::normal);
+      const std::vector<float> c = coefficients_of(sample, 1);
+      at_every_isa([&](kvc::Isa isa) {
+        std::vector<float> accurate(Tokens), exact(Tokens);
+        for (auto [arithmetic, target] :
+             {std::pair{Arithmetic::accurate, &accurate}, std::pair{Arithmetic::exact, &exact}})
+          active().packed_product(sample.layout, sample.bytes.data(), {0, Tokens, 0, Dim},
+                                  {c.data(), 1, Dim, arithmetic}, {target->data(), Tokens, false});
+        INFO(kvc::to_string(isa) << ": " << bits << " bits");
+        CHECK((accurate != exact) == active().multiplies_integers);
+      });
+    }
+}
+
+TEST_CASE("AVX2, AVX-512 and the dot products of Arm multiply integers") {
+  for (kvc::Isa isa : {kvc::Isa::avx2, kvc::Isa::avx512, kvc::Isa::avx512vnni, kvc::Isa::neondotprod})
+    if (kvc::is_available(isa)) CHECK(table(isa).multiplies_integers);
+  CHECK_FALSE(table(kvc::Isa::portable).multiplies_integers);
+}
+
 TEST_CASE("Fast arithmetic stays below half of the format's own error") {
   for (unsigned bits : {2u, 3u, 4u, 8u})
     for (bool keys : {true, false})
@@ -174,6 +197,33 @@ TEST_CASE("Accurate products serve every number of rows and every group") {
       check_accurate({bits, along, 20, 120, 200, Scalar::f16},
                      {along == GroupsAlong::lanes ? 40u : 48u, 41, along == GroupsAlong::lanes ? 32u : 60u, 130}, 3,
                      true, true);
+    }
+}
+
+TEST_CASE("Sums of the largest codes times the largest coefficients do not overflow") {
+  constexpr std::size_t Lanes = 64, Steps = 512;
+  std::vector<float> source(Steps * Lanes);  // nearly every code is the largest one
+  for (std::size_t p = 0; p < Steps; ++p)
+    for (std::size_t lane = 0; lane < Lanes; ++lane) source[p * Lanes + lane] = (p + lane) % 32 == 0 ? 0.0f : 1.0f;
+  for (unsigned bits : {2u, 3u, 4u, 8u})
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+      const PackedLayout layout{bits, along, 32, Lanes, Steps, Scalar::f32};
+      std::vector<unsigned char> bytes(layout.bytes());
+      active().packed_encode(layout, bytes.data(), {0, Lanes, 0, Steps}, {source.data(), Lanes, 1});
+      for (bool weights : {true, false})
+        for (float coefficient : {1.0f, -1.0f}) {
+          const std::vector<float> c(3 * Steps, coefficient);
+          for (Arithmetic arithmetic : {Arithmetic::accurate, Arithmetic::fast})
+            at_every_isa([&](kvc::Isa isa) {
+              std::vector<float> results(3 * Lanes);
+              active().packed_product(layout, bytes.data(), {0, Lanes, 0, Steps},
+                                      {c.data(), 3, Steps, arithmetic, weights}, {results.data(), Lanes, false});
+              double worst = 0;  // 31 of 32 elements are 1
+              for (float x : results) worst = std::max(worst, std::fabs(x - double(coefficient) * Steps * 31 / 32));
+              INFO(kvc::to_string(isa) << ": " << bits << " bits, coefficients " << coefficient);
+              CHECK(worst < 0.01 * Steps);
+            });
+        }
     }
 }
 

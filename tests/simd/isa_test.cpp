@@ -17,8 +17,10 @@ class ScopedCap {
     setenv("KVC_ISA", word, 1);
   }
   ~ScopedCap() {
-    if (before_.empty()) unsetenv("KVC_ISA");
-    else setenv("KVC_ISA", before_.c_str(), 1);
+    if (before_.empty())
+      unsetenv("KVC_ISA");
+    else
+      setenv("KVC_ISA", before_.c_str(), 1);
   }
 
  private:
@@ -40,8 +42,15 @@ TEST_CASE("KVC_ISA caps the level that is chosen") {
   CHECK(kvc::best_isa() == Isa::portable);
 }
 
+TEST_CASE("a cap at a level of this machine gives that level") {
+  for (Isa isa : kvc::available_isas()) {
+    ScopedCap cap(kvc::to_string(isa));
+    CHECK(kvc::best_isa() == isa);
+  }
+}
+
 TEST_CASE("a cap above the machine's level leaves the machine's level") {
-  ScopedCap cap("neon");  // the last of all levels
+  ScopedCap cap("neondotprod");  // the last of all levels
   CHECK(kvc::best_isa() == kvc::available_isas().back());
 }
 
@@ -53,7 +62,8 @@ TEST_CASE("an unknown KVC_ISA is an error that lists the levels") {
   } catch (const kvc::Error& error) {
     CHECK(error.code() == kvc::ErrorCode::unknown_name);
     const std::string message = error.what();
-    for (const char* part : {"KVC_ISA", "sse9", "portable", "avx2", "avx512", "avx512vnni", "neon"})
+    for (const char* part :
+         {"KVC_ISA", "sse9", "portable", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondotprod"})
       CHECK(message.find(part) != std::string::npos);
   }
 }

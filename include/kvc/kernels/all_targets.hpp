@@ -34,6 +34,22 @@
 #include "kvc/simd/ops_neon-inl.hpp"
 #include "kvc/kernels/table-inl.hpp"
 #undef KVC_TARGET
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod")
+#endif
+#define KVC_TARGET neondotprod
+#include "kvc/simd/ops_neondotprod-inl.hpp"
+#include "kvc/kernels/integer_kernels-inl.hpp"
+#undef KVC_TARGET
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
 #endif
 
 #if defined(__x86_64__)
@@ -47,6 +63,10 @@
 #define KVC_TARGET avx2
 #include "kvc/simd/ops_avx2-inl.hpp"
 #include "kvc/kernels/table-inl.hpp"
+#undef KVC_TARGET
+#define KVC_TARGET avx2_integer
+#include "kvc/simd/ops_avx2_integer-inl.hpp"
+#include "kvc/kernels/integer_kernels-inl.hpp"
 #undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -65,6 +85,10 @@
 #include "kvc/simd/ops_avx512-inl.hpp"
 #include "kvc/kernels/table-inl.hpp"
 #undef KVC_TARGET
+#define KVC_TARGET avx512_integer
+#include "kvc/simd/ops_avx512_integer-inl.hpp"
+#include "kvc/kernels/integer_table-inl.hpp"
+#undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -81,7 +105,7 @@
 #endif
 #define KVC_TARGET avx512vnni
 #include "kvc/simd/ops_avx512vnni-inl.hpp"
-#include "kvc/kernels/integer_table-inl.hpp"
+#include "kvc/kernels/integer_kernels-inl.hpp"
 #undef KVC_TARGET
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -120,12 +144,13 @@ inline namespace KVC_ABI {
 inline const Table& compiled_table(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::avx2: return avx2::KernelTable;
-    case Isa::avx512: return avx512::KernelTable;
+    case Isa::avx2: return avx2_integer::KernelTable;
+    case Isa::avx512: return avx512_integer::KernelTable;
     case Isa::avx512vnni: return avx512vnni::KernelTable;
     case Isa::amx: return amx::KernelTable;
 #elif defined(__aarch64__)
     case Isa::neon: return neon::KernelTable;
+    case Isa::neondotprod: return neondotprod::KernelTable;
 #endif
     default: return portable::KernelTable;
   }

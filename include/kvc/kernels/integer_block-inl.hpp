@@ -6,6 +6,9 @@
 //   4 bits  step k: p k, 2 + k, 4 + k, 6 + k    two steps, shifted by 4 k
 //   2 bits  step k: p k, 4 + k, 8 + k, 12 + k   four steps, shifted by 2 k
 //   3 bits  the same of either half of a unit, eight steps; the high bits come from the unit's third row
+//
+// One dword of them is one part. Where coefficients of 16 bits are multiplied whole (MultipliesShorts), the first "part"
+// holds those of the step's bytes 0 and 2, the second those of its bytes 1 and 3.
 namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
@@ -59,11 +62,29 @@ KVC_ALWAYS_INLINE Words codes_of_step(const std::uint32_t* unit) {
     return three_bit_codes<Step / 4, Step % 4>(load_words(unit + Step / 4 * TileLanes),
                                                load_words(unit + 2 * TileLanes));
   } else if constexpr (Bits == 8) {
-    return load_words(unit);
+    return less_offset(load_words(unit));
   } else {
     return bit_and(shift_right<Step * Bits>(load_words(unit)), words(Bits == 4 ? 0x0f0f0f0fu : 0x03030303u));
   }
 }
+
+/// Bytes 0 and 2 of a step, or with `Odd` 1 and 3, in 16 bits each.
+template <unsigned Bits, std::size_t Step, bool Odd>
+KVC_ALWAYS_INLINE Words short_codes_of_step(const std::uint32_t* unit) {
+  if constexpr (Bits == 3) {
+    const Words bytes = codes_of_step<Bits, Step>(unit);
+    return Odd ? shift_shorts_right<8>(bytes) : bit_and(bytes, words(0x00ff00ffu));
+  } else {
+    constexpr unsigned Shift = Step * Bits + (Odd ? 8 : 0);
+    if constexpr (Shift + Bits == 16) return shift_shorts_right<Shift>(load_words(unit));
+    return bit_and(shift_right<Shift>(load_words(unit)), words(((1u << Bits) - 1) * 0x00010001u));
+  }
+}
+
+/// Units whose sums of products of bytes fit 16 bits: a step adds two products of a code and 128, or unsigned 255.
+template <unsigned Bits, bool Unsigned>
+inline constexpr std::size_t UnitsOfShortSums = 32767 /
+                                                (2 * ((1u << Bits) - 1) * (Unsigned ? 255 : 128)) / StepsOf<Bits>;
 
 /// Adds the results of one segment and tile; total(row, part, i) are the sums of integers of its i-th vector. Rows 0: run.rows.
 template <std::size_t Rows, unsigned Parts, class Total>
@@ -111,42 +132,61 @@ struct StoredSums {
   }
 };
 
-template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
-KVC_ALWAYS_INLINE void integer_block(const IntegerRun& run, const IntegerBlock& block, const unsigned char*& next) {
-  constexpr std::size_t Vectors = IntegerTiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
-  constexpr std::size_t Sums = Rows * Parts;
+/// `Tiles` tiles of the block from number `tile` on, side by side.
+template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned, std::size_t Tiles>
+KVC_ALWAYS_INLINE void integer_tiles(const IntegerRun& run, const IntegerBlock& block, std::size_t tile,
+                                     const unsigned char*& next) {
+  constexpr bool Whole = Parts == 2 && MultipliesShorts, ShortSums = SumsInShorts && !Whole;
+  constexpr std::size_t Vectors = Tiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
+  constexpr std::size_t SummedParts = Whole ? 1 : Parts, Sums = Rows * SummedParts;
   // Two chains of additions where one per result would wait for itself.
-  constexpr std::size_t Chains = Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
-  constexpr std::size_t Lines = IntegerTiles * UnitRows;  // of a unit
+  constexpr std::size_t Chains = !Whole && !ShortSums && Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
+  constexpr std::size_t Lines = Tiles * UnitRows;  // of a unit
   for (std::size_t segment = 0; segment < run.segment_count; ++segment) {
     Words sum[Chains][Sums][Vectors];
     KVC_UNROLL
     for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
       sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
+    Words wide[Sums][Vectors];  // of sums in 16 bits
+    if constexpr (ShortSums) {
+      KVC_UNROLL
+      for (std::size_t i = 0; i < Sums * Vectors; ++i) wide[i / Vectors][i % Vectors] = words(0);
+    }
     const std::uint32_t* coefficient = block.coefficients + run.segments[segment].offset / 4;
-    const std::uint32_t* codes[IntegerTiles];
+    const std::uint32_t* codes[Tiles];
     KVC_UNROLL
-    for (std::size_t t = 0; t < IntegerTiles; ++t)
-      codes[t] = block.codes[t] + run.segments[segment].dword_row * TileLanes;
+    for (std::size_t t = 0; t < Tiles; ++t)
+      codes[t] = block.codes[tile + t] + run.segments[segment].dword_row * TileLanes;
+    std::size_t short_units = 0;  // in the sums of 16 bits
     for (std::size_t unit = units_of<Bits>(run.segments[segment]); unit > 0; --unit) {
-      auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
+      auto add_part = [&]<std::size_t Step, std::size_t Part>() KVC_LAMBDA_INLINE {
         Words code[Vectors];
         KVC_UNROLL
-        for (std::size_t i = 0; i < Vectors; ++i)
-          code[i] = codes_of_step<Bits, Step>(codes[i / TileVectors] + i % TileVectors * Width);
+        for (std::size_t i = 0; i < Vectors; ++i) {
+          const std::uint32_t* from = codes[i / TileVectors] + i % TileVectors * Width;
+          if constexpr (Whole)
+            code[i] = short_codes_of_step<Bits, Step, Part == 1>(from);
+          else
+            code[i] = codes_of_step<Bits, Step>(from);
+        }
         KVC_UNROLL
-        for (std::size_t s = 0; s < Sums; ++s) {
+        for (std::size_t r = 0; r < Rows; ++r) {
           // One line at a time, evenly spread over the unit: two prefetches in a row cost up to a quarter of the bandwidth.
           KVC_UNROLL
           for (std::size_t line = 0; line < Lines; ++line)
-            if (line * Sums * Steps / Lines == Step * Sums + s && next) prefetch(next + line * LineBytes);
-          const Words held = words(coefficient[s * IntegerDwords + Step]);
+            if (line * Rows * Parts * Steps / Lines == (Step * Parts + Part) * Rows + r && next)
+              prefetch(next + line * LineBytes);
+          const Words held = words(coefficient[(r * Parts + Part) * IntegerDwords + Step]);
           KVC_UNROLL
           for (std::size_t i = 0; i < Vectors; ++i) {
-            Words& total = sum[Step % Chains][s][i];
-            total = Unsigned ? add_dot(total, held, code[i]) : add_dot(total, code[i], held);
+            Words& total = sum[Step % Chains][Whole ? r : r * Parts + Part][i];
+            total = add_dot<Unsigned, Whole>(total, code[i], held);
           }
         }
+      };
+      auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
+        add_part.template operator()<Step, 0>();
+        if constexpr (Parts == 2) add_part.template operator()<Step, 1>();
       };
       step.template operator()<0>();
       if constexpr (Steps > 1) step.template operator()<1>();
@@ -168,21 +208,45 @@ KVC_ALWAYS_INLINE void integer_block(const IntegerRun& run, const IntegerBlock& 
         next += Lines * LineBytes;
       }
       KVC_UNROLL
-      for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] += UnitRows * TileLanes;
+      for (std::size_t t = 0; t < Tiles; ++t) codes[t] += UnitRows * TileLanes;
+      if constexpr (ShortSums) {
+        if (++short_units == UnitsOfShortSums<Bits, Unsigned> || unit == 1) {
+          short_units = 0;
+          KVC_UNROLL
+          for (std::size_t i = 0; i < Sums * Vectors; ++i) {
+            Words& shorts = sum[0][i / Vectors][i % Vectors];
+            wide[i / Vectors][i % Vectors] = add_short_sums(wide[i / Vectors][i % Vectors], shorts);
+            shorts = words(0);
+          }
+        }
+      }
     }
     KVC_UNROLL
-    for (std::size_t t = 0; t < IntegerTiles; ++t)
-      add_segment<Rows, Parts>(run, block, segment, t, next,
-                               [&](std::size_t r, std::size_t part, std::size_t i) KVC_LAMBDA_INLINE {
-                                 Words total = sum[0][r * Parts + part][t * TileVectors + i];
-                                 if constexpr (Chains == 2)
-                                   total = add_words(total, sum[1][r * Parts + part][t * TileVectors + i]);
-                                 return signed_to_float(total);
-                               });
+    for (std::size_t t = 0; t < Tiles; ++t)
+      add_segment<Rows, SummedParts>(run, block, segment, tile + t, next,
+                                     [&](std::size_t r, std::size_t part, std::size_t i) KVC_LAMBDA_INLINE {
+                                       const std::size_t s = r * SummedParts + part, vector = t * TileVectors + i;
+                                       if constexpr (ShortSums) return signed_to_float(wide[s][vector]);
+                                       Words total = sum[0][s][vector];
+                                       if constexpr (Chains == 2) total = add_words(total, sum[1][s][vector]);
+                                       return signed_to_float(total);
+                                     });
   }
 }
 
-/// How coefficients are quantized: to two signed parts, one signed or one unsigned part.
+template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
+KVC_ALWAYS_INLINE void integer_block(const IntegerRun& run, const IntegerBlock& block, const unsigned char*& next) {
+  // All tiles side by side, if the registers hold their sums and codes, a coefficient and a mask.
+  constexpr std::size_t Sums = Rows * (MultipliesShorts ? 1 : Parts), Vectors = IntegerTiles * TileVectors;
+  if constexpr ((Sums + 1) * Vectors + 2 <= Registers) {
+    integer_tiles<Bits, Rows, Parts, Unsigned, IntegerTiles>(run, block, 0, next);
+  } else {
+    for (std::size_t tile = 0; tile < IntegerTiles; ++tile)
+      integer_tiles<Bits, Rows, Parts, Unsigned, 1>(run, block, tile, next);
+  }
+}
+
+/// How coefficients are quantized: to 16 bits (two signed parts, or whole), one signed or one unsigned part.
 enum class PartKind : std::uint8_t { two, one, one_unsigned };
 
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
@@ -204,9 +268,10 @@ constexpr IntegerFunctions make_integer_functions() {
   auto fill = [&]<std::size_t Rows>() {
     if constexpr (Rows <= Make::MostRows) {
       functions.of[0][Rows] = Make::template get<Rows, 2, false>();
-      functions.of[1][Rows] = Make::template get<Rows, 1, false>();
-      if constexpr (Bits < 8)
+      if constexpr (Bits < 8) {  // part_kind() asks for two parts of 8 bits
+        functions.of[1][Rows] = Make::template get<Rows, 1, false>();
         functions.of[2][Rows] = Make::template get<Rows, 1, true>();  // the codes must fit signed bytes
+      }
     }
   };
   fill.template operator()<1>();

@@ -35,6 +35,8 @@ struct IntegerSource {
 
   std::size_t parts() const { return kind == PartKind::two ? 2 : 1; }
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
+  /// The centre of what is multiplied.
+  float operand_centre() const { return centre() - (layout.bits == 8 ? CodeOffset : 0.0f); }
 };
 
 /// Collects blocks of as many rows and the same segments, and runs several at a time.
@@ -288,9 +290,9 @@ struct LaneGroupsInteger {
   Fold folding(std::size_t rows) const {
     if (source.layout.metadata == Scalar::f32) return &LaneGroupsInteger::fold<Parts, Unsigned, IntegerRows, float>;
     constexpr Fold OfRows[] = {nullptr, &LaneGroupsInteger::fold<Parts, Unsigned, 1, std::uint16_t>,
-                               &LaneGroupsInteger::fold<Parts, Unsigned, 2, std::uint16_t>,
-                               &LaneGroupsInteger::fold<Parts, Unsigned, 3, std::uint16_t>,
-                               &LaneGroupsInteger::fold<Parts, Unsigned, 4, std::uint16_t>};
+                               &LaneGroupsInteger::fold<Parts, Unsigned, smaller(2, IntegerRows), std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, smaller(3, IntegerRows), std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, smaller(4, IntegerRows), std::uint16_t>};
     return OfRows[rows];
   }
 
@@ -347,7 +349,8 @@ struct LaneGroupsInteger {
     }
     KVC_UNROLL
     for (std::size_t r = 0; r < Rows; ++r)
-      dots[r] = fma(signed_to_float(sums[r]), set(-source.centre() * target.factors[smaller(r, rows - 1)]), dots[r]);
+      dots[r] =
+          fma(signed_to_float(sums[r]), set(-source.operand_centre() * target.factors[smaller(r, rows - 1)]), dots[r]);
     sums_of(dots, target.constants);
   }
 };
@@ -411,7 +414,7 @@ struct StepGroupsInteger {
         }
         unit[s][r] = any ? most * step / limit : 0.0f;
         sums[s][r] = sum_of(sum);
-        shift[s][r] = centre * (sums[s][r] - unit[s][r] * sum_of(quantized));
+        shift[s][r] = centre * sums[s][r] - source.operand_centre() * unit[s][r] * sum_of(quantized);
       }
       std::uint32_t* high = parts + r * source.parts() * IntegerDwords;
       for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {

@@ -1,7 +1,4 @@
-// The kernels of a level that only adds integer products to the level below it. Re-included, no guard.
-#include "kvc/kernels/integer_block-inl.hpp"
-#include "kvc/kernels/integer_product-inl.hpp"
-
+// The table of a level that only adds integer products to the kernels below it. Re-included, no guard.
 namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
@@ -16,15 +13,11 @@ inline void packed_product_in_integers(const PackedLayout& layout, const void* b
 constexpr Table with_integer_products(Table table, const char* name, decltype(Table::packed_product) product) {
   table.name = name;
   table.packed_product = product;
+  table.multiplies_integers = true;
   return table;
 }
 
-#define KVC_NAME_OF(target) #target
-#define KVC_NAME(target) KVC_NAME_OF(target)
-inline constexpr Table KernelTable =
-    with_integer_products(KernelTableBelow, KVC_NAME(KVC_TARGET), packed_product_in_integers);
-#undef KVC_NAME
-#undef KVC_NAME_OF
+inline constexpr Table KernelTable = with_integer_products(KernelTableBelow, LevelName, packed_product_in_integers);
 
 }  // namespace KVC_TARGET
 }  // namespace KVC_ABI

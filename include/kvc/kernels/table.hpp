@@ -52,7 +52,7 @@ struct Table {
   /// are split over calls. lane_begin is a multiple of 16. Writes exactly `lanes` results a row.
   void (*dense_product)(const DenseLayout&, const void* block, const Window&, const Coefficients&, const Results&);
   /// The same over codes, without decoding to memory. lane_begin and p_begin lie on group and dword boundaries
-  /// (PackedLayout::lane_granule, p_granule). Unless exact arithmetic is asked for, levels with integer dot products quantize
+  /// (PackedLayout::lane_granule, p_granule). Unless exact arithmetic is asked for, levels that multiply integers quantize
   /// the coefficients: their results depend on the window's groups, not on the other rows.
   void (*packed_product)(const PackedLayout&, const void* block, const Window&, const Coefficients&, const Results&);
 
@@ -78,6 +78,8 @@ struct Table {
   /// Whether all `count` floats are finite.
   bool (*all_finite)(const float* x, std::size_t count);
 
+  /// Whether packed_product() multiplies in integers unless exact arithmetic is asked for.
+  bool multiplies_integers = false;
   /// Called before and after a thread's run of products that no foreign code interrupts; null: needless. Without them every
   /// packed product prepares its tiles itself, which takes as long as a few hundred elements.
   void (*begin_pass)() = nullptr;

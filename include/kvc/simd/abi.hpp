@@ -17,6 +17,8 @@
 #define KVC_ABI_LEVEL sse3
 #elif defined(__ARM_FEATURE_SVE)
 #define KVC_ABI_LEVEL sve
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define KVC_ABI_LEVEL dotprod
 #else
 #define KVC_ABI_LEVEL base
 #endif

@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 #include "kvc/error.hpp"
@@ -19,17 +21,19 @@
 
 namespace kvc {
 
-/// Instruction sets that kernels exist for. Each x86 level contains the ones before it.
+/// Instruction sets that kernels exist for. Each level of an architecture contains the ones before it.
 enum class Isa : int {
-  portable,    ///< whatever the command line allows; runs everywhere
-  avx2,        ///< AVX2, FMA, F16C
-  avx512,      ///< AVX-512 F, BW, DQ, VL
-  avx512vnni,  ///< and VNNI: products of codes in integers
-  amx,         ///< and AMX int8: the same in matrix tiles, where the operating system permits them
-  neon,        ///< AArch64 Advanced SIMD
+  portable,     ///< whatever the command line allows; runs everywhere
+  avx2,         ///< AVX2, FMA, F16C
+  avx512,       ///< AVX-512 F, BW, DQ, VL
+  avx512vnni,   ///< and VNNI: dot products of codes in integers
+  amx,          ///< and AMX int8: the same in matrix tiles, where the operating system permits them
+  neon,         ///< AArch64 Advanced SIMD
+  neondotprod,  ///< and dot products of bytes (from Armv8.2 on)
 };
 
-inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::amx, Isa::neon};
+inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512,     Isa::avx512vnni,
+                                  Isa::amx,      Isa::neon, Isa::neondotprod};
 
 namespace process {
 /// The level in use, or -1 before the first question. One for the process, whatever flags its parts were built with.
@@ -40,7 +44,7 @@ inline std::atomic<int> isa_in_use{-1};
 inline namespace KVC_ABI {
 
 constexpr const char* to_string(Isa isa) {
-  constexpr const char* Names[] = {"portable", "avx2", "avx512", "avx512vnni", "amx", "neon"};
+  constexpr const char* Names[] = {"portable", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondotprod"};
   return Names[static_cast<int>(isa)];
 }
 
@@ -50,7 +54,7 @@ inline Isa parse_isa(std::string_view name) {
     if (name == to_string(isa)) return isa;
   fail(ErrorCode::unknown_name,
        "KVC_ISA: \"" + std::string(name) +
-           "\" is no instruction set; expected portable, avx2, avx512, avx512vnni, amx or neon");
+           "\" is no instruction set; expected portable, avx2, avx512, avx512vnni, amx, neon or neondotprod");
 }
 
 namespace machine {
@@ -88,7 +92,13 @@ inline Isa detect_isa() {
 }
 #elif defined(__aarch64__)
 inline Isa detect_isa() {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return Isa::neondotprod;
+#elif defined(__linux__) && defined(HWCAP_ASIMDDP)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? Isa::neondotprod : Isa::neon;
+#else
   return Isa::neon;
+#endif
 }
 #else
 inline Isa detect_isa() {
@@ -107,7 +117,7 @@ inline Isa isa() {
 inline bool is_available(Isa isa) {
   const Isa highest = machine::isa();
   if (isa == Isa::portable || isa == highest) return true;
-  return isa < highest && highest < Isa::neon;  // each x86 level contains those before it
+  return isa < highest && (isa < Isa::neon) == (highest < Isa::neon);  // of the same architecture
 }
 
 /// Every level of this machine, lowest first; KVC_ISA has no influence.
@@ -122,7 +132,7 @@ inline std::vector<Isa> available_isas() {
 /// the highest level wanted; throws Error(unknown_name) when it names none.
 inline Isa best_isa() {
   const char* cap = std::getenv("KVC_ISA");
-  const Isa highest = cap && *cap ? parse_isa(cap) : Isa::neon;
+  const Isa highest = cap && *cap ? parse_isa(cap) : Isa::neondotprod;
   Isa best = Isa::portable;
   for (Isa isa : AllIsas)
     if (isa <= highest && is_available(isa)) best = isa;

@@ -5,11 +5,15 @@ namespace KVC_TARGET {
 
 using namespace avx512;  // everything in floating point
 inline constexpr const Table& KernelTableBelow = avx512::KernelTable;
+inline constexpr const char* LevelName = "avx512vnni";
 
-using Shorts = __m512i;                         // 32 integers of 16 bits
-inline constexpr std::size_t ShortsOf64 = 2;    // registers that hold 64 of them
-inline constexpr std::size_t IntegerRows = 4;   // rows of a block
-inline constexpr std::size_t IntegerTiles = 2;  // tiles of a block
+using Shorts = __m512i;                          // 32 integers of 16 bits
+inline constexpr std::size_t ShortsOf64 = 2;     // registers that hold 64 of them
+inline constexpr std::size_t IntegerRows = 4;    // rows of a block
+inline constexpr std::size_t IntegerTiles = 2;   // tiles of a block
+inline constexpr bool MultipliesShorts = false;  // whether two parts are one factor of 16 bits
+inline constexpr bool SumsInShorts = false;      // whether add_dot of bytes leaves sums of 16 bits
+inline constexpr float CodeOffset = 0;           // that 8-bit codes count from
 
 KVC_ALWAYS_INLINE Vector signed_to_float(Words a) {
   return _mm512_cvtepi32_ps(a);
@@ -32,9 +36,21 @@ KVC_ALWAYS_INLINE Vector approximate_inverse(Vector a) {
 KVC_ALWAYS_INLINE Words add_words(Words a, Words b) {
   return _mm512_add_epi32(a, b);
 }
+/// 8-bit codes less CodeOffset.
+KVC_ALWAYS_INLINE Words less_offset(Words codes) {
+  return codes;
+}
 /// sum += the four products of the bytes of each dword.
-KVC_ALWAYS_INLINE Words add_dot(Words sum, Words unsigned_bytes, Words signed_bytes) {
-  return _mm512_dpbusd_epi32(sum, unsigned_bytes, signed_bytes);
+template <bool Unsigned, bool>
+KVC_ALWAYS_INLINE Words add_dot(Words sum, Words codes, Words coefficients) {
+  return Unsigned ? _mm512_dpbusd_epi32(sum, coefficients, codes) : _mm512_dpbusd_epi32(sum, codes, coefficients);
+}
+KVC_ALWAYS_INLINE Words add_short_sums(Words sum, Words) {
+  return sum;
+}
+template <unsigned Shift>
+KVC_ALWAYS_INLINE Words shift_shorts_right(Words a) {
+  return _mm512_srli_epi16(a, Shift);
 }
 /// The sums of the lanes of IntegerRows vectors.
 KVC_ALWAYS_INLINE void sums_of(const Vector* x, float* sums) {

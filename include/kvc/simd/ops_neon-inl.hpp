@@ -115,7 +115,10 @@ KVC_ALWAYS_INLINE void store_words(std::uint32_t* p, Words a) {
 }
 template <unsigned Count>
 KVC_ALWAYS_INLINE Words shift_right(Words a) {
-  return vshrq_n_u32(a, Count);
+  if constexpr (Count == 0)
+    return a;  // no immediate, as clang++ says
+  else
+    return vshrq_n_u32(a, Count);
 }
 KVC_ALWAYS_INLINE Words shift_left_by(Words a, unsigned count) {
   return vshlq_u32(a, vdupq_n_s32(static_cast<int>(count)));
