@@ -45,11 +45,10 @@ inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, st
                             std::span<float> memory) {
   const std::size_t group = shape.group(), dim = shape.head_dim;
   const float scale = shape.logit_scale();
-  for (std::size_t t = 0; t < layer_queries.count; ++t) {
-    const float* source = layer_queries[t].data() + head * group * dim;
-    float* target = memory.data() + t * group * dim;
-    for (std::size_t i = 0; i < group * dim; ++i) target[i] = source[i] * scale;
-  }
+  for (std::size_t t = 0; t < layer_queries.count; ++t)
+    std::copy_n(layer_queries[t].data() + head * group * dim, group * dim, memory.data() + t * group * dim);
+  const std::size_t all = layer_queries.count * group * dim;
+  kernels::active().scale_rows(memory.data(), all, 1, all, &scale);
   return {memory.data(), layer_queries.count, group, dim, {}};
 }
 

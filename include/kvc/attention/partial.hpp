@@ -46,7 +46,8 @@ struct Partial {
   /// Row `row` of the attention output; zeros if it saw nothing.
   void finish(std::size_t row, std::span<float> out) const {
     const float factor = sum[row] > 0 ? 1.0f / sum[row] : 0.0f;
-    for (std::size_t c = 0; c < out.size(); ++c) out[c] = values[row * stride + c] * factor;
+    std::copy_n(values + row * stride, out.size(), out.data());
+    kernels::active().scale_rows(out.data(), out.size(), 1, out.size(), &factor);
   }
 };
 

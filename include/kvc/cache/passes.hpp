@@ -6,7 +6,7 @@ namespace kvc {
 
 namespace detail {
 /// Query rows of a prompt that are computed together: enough to reuse what a kernel unpacks, few enough for the cache.
-inline constexpr std::size_t TileQueryRows = 64;
+inline constexpr std::size_t TileQueryRows = 192;
 /// Rows of a head that one task attends to while decoding; longer heads are split.
 inline constexpr std::size_t PartRows = 16 * attention::ChunkRows;
 }  // namespace detail

@@ -16,34 +16,54 @@ KVC_ALWAYS_INLINE Vector load_some(const float* p, std::size_t count) {
   return count >= Width ? load(p) : load_partial(p, count);
 }
 KVC_ALWAYS_INLINE void store_some(float* p, Vector a, std::size_t count) {
-  if (count >= Width) store(p, a);
-  else store_partial(p, a, count);
+  if (count >= Width)
+    store(p, a);
+  else
+    store_partial(p, a, count);
+}
+
+inline constexpr std::size_t Chains = 4;  // of maxima and sums, which wait for each other within a chain
+
+/// Calls step(chain, first, count) for `count` elements in vectors: vector i belongs to chain i % Chains, however many
+/// there are.
+template <class Step>
+KVC_ALWAYS_INLINE void for_each_vector(std::size_t count, Step step) {
+  std::size_t i = 0;
+  for (; i + Chains * Width <= count; i += Chains * Width) {
+    KVC_UNROLL
+    for (std::size_t chain = 0; chain < Chains; ++chain) step(chain, i + chain * Width, Width);
+  }
+  KVC_UNROLL
+  for (std::size_t chain = 0; chain < Chains; ++chain, i += Width)
+    if (i < count) step(chain, i, count - i);
 }
 
 /// Adds the bias to one row; returns the row's maximum.
 inline float bias_and_maximum(float* scores, std::size_t count, const float* bias) {
-  Vector highest = set(MinusInfinity);
-  for (std::size_t i = 0; i < count; i += Width) {
-    Vector score = load_scores(scores + i, count - i);
+  Vector highest[Chains];
+  for (Vector& chain : highest) chain = set(MinusInfinity);
+  for_each_vector(count, [&](std::size_t chain, std::size_t i, std::size_t left) KVC_LAMBDA_INLINE {
+    Vector score = load_scores(scores + i, left);
     if (bias) {
-      score = add(score, load_some(bias + i, count - i));
-      store_some(scores + i, score, count - i);
+      score = add(score, load_some(bias + i, left));
+      store_some(scores + i, score, left);
     }
-    highest = maximum(score, highest);
-  }
-  return max_of(highest);
+    highest[chain] = maximum(score, highest[chain]);
+  });
+  return max_of(maximum(maximum(highest[0], highest[1]), maximum(highest[2], highest[3])));
 }
 
 /// Replaces one row by exp(score - shift); returns the sum of the new terms.
 inline float exponentiate(float* scores, std::size_t count, float shift) {
   const Vector shifts = set(shift);
-  Vector sum = zero();
-  for (std::size_t i = 0; i < count; i += Width) {
-    const Vector term = exponential(subtract(load_scores(scores + i, count - i), shifts));
-    store_some(scores + i, term, count - i);
-    sum = add(sum, term);
-  }
-  return sum_of(sum);
+  Vector sum[Chains];
+  for (Vector& chain : sum) chain = zero();
+  for_each_vector(count, [&](std::size_t chain, std::size_t i, std::size_t left) KVC_LAMBDA_INLINE {
+    const Vector term = exponential(subtract(load_scores(scores + i, left), shifts));
+    store_some(scores + i, term, left);
+    sum[chain] = add(sum[chain], term);
+  });
+  return sum_of(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
 }
 
 inline void softmax_update(float* scores, std::size_t stride, std::size_t rows, std::size_t count, const float* bias,
@@ -51,19 +71,22 @@ inline void softmax_update(float* scores, std::size_t stride, std::size_t rows, 
   for (std::size_t r = 0; r < rows; ++r) {
     float* row = scores + r * stride;
     const float before = maxima[r], found = bias_and_maximum(row, count, bias);
-    const float now = found > before ? found : before;
+    corrections[r] = 1;
+    if (found > before) {  // seldom, once some chunks have passed
+      float correction[Width];
+      store(correction, exponential(set(before - found)));
+      maxima[r] = found;
+      corrections[r] = correction[0];
+    }
     // With no finite score yet there is no maximum to subtract; shifting by 0 makes every -inf a 0 (and keeps a NaN).
-    const bool nothing = now == MinusInfinity;
-    float correction[Width];
-    store(correction, exponential(set(nothing ? 0.0f : before - now)));
-    maxima[r] = now;
-    corrections[r] = correction[0];
-    sums[r] = sums[r] * correction[0] + exponentiate(row, count, nothing ? 0.0f : now);
+    const float shift = maxima[r] == MinusInfinity ? 0.0f : maxima[r];
+    sums[r] = sums[r] * corrections[r] + exponentiate(row, count, shift);
   }
 }
 
 inline void scale_rows(float* x, std::size_t stride, std::size_t rows, std::size_t count, const float* factors) {
   for (std::size_t r = 0; r < rows; ++r) {
+    if (factors[r] == 1) continue;  // most rows keep their maximum
     const Vector factor = set(factors[r]);
     for (std::size_t i = 0; i < count; i += Width) {
       float* p = x + r * stride + i;

@@ -6,9 +6,10 @@ namespace KVC_TARGET {
 /// exp(x) for x <= 88, relative error below 2e-7; 0 below the smallest normal result, exp(-inf) = 0, NaN stays NaN.
 KVC_ALWAYS_INLINE Vector exponential(Vector x) {
   // exp(x) = 2^n exp(r) with r = x - n ln 2 in [-0.35, 0.35]; ln 2 in two parts, so n times the first one is exact. The
-  // operand order of minimum and maximum keeps a NaN of x.
-  const Vector clamped = maximum(set(-87.3f), minimum(set(88.0f), x));
-  const Vector n = round_even(multiply(clamped, set(1.44269504f)));
+  // operand order of maximum keeps a NaN of x.
+  const Vector clamped = maximum(set(-87.3f), x);
+  // Beside 3 · 2^22 a float has no fraction left: adding it rounds.
+  const Vector n = subtract(opaque(fma(clamped, set(1.44269504f), set(12582912.0f))), set(12582912.0f));
   const Vector r = fma(n, set(2.12194440e-4f), fma(n, set(-0.693359375f), clamped));
   Vector p = set(1.9875691500e-4f);
   p = fma(p, r, set(1.3981999507e-3f));
@@ -16,7 +17,7 @@ KVC_ALWAYS_INLINE Vector exponential(Vector x) {
   p = fma(p, r, set(4.1665795894e-2f));
   p = fma(p, r, set(1.6666665459e-1f));
   p = fma(p, r, set(5.0000001201e-1f));
-  p = add(fma(multiply(r, r), p, r), set(1.0f));
+  p = fma(fma(p, r, set(1.0f)), r, set(1.0f));
   return select_less(x, set(-87.3f), zero(), times_power_of_two(p, n));
 }
 
