@@ -43,28 +43,25 @@ inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, co
     to_slots(head, kept.weights + row * kept.stride, target.data() + row * head.size());
 }
 
-/// Column sums of the attention of the tokens that were appended last, over key rows [begin, end): sums[g * stride + row -
-/// begin] for every query head g of the group; stride 0 adds the group up. `lse` [tokens * group] comes from the pass
-/// itself; load(first, tokens) gives the queries of some tokens, a tile at a time so that they stay in the nearest cache.
-template <class Load>
-void column_sums(const HeadReader& reader, std::size_t begin, std::size_t end, std::size_t all_tokens,
-                 std::size_t group, const float* lse, float* sums, std::size_t stride, Load load) {
+/// Adds what the queries of a finished tile gave key rows [0, end) to column sums: sums[h * stride + row] per query head h
+/// of a group of `heads`, or with 1 head the group together. Query row t * heads + h counts for head h.
+inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::size_t end, std::size_t heads, float* sums,
+                          std::size_t stride) {
   const auto& table = kernels::active();
-  constexpr std::size_t TileTokens = 32;
-  const std::size_t count = end - begin, limit_first = reader.rows() - all_tokens + 1;
-  for (std::size_t g = 0; g < group; ++g) std::fill_n(sums + g * stride, count, 0.0f);
-  auto scores = detail::scratch<struct SumsPurpose>(TileTokens * group * count);
-  for (std::size_t first = 0; first < all_tokens; first += TileTokens) {
-    const std::size_t tokens = std::min(TileTokens, all_tokens - first);
-    if (limit_first + first + tokens - 1 <= begin) continue;
-    const Queries tile = load(first, tokens);
-    reader.scores(begin, end, tile, {scores.data(), count, false});
-    for (std::size_t row = 0; row < tile.rows(); ++row) {
-      const std::size_t limit = limit_first + first + row / group;
-      if (limit <= begin) continue;
-      table.probabilities(scores.data() + row * count, reader.bias(begin), std::min(limit - begin, count),
-                          lse[first * group + row], sums + row % group * stride, true);
-    }
+  const std::size_t rows = state.rows, each = rows / heads;
+  const kernels::DenseLayout of_head{Scalar::f32, heads * kept.stride, kernels::TileLanes};
+  auto memory = detail::scratch<struct KeptFactors>(3 * rows);
+  float *minus_lse = memory.data(), *maxima = minus_lse + rows, *factors = maxima + rows;  // [heads, each]
+  const auto place = [&](std::size_t row) { return row % heads * each + row / heads; };
+  for (std::size_t row = 0; row < rows; ++row)
+    minus_lse[place(row)] = state.sum[row] > 0 ? -state.log_sum_exp(row) : 0.0f;  // its maxima are -inf
+  for (std::size_t chunk = 0; chunk < end; chunk += ChunkRows) {
+    for (std::size_t row = 0; row < rows; ++row) maxima[place(row)] = kept.maxima[chunk / ChunkRows * rows + row];
+    table.probabilities(maxima, minus_lse, rows, 0.0f, factors, false);
+    for (std::size_t h = 0; h < heads; ++h)
+      table.dense_product(of_head, kept.weights + h * kept.stride + chunk,
+                          {0, std::min(ChunkRows, end - chunk), 0, each}, {factors + h * each, 1, each},
+                          {sums + h * stride + chunk, stride, true});
   }
 }
 

@@ -58,6 +58,15 @@ struct KeptScores {
   std::size_t stride = 0;
 };
 
+/// Room for the scores of `rows` queries over `keys` key rows, in scratch memory.
+inline KeptScores room_for_scores(std::size_t rows, std::size_t keys) {
+  std::size_t stride = kernels::round_up(keys, kernels::TileLanes);  // read back as whole tiles
+  if (stride % (16 * kernels::TileLanes) == 0)
+    stride += kernels::TileLanes;  // rows apart by powers of two share sets of the caches
+  auto memory = detail::scratch<struct KeptPurpose>(rows * (stride + kernels::divide_up(keys, ChunkRows)));
+  return {memory.data(), memory.data() + rows * stride, stride};
+}
+
 /// What a chunk that no selected slot touches leaves behind.
 inline void skip_chunk(const KeptScores& kept, std::size_t chunk, std::size_t count, std::size_t rows) {
   if (!kept.weights) return;

@@ -110,9 +110,12 @@ struct CacheCore::Impl {
   void append_head(const Pass& pass, std::size_t head, std::span<const Position> positions);
   void run_pass(Pass& pass);
   void token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head);
-  void attend_tiles(const Pass& pass, std::vector<float>& lse);
+  void attend_tokens(const Pass& pass);
+  void attend_tile(const Pass& pass, std::size_t local, std::size_t first, std::size_t most, float* sums,
+                   std::size_t stride);
+  void attend_strips(const Pass& pass);
   void attend_parts(const Pass& pass, std::size_t parts);
-  void observe_prompt(const Pass& pass, std::span<const float> lse);
+  void observe_rows(const Pass& pass);
   void remember_window(LayerState& state, ConstRows queries, std::size_t capacity) const;
   std::size_t attention_rows(const Pass& pass) const;
   std::size_t parts_of(std::size_t head) const;
@@ -161,7 +164,7 @@ struct CacheCore::Impl {
   JointWork joint_;
   std::vector<LayerState> layers_;
   std::vector<Position> ramp_;  ///< 0, 1, 2, …: positions and slot numbers before anything was evicted
-  std::vector<float> partials_, lse_, sums_;
+  std::vector<float> partials_, sums_;
 };
 
 }  // namespace kvc

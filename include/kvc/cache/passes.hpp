@@ -7,6 +7,11 @@ namespace kvc {
 namespace detail {
 /// Query rows of a prompt that are computed together: enough to reuse what a kernel unpacks, few enough for the cache.
 inline constexpr std::size_t TileQueryRows = 192;
+/// Where the scores of a tile are kept for column sums, they should stay in the second-level cache; tiles of very long
+/// prompts have this many query rows nevertheless.
+inline constexpr std::size_t KeptFloats = std::size_t{1} << 18, LeastKeptRows = 48;
+/// Column sums of a prompt are added up in this many parts, which different threads can take.
+inline constexpr std::size_t Strips = 16;
 /// Rows of a head that one task attends to while decoding; longer heads are split.
 inline constexpr std::size_t PartRows = 16 * attention::ChunkRows;
 }  // namespace detail
@@ -35,8 +40,7 @@ inline void CacheCore::Impl::draft(std::size_t layer, const Tokens& tokens, Rows
   const auto positions = begin_pass(pass);
   executor().parallel_for(shape_.kv_heads,
                           [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
-  std::vector<float> lse;
-  attend_tiles(pass, lse);
+  attend_tokens(pass);
   LayerState& state = layers_[layer];
   for (std::size_t t = 0; t < tokens.q.count; ++t)
     state.drafted.insert(state.drafted.end(), tokens.q[t].begin(), tokens.q[t].end());
@@ -67,10 +71,7 @@ inline void CacheCore::Impl::accept(std::size_t tokens) {
     const std::size_t dim = shape_.query_heads * shape_.head_dim;
     const Tokens observed{.q = {queries.data(), tokens, dim}, .k = {nullptr, tokens, 0}, .v = {}, .scores = scores};
     Pass pass{.layer = layer, .event = Event::decode, .tokens = &observed, .feed = needs_.decode};
-    if (pass.feed != Feed::none) {
-      attend_tiles(pass, lse_);
-      observe_prompt(pass, lse_);
-    }
+    attend_tokens(pass);
     executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
       observe_head(pass, first_head(layer) + head, heads_[first_head(layer) + head].size() - tokens);
     });
@@ -93,8 +94,7 @@ inline void CacheCore::Impl::probe(std::size_t layer, const Tokens& tokens, Rows
   const auto positions = begin_pass(pass);
   executor().parallel_for(shape_.kv_heads,
                           [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
-  attend_tiles(pass, lse_);
-  if (pass.feed != Feed::none) observe_prompt(pass, lse_);
+  attend_tokens(pass);
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     const std::size_t head = first_head(layer) + local;
     const std::size_t slots = heads_[head].size() - tokens.k.count;
@@ -184,12 +184,7 @@ inline void CacheCore::Impl::run_pass(Pass& pass) {
   executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first + head, positions); });
   if (pass.event != Event::decode && needs_.query_window != 0)
     remember_window(state, pass.tokens->q, needs_.query_window);
-  if (parts > 1) {
-    attend_parts(pass, parts);
-  } else if (pass.out.data != nullptr || pass.feed != Feed::none) {
-    attend_tiles(pass, lse_);
-  }
-  if (pass.feed != Feed::none) observe_prompt(pass, lse_);
+  parts > 1 ? attend_parts(pass, parts) : attend_tokens(pass);
   if (observes_ || pass.feed != Feed::none)
     executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
       observe_head(pass, first + head, heads_[first + head].size() - count);
@@ -213,14 +208,9 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   const auto selected = select(head, pass.tokens->q.columns(local * group * shape_.head_dim, group * shape_.head_dim));
   const attention::HeadReader reader(store, settings(), selected);
 
-  attention::KeptScores kept;
   const std::size_t rows = reader.rows();
-  if (pass.feed != Feed::none) {
-    const std::size_t chunks = kernels::divide_up(rows, attention::ChunkRows);
-    const std::size_t stride = kernels::round_up(rows, kernels::TileLanes);  // read back as whole tiles
-    auto kept_memory = detail::scratch<struct KeptPurpose>(group * (stride + chunks));
-    kept = {kept_memory.data(), kept_memory.data() + group * stride, stride};
-  }
+  attention::KeptScores kept;
+  if (pass.feed != Feed::none) kept = attention::room_for_scores(group, rows);
   auto state_memory = detail::scratch<struct TokenState>(attention::Partial::floats(group, value_dim));
   auto state = attention::Partial::empty_in(state_memory, group, value_dim);
   if (pass.feed == Feed::none && selected.empty())
@@ -266,42 +256,83 @@ inline void CacheCore::Impl::load_shifts(const HeadStore& head, std::size_t toke
   for (std::size_t t = 0; t < tokens; ++t) shifts[t] = static_cast<std::int32_t>(first + t) - head.position(first + t);
 }
 
-/// Causal attention of all tokens of the pass, tile by tile of queries; leaves every query's log-sum-exp in `lse`
-/// [kv_heads, tokens * group] if the pass feeds policies.
-inline void CacheCore::Impl::attend_tiles(const Pass& pass, std::vector<float>& lse) {
-  const std::size_t group = shape_.group(), dim = shape_.head_dim, value_dim = shape_.values_dim(),
-                    tokens = pass.tokens->q.count;
-  const std::size_t tile_tokens = std::max<std::size_t>(1, detail::TileQueryRows / group);
-  const std::size_t tiles = kernels::divide_up(tokens, tile_tokens);
-  const bool wants_lse = pass.feed != Feed::none, wants_values = pass.out.data != nullptr;
-  if (wants_lse) lse.resize(shape_.kv_heads * tokens * group);
-  executor().parallel_for(shape_.kv_heads * tiles, [&](std::size_t task) {
-    // The longest tiles first: they decide when the last thread is done.
-    const std::size_t tile = tiles - 1 - task / shape_.kv_heads, local = task % shape_.kv_heads;
-    const std::size_t first = tile * tile_tokens, count = std::min(tile_tokens, tokens - first);
-    const HeadStore& store = heads_[first_head(pass.layer) + local];
-    auto query_memory = detail::scratch<struct TileQueries>(count * group * dim);
-    attention::Queries queries =
-        attention::load_queries(shape_, pass.tokens->q.subrows(first, count), local, query_memory);
-    auto shifts = detail::scratch<struct TileShifts, std::int32_t>(tokens);
-    if (in_cache_) {
-      load_shifts(store, tokens, shifts);
-      queries.shifts = shifts.subspan(first, count);
-    }
-    const attention::HeadReader reader(store, settings());
-    auto state_memory = detail::scratch<struct TileState>(attention::Partial::floats(queries.rows(), value_dim));
-    auto state = attention::Partial::empty_in(state_memory, queries.rows(), value_dim);
-    float* values = state.values;
-    if (!wants_values) state.values = nullptr;
-    const std::size_t limit_first = reader.rows() - tokens + 1 + first;
-    const std::size_t end = store.in_step() ? limit_first + count - 1 : reader.rows();
-    attention::attend(reader, 0, end, queries, limit_first, state);
-    state.values = values;
-    for (std::size_t row = 0; row < queries.rows(); ++row) {
-      if (wants_lse) lse[(local * tokens + first) * group + row] = state.log_sum_exp(row);
-      if (wants_values)
-        state.finish(row, pass.out[first + row / group].subspan((local * group + row % group) * value_dim, value_dim));
-    }
+/// Causal attention of all tokens of the pass, tile by tile of queries, and what Observation::attention shows of it.
+inline void CacheCore::Impl::attend_tokens(const Pass& pass) {
+  if (pass.feed == Feed::sums || pass.feed == Feed::group_sums) {
+    attend_strips(pass);
+  } else if (pass.out.data != nullptr) {
+    const std::size_t tile_tokens = std::max<std::size_t>(1, detail::TileQueryRows / shape_.group());
+    const std::size_t tiles = kernels::divide_up(pass.tokens->q.count, tile_tokens);
+    executor().parallel_for(shape_.kv_heads * tiles, [&](std::size_t task) {
+      // The longest tiles first: they decide when the last thread is done.
+      attend_tile(pass, task % shape_.kv_heads, (tiles - 1 - task / shape_.kv_heads) * tile_tokens, tile_tokens,
+                  nullptr, 0);
+    });
+  }
+  if (pass.feed == Feed::rows) observe_rows(pass);
+}
+
+/// The tokens [first, first + most) of the pass, as many as there are. Unless `sums` is null, adds what they gave each key
+/// row to it [attention_rows(pass), stride].
+inline void CacheCore::Impl::attend_tile(const Pass& pass, std::size_t local, std::size_t first, std::size_t most,
+                                         float* sums, std::size_t stride) {
+  const std::size_t group = shape_.group(), value_dim = shape_.values_dim(), tokens = pass.tokens->q.count,
+                    count = std::min(most, tokens - first);
+  const HeadStore& store = heads_[first_head(pass.layer) + local];
+  auto query_memory = detail::scratch<struct TileQueries>(count * group * shape_.head_dim);
+  attention::Queries queries =
+      attention::load_queries(shape_, pass.tokens->q.subrows(first, count), local, query_memory);
+  auto shifts = detail::scratch<struct TileShifts, std::int32_t>(tokens);
+  if (in_cache_) {
+    load_shifts(store, tokens, shifts);
+    queries.shifts = shifts.subspan(first, count);
+  }
+  const attention::HeadReader reader(store, settings());
+  const std::size_t rows = queries.rows(), limit_first = reader.rows() - tokens + 1 + first;
+  const std::size_t end = store.in_step() ? limit_first + count - 1 : reader.rows();
+  attention::KeptScores kept;
+  if (sums) kept = attention::room_for_scores(rows, end);
+  auto state_memory = detail::scratch<struct TileState>(attention::Partial::floats(rows, value_dim));
+  auto state = attention::Partial::empty_in(state_memory, rows, value_dim);
+  float* values = state.values;
+  if (pass.out.data == nullptr) state.values = nullptr;
+  attention::attend(reader, 0, end, queries, limit_first, state, kept);
+  state.values = values;
+  if (pass.out.data != nullptr)
+    for (std::size_t row = 0; row < rows; ++row)
+      state.finish(row, pass.out[first + row / group].subspan((local * group + row % group) * value_dim, value_dim));
+  if (sums) attention::add_kept_sums(kept, state, end, attention_rows(pass), sums, stride);
+}
+
+/// Attention with the column sums that policies want: every strip takes each `strips`-th tile and adds up its own sums, so
+/// that they are the same however many threads share the strips.
+inline void CacheCore::Impl::attend_strips(const Pass& pass) {
+  const std::size_t tokens = pass.tokens->q.count, first = first_head(pass.layer), kept_rows = attention_rows(pass);
+  std::size_t most = 1;
+  for (std::size_t local = 0; local < shape_.kv_heads; ++local)
+    most = std::max(most, heads_[first + local].keys().rows());
+  const std::size_t query_rows = std::clamp(detail::KeptFloats / most, detail::LeastKeptRows, detail::TileQueryRows);
+  const std::size_t tile_tokens = std::max<std::size_t>(1, query_rows / shape_.group());
+  const std::size_t tiles = kernels::divide_up(tokens, tile_tokens), strips = std::min(detail::Strips, tiles);
+  const std::size_t strip_floats = kept_rows * most;
+  sums_.resize(shape_.kv_heads * strips * strip_floats);
+  executor().parallel_for(shape_.kv_heads * strips, [&](std::size_t task) {
+    const std::size_t strip = task / shape_.kv_heads, local = task % shape_.kv_heads;
+    float* sums = sums_.data() + (local * strips + strip) * strip_floats;
+    std::fill_n(sums, strip_floats, 0.0f);
+    for (std::size_t tile = strip; tile < tiles; tile += strips)
+      attend_tile(pass, local, (tiles - 1 - tile) * tile_tokens, tile_tokens, sums, most);
+  });
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    HeadWork& memory = work_[local];
+    const HeadStore& store = heads_[first + local];
+    memory.attention_rows = kept_rows;
+    memory.attention.assign(kept_rows * store.size(), 0.0f);
+    float* sums = sums_.data() + local * strips * strip_floats;
+    for (std::size_t strip = 1; strip < strips; ++strip)
+      for (std::size_t i = 0; i < strip_floats; ++i) sums[i] += sums[strip * strip_floats + i];
+    for (std::size_t row = 0; row < kept_rows && strips != 0; ++row)
+      attention::to_slots(store, sums + row * most, memory.attention.data() + row * store.size());
   });
 }
 
@@ -343,60 +374,23 @@ inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
   });
 }
 
-/// What Observation::attention shows after a pass of several tokens: a second look at the scores, now that every query's
-/// log-sum-exp is known.
-inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const float> lse) {
+/// Observation::attention as every query's row of probabilities: a second look at the scores.
+inline void CacheCore::Impl::observe_rows(const Pass& pass) {
   const std::size_t group = shape_.group(), tokens = pass.tokens->q.count, first = first_head(pass.layer);
-  if (pass.feed == Feed::rows) {
-    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
-      HeadWork& memory = work_[local];
-      const HeadStore& store = heads_[first + local];
-      std::vector<float> query_memory(tokens * group * shape_.head_dim);
-      attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
-      std::vector<std::int32_t> shifts(in_cache_ ? tokens : 0);
-      if (in_cache_) load_shifts(store, tokens, shifts);
-      queries.shifts = shifts;
-      memory.attention_rows = tokens * group;
-      memory.attention.resize(memory.attention_rows * store.size());
-      const attention::HeadReader reader(store, settings());
-      attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.attention);
-      attention::softmax_rows(memory.attention, memory.attention_rows, store.size());
-    });
-    return;
-  }
-  std::size_t most = 0;
-  for (std::size_t local = 0; local < shape_.kv_heads; ++local)
-    most = std::max(most, heads_[first + local].keys().rows());
-  const std::size_t chunks = kernels::divide_up(most, attention::ChunkRows);
-  const std::size_t kept_rows = attention_rows(pass);
-  sums_.resize(shape_.kv_heads * kept_rows * most);
-  executor().parallel_for(shape_.kv_heads * chunks, [&](std::size_t task) {
-    const std::size_t local = task / chunks, begin = task % chunks * attention::ChunkRows;
-    const HeadStore& store = heads_[first + local];
-    const std::size_t rows = store.keys().rows();
-    if (begin >= rows) return;
-    auto shifts = detail::scratch<struct SumShifts, std::int32_t>(tokens);
-    if (in_cache_) load_shifts(store, tokens, shifts);
-    const auto load = [&](std::size_t from, std::size_t count) {
-      auto memory = detail::scratch<struct SumQueries>(count * group * shape_.head_dim);
-      attention::Queries queries = attention::load_queries(shape_, pass.tokens->q.subrows(from, count), local, memory);
-      if (in_cache_) queries.shifts = shifts.subspan(from, count);
-      return queries;
-    };
-    const attention::HeadReader reader(store, settings());
-    attention::column_sums(reader, begin, std::min(begin + attention::ChunkRows, rows), tokens, group,
-                           lse.data() + local * tokens * group, sums_.data() + local * kept_rows * most + begin,
-                           kept_rows == 1 ? 0 : most, load);
-  });
-  for (std::size_t local = 0; local < shape_.kv_heads; ++local) {
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     HeadWork& memory = work_[local];
     const HeadStore& store = heads_[first + local];
-    memory.attention_rows = kept_rows;
-    memory.attention.resize(kept_rows * store.size());
-    for (std::size_t row = 0; row < kept_rows; ++row)
-      attention::to_slots(store, sums_.data() + (local * kept_rows + row) * most,
-                          memory.attention.data() + row * store.size());
-  }
+    std::vector<float> query_memory(tokens * group * shape_.head_dim);
+    attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
+    std::vector<std::int32_t> shifts(in_cache_ ? tokens : 0);
+    if (in_cache_) load_shifts(store, tokens, shifts);
+    queries.shifts = shifts;
+    memory.attention_rows = tokens * group;
+    memory.attention.resize(memory.attention_rows * store.size());
+    const attention::HeadReader reader(store, settings());
+    attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.attention);
+    attention::softmax_rows(memory.attention, memory.attention_rows, store.size());
+  });
 }
 
 inline void CacheCore::Impl::remember_window(LayerState& state, ConstRows queries, std::size_t capacity) const {
