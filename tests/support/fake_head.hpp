@@ -134,6 +134,14 @@ class FakeHead final : public kvc::HeadSource {
   kvc::ConstRows values() override { return view_of(stored_values, 0, shape.values_dim(), flat_values_); }
   kvc::ConstRows unrotated_keys() override { return keys(); }
   kvc::ConstRows window_attention(std::size_t window) override { return window_rows(window, true); }
+  kvc::ConstRows window_sums(std::size_t window) override {
+    const kvc::ConstRows rows = window_rows(window, true);
+    const std::size_t heads = rows.count == 0 ? 0 : shape.group();
+    sums_.assign(heads * rows.dim, 0.0f);
+    for (std::size_t row = 0; row < rows.count; ++row)
+      for (std::size_t slot = 0; slot < rows.dim; ++slot) sums_[row % heads * rows.dim + slot] += rows[row][slot];
+    return {sums_.data(), heads, rows.dim};
+  }
   kvc::ConstRows window_logits(std::size_t window) override { return window_rows(window, false); }
 
  private:
@@ -183,7 +191,7 @@ class FakeHead final : public kvc::HeadSource {
   }
 
   std::mt19937 random_;
-  std::vector<float> flat_keys_, flat_values_, window_;
+  std::vector<float> flat_keys_, flat_values_, window_, sums_;
 };
 
 /// Runs what a cache runs at the end of a prompt over the heads of one layer: allocate, then evict.

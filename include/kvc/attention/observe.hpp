@@ -65,6 +65,24 @@ inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::siz
   }
 }
 
+/// Column sums of the attention of the newest slots' tokens, whose queries these are, for a head whose rows lie in the order
+/// of its slots: sums[g * stride + slot] per query head g.
+inline void newest_sums(const HeadReader& reader, const Queries& queries, float* sums, std::size_t stride) {
+  const std::size_t group = queries.group, slots = reader.head().size(), seen_first = slots - queries.tokens + 1;
+  const std::size_t tile_tokens = std::max<std::size_t>(1, kept_query_rows(slots) / group);
+  for (std::size_t g = 0; g < group; ++g) std::fill_n(sums + g * stride, slots, 0.0f);
+  for (std::size_t first = 0; first < queries.tokens; first += tile_tokens) {
+    const Queries tile = queries.part(first, std::min(tile_tokens, queries.tokens - first));
+    const std::size_t end = seen_first + first + tile.tokens - 1;
+    const KeptScores kept = room_for_scores(tile.rows(), end);
+    auto memory = detail::scratch<struct NewestState>(Partial::floats(tile.rows(), 0));
+    Partial state = Partial::empty_in(memory, tile.rows(), 0);
+    state.values = nullptr;
+    attend_rows(reader, 0, end, tile, seen_first + first, state, kept);
+    add_kept_sums(kept, state, end, group, sums, stride);
+  }
+}
+
 /// Logits of `queries` over every slot: target [tokens * group, slots]; -inf where a query does not see the slot. Token t
 /// sees the first `seen_first` + t slots.
 inline void slot_logits(const HeadReader& reader, const Queries& queries, std::size_t seen_first,

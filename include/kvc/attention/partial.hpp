@@ -51,6 +51,15 @@ struct Partial {
   }
 };
 
+/// Query rows of a prompt that are computed together: enough to reuse what a kernel unpacks, few enough for the cache.
+inline constexpr std::size_t TileQueryRows = 192;
+
+/// As many of them as keep their scores over `keys` key rows in the second-level cache, unless the kernels would suffer.
+constexpr std::size_t kept_query_rows(std::size_t keys) {
+  constexpr std::size_t Floats = std::size_t{1} << 18, Least = 48, Even = 12;  // Even: blocks of rows come out full
+  return std::clamp(Floats / std::max<std::size_t>(keys, 1) / Even * Even, Least, TileQueryRows);
+}
+
 /// Keeps what decode already computed, for policies that want the probabilities of the pass.
 struct KeptScores {
   float* weights = nullptr;  ///< [rows, stride]: exp(logit - the chunk's maximum), in key row order

@@ -5,6 +5,7 @@
 
 #include "kvc/attention/observe.hpp"
 #include "kvc/policy/head.hpp"
+#include "kvc/policy/scoring.hpp"
 
 namespace kvc::detail {
 
@@ -59,19 +60,24 @@ class HeadFeed final : public HeadSource {
     logits_window_ = 0;  // the logits are probabilities now
     return logits;
   }
+  ConstRows window_sums(std::size_t window) override {
+    const std::size_t tokens = window_tokens(window), slots = head_.size(), group = settings_.shape->group();
+    if (tokens == 0) return {nullptr, 0, slots};
+    sums_.resize(group * slots);
+    const Rows<float> sums(sums_.data(), group, slots);
+    if (head_.in_step() && head_.keys().map().identity()) {
+      const attention::Queries queries = window_queries(tokens);
+      attention::newest_sums(attention::HeadReader(head_, settings_), queries, sums_.data(), slots);
+    } else {
+      const ConstRows attention = window_attention(window);
+      for (std::size_t g = 0; g < group; ++g) reduce_rows(attention, g, group, Reduce::sum, sums[g]);
+    }
+    return sums;
+  }
   ConstRows window_logits(std::size_t window) override {
-    const std::size_t tokens = std::min({window, window_.count, head_.size()}), slots = head_.size();
-    const std::size_t group = settings_.shape->group();
+    const std::size_t tokens = window_tokens(window), slots = head_.size(), group = settings_.shape->group();
     if (logits_window_ != tokens || logits_.empty()) {
-      std::vector<float> memory(tokens * group * settings_.shape->head_dim);
-      attention::Queries queries = attention::load_queries(
-          *settings_.shape, window_.subrows(window_.count - tokens, tokens), head_index_, memory);
-      std::vector<std::int32_t> shifts;
-      if (settings_.in_cache) {
-        for (std::size_t slot = slots - tokens; slot < slots; ++slot)
-          shifts.push_back(static_cast<std::int32_t>(slot) - head_.position(slot));
-        queries.shifts = shifts;
-      }
+      const attention::Queries queries = window_queries(tokens);
       logits_.resize(tokens * group * slots);
       const attention::HeadReader reader(head_, settings_);
       attention::slot_logits(reader, queries, slots - tokens + 1, logits_);
@@ -81,6 +87,21 @@ class HeadFeed final : public HeadSource {
   }
 
  private:
+  std::size_t window_tokens(std::size_t window) const { return std::min({window, window_.count, head_.size()}); }
+  /// The last `tokens` of the window.
+  attention::Queries window_queries(std::size_t tokens) {
+    const std::size_t slots = head_.size();
+    queries_.resize(tokens * settings_.shape->group() * settings_.shape->head_dim);
+    attention::Queries queries = attention::load_queries(
+        *settings_.shape, window_.subrows(window_.count - tokens, tokens), head_index_, queries_);
+    if (settings_.in_cache) {
+      shifts_.clear();
+      for (std::size_t slot = slots - tokens; slot < slots; ++slot)
+        shifts_.push_back(static_cast<std::int32_t>(slot) - head_.position(slot));
+      queries.shifts = shifts_;
+    }
+    return queries;
+  }
   std::vector<float>& keys_memory() { return reused_ ? *reused_ : own_keys_; }
   void gather(const RowStore& store, std::size_t first, std::vector<float>& into) const {
     into.resize((head_.size() - first) * store.dim());
@@ -91,7 +112,8 @@ class HeadFeed final : public HeadSource {
   attention::Settings settings_;
   std::size_t head_index_;
   ConstRows window_;
-  std::vector<float> own_keys_, values_, unrotated_, logits_;
+  std::vector<float> own_keys_, values_, unrotated_, queries_, logits_, sums_;
+  std::vector<std::int32_t> shifts_;
   std::vector<float>* reused_ = nullptr;
   bool has_keys_ = false, has_values_ = false;
   std::size_t keys_first_ = 0, values_first_ = 0, logits_window_ = 0;

@@ -5,11 +5,6 @@
 namespace kvc {
 
 namespace detail {
-/// Query rows of a prompt that are computed together: enough to reuse what a kernel unpacks, few enough for the cache.
-inline constexpr std::size_t TileQueryRows = 192;
-/// Where the scores of a tile are kept for column sums, they should stay in the second-level cache; tiles of very long
-/// prompts have this many query rows nevertheless.
-inline constexpr std::size_t KeptFloats = std::size_t{1} << 18, LeastKeptRows = 48;
 /// Column sums of a prompt are added up in this many parts, which different threads can take.
 inline constexpr std::size_t Strips = 16;
 /// Rows of a head that one task attends to while decoding; longer heads are split.
@@ -261,7 +256,7 @@ inline void CacheCore::Impl::attend_tokens(const Pass& pass) {
   if (pass.feed == Feed::sums || pass.feed == Feed::group_sums) {
     attend_strips(pass);
   } else if (pass.out.data != nullptr) {
-    const std::size_t tile_tokens = std::max<std::size_t>(1, detail::TileQueryRows / shape_.group());
+    const std::size_t tile_tokens = std::max<std::size_t>(1, attention::TileQueryRows / shape_.group());
     const std::size_t tiles = kernels::divide_up(pass.tokens->q.count, tile_tokens);
     executor().parallel_for(shape_.kv_heads * tiles, [&](std::size_t task) {
       // The longest tiles first: they decide when the last thread is done.
@@ -311,7 +306,7 @@ inline void CacheCore::Impl::attend_strips(const Pass& pass) {
   std::size_t most = 1;
   for (std::size_t local = 0; local < shape_.kv_heads; ++local)
     most = std::max(most, heads_[first + local].keys().rows());
-  const std::size_t query_rows = std::clamp(detail::KeptFloats / most, detail::LeastKeptRows, detail::TileQueryRows);
+  const std::size_t query_rows = attention::kept_query_rows(most);
   const std::size_t tile_tokens = std::max<std::size_t>(1, query_rows / shape_.group());
   const std::size_t tiles = kernels::divide_up(tokens, tile_tokens), strips = std::min(detail::Strips, tiles);
   const std::size_t strip_floats = kept_rows * most;

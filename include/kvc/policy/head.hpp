@@ -70,6 +70,7 @@ class HeadSource {
   }
   virtual ConstRows unrotated_keys() = 0;
   virtual ConstRows window_attention(std::size_t window) = 0;
+  virtual ConstRows window_sums(std::size_t window) = 0;
   virtual ConstRows window_logits(std::size_t window) = 0;
 };
 
@@ -100,7 +101,9 @@ class HeadView {
   /// Attention of the last `window` queries over all slots: softmax over every slot the query sees, 0 beyond.
   /// [queries * group, slots], query-major; fewer than `window` queries if fewer are kept (Needs::query_window).
   ConstRows window_attention(std::size_t window) const { return source->window_attention(window); }
-  /// The same before the softmax; -inf beyond what the query sees.
+  /// Its sums over the queries, without their rows: [group, slots], or [0, slots] if no query is kept.
+  ConstRows window_sums(std::size_t window) const { return source->window_sums(window); }
+  /// Attention before the softmax, as window_attention; -inf beyond what the query sees.
   ConstRows window_logits(std::size_t window) const { return source->window_logits(window); }
 };
 

@@ -40,13 +40,13 @@ struct SnapKV {
     if (voted.empty()) return;
 
     const std::size_t heads = head.group();
-    const ConstRows attention = head.window_attention(window);
-    if (attention.count == 0)
+    const ConstRows sums = head.window_sums(window);
+    if (sums.count == 0)
       fail(ErrorCode::missing_feed,
            "SnapKV: there are no queries to vote; they are kept until the end of their prompt");
     std::vector<float> votes(heads * voted.size()), pooled(voted.size());
     const Rows<float> by_head(votes.data(), heads, voted.size());
-    for (std::size_t h = 0; h < heads; ++h) reduce_rows(attention, h, heads, Reduce::sum, by_head[h]);
+    for (std::size_t h = 0; h < heads; ++h) std::ranges::copy(sums[h].first(voted.size()), by_head[h].begin());
     if (order == Order::before_pooling) {
       reduce_rows(by_head, 0, 1, reduce, pooled);
       pool(pooled, kernel, pooling, voted);

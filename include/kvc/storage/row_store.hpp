@@ -363,10 +363,13 @@ class RowStore {
     RowStore fresh(dense_, sealed_, stream_, memory_);
     auto rows = detail::scratch<struct CompactPurpose>(PromptRows * dim());
     std::size_t filled = 0;
-    for (std::size_t slot = 0; slot < flags.size(); ++slot) {
-      if (!flags[slot]) continue;
-      gather(slot, {rows.data() + filled * dim(), 1, dim()});
-      if (++filled == PromptRows) fresh.append({rows.data(), std::exchange(filled, 0), dim()});
+    for (std::size_t slot = 0; slot < flags.size();) {
+      std::size_t run = 0;  // neighbours are decoded together: a row of keys lies scattered among its tile's
+      while (slot + run < flags.size() && flags[slot + run] && filled + run < PromptRows) ++run;
+      gather(slot, {rows.data() + filled * dim(), run, dim()});
+      filled += run;
+      slot += std::max<std::size_t>(run, 1);
+      if (filled == PromptRows) fresh.append({rows.data(), std::exchange(filled, 0), dim()});
     }
     fresh.append({rows.data(), filled, dim()});
     segments_.clear();  // and keeps its capacity
