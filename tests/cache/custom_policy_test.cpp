@@ -200,13 +200,15 @@ TEST_CASE("Queries come as the engine gave them and un-rotated, external scores 
 
 namespace {
 
-/// Keeps what window_attention() says at the end of a prompt.
+/// Keeps what window_attention() says at the end of a prompt, or window_sums().
 struct WindowReader {
   std::shared_ptr<Log> log;
   std::size_t window = 16;
+  bool sums = false;
   Needs needs() const { return {.query_window = window}; }
   void evict(Head<WindowReader>& head, Plan&) const {
-    if (head.event == Event::prompt_end) log->heads[head.id.head].attention = rows_of(head.window_attention(window));
+    if (head.event == Event::prompt_end)
+      log->heads[head.id.head].attention = rows_of(sums ? head.window_sums(window) : head.window_attention(window));
   }
 };
 
@@ -230,6 +232,58 @@ TEST_CASE("window_attention is the oracle's attention of the prompt's last queri
       for (std::size_t row = 0; row < 48; ++row)
         worst = std::max(worst, naive::distance(log->heads[head].attention[row], rows[rows.size() - 48 + row]));
       CHECK(worst < 1e-5);
+    }
+  }
+}
+
+TEST_CASE(
+    "window_sums add up the oracle's attention of the last queries, to the same bits however the prompt was cut") {
+  const RandomTokens text(Small, 700, 34);
+  naive::Cache model(Small, {}, Scalar::f32);
+  model.pass(0, text.tokens(0, 700), Event::prompt_end);
+  std::vector<std::vector<std::vector<float>>> whole;
+  for (std::size_t chunk : {700u, 650u, 690u, 64u, 1u}) {  // one pass holds the window, or its end alone
+    for (bool wants_output : {true, false}) {
+      auto log = std::make_shared<Log>();
+      KVCache cache(Small, WindowReader{.log = log, .window = 50, .sums = true}, Exact);
+      Outputs out(Small, 700);
+      for (std::size_t first = 0; first < 700; first += chunk) {
+        const std::size_t count = std::min<std::size_t>(chunk, 700 - first);
+        cache.prefill(0, text.tokens(first, count), wants_output ? out.rows(first, count) : Rows<float>{},
+                      first + count == 700);
+      }
+      for (std::size_t head = 0; head < 2; ++head) {
+        const auto& sums = log->heads[head].attention;
+        REQUIRE(sums.size() == 3);
+        if (whole.size() <= head) whole.push_back(sums);
+        CHECK(sums == whole[head]);
+        const auto& rows = model.attention(0, head);
+        double worst = 0;
+        for (std::size_t member = 0; member < 3; ++member) {
+          naive::Row expected(700, 0.0);
+          for (std::size_t row = rows.size() - 150 + member; row < rows.size(); row += 3)
+            for (std::size_t slot = 0; slot < 700; ++slot) expected[slot] += rows[row][slot];
+          worst = std::max(worst, naive::distance(sums[member], expected));
+        }
+        CHECK(worst < 1e-4);
+      }
+    }
+  }
+}
+
+TEST_CASE("window_sums are those of the slots that an earlier stage left") {
+  auto log = std::make_shared<Log>();
+  KVCache cache(Small, StreamingLLM{.budget = 60} | WindowReader{.log = log, .window = 50, .sums = true}, Exact);
+  const RandomTokens text(Small, 200, 35);
+  Outputs out(Small, 200);
+  cache.prefill(0, text.tokens(0, 200), out.rows(0, 200));
+  for (std::size_t head = 0; head < 2; ++head) {
+    REQUIRE(log->heads[head].attention.size() == 3);
+    for (const auto& sums : log->heads[head].attention) {
+      REQUIRE(sums.size() == 60);
+      double all = 0;
+      for (const float sum : sums) all += double(sum);
+      CHECK(std::fabs(all - 50) < 1e-3);
     }
   }
 }

@@ -65,11 +65,15 @@ inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::siz
   }
 }
 
-/// Column sums of the attention of the newest slots' tokens, whose queries these are, for a head whose rows lie in the order
-/// of its slots: sums[g * stride + slot] per query head g.
+/// Whether row i of the keys and of the values is slot i.
+inline bool rows_are_slots(const HeadStore& head) {
+  return head.in_step() && head.keys().map().identity() && head.keys().rows() == head.size();
+}
+
+/// Column sums of the attention of the newest slots' tokens, whose queries these are, if rows_are_slots(): sums[g * stride + slot] per query head g.
 inline void newest_sums(const HeadReader& reader, const Queries& queries, float* sums, std::size_t stride) {
   const std::size_t group = queries.group, slots = reader.head().size(), seen_first = slots - queries.tokens + 1;
-  const std::size_t tile_tokens = std::max<std::size_t>(1, kept_query_rows(slots) / group);
+  const std::size_t tile_tokens = kept_tile_tokens(queries.tokens, group, slots);
   for (std::size_t g = 0; g < group; ++g) std::fill_n(sums + g * stride, slots, 0.0f);
   for (std::size_t first = 0; first < queries.tokens; first += tile_tokens) {
     const Queries tile = queries.part(first, std::min(tile_tokens, queries.tokens - first));

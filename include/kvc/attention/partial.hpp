@@ -54,10 +54,13 @@ struct Partial {
 /// Query rows of a prompt that are computed together: enough to reuse what a kernel unpacks, few enough for the cache.
 inline constexpr std::size_t TileQueryRows = 192;
 
-/// As many of them as keep their scores over `keys` key rows in the second-level cache, unless the kernels would suffer.
-constexpr std::size_t kept_query_rows(std::size_t keys) {
-  constexpr std::size_t Floats = std::size_t{1} << 18, Least = 48, Even = 12;  // Even: blocks of rows come out full
-  return std::clamp(Floats / std::max<std::size_t>(keys, 1) / Even * Even, Least, TileQueryRows);
+/// Tokens of a tile whose scores over `keys` key rows are kept: they stay in the second-level cache, unless the kernels would
+/// suffer. All `tokens` come in tiles about as large.
+constexpr std::size_t kept_tile_tokens(std::size_t tokens, std::size_t group, std::size_t keys) {
+  constexpr std::size_t Floats = std::size_t{3} << 17, Least = 48, Even = 12;  // Even: blocks of rows come out full
+  const std::size_t rows = std::clamp(Floats / std::max<std::size_t>(keys, 1) / Even * Even, Least, TileQueryRows);
+  const std::size_t most = std::max<std::size_t>(1, rows / group), all = std::max<std::size_t>(1, tokens);
+  return kernels::divide_up(all, kernels::divide_up(all, most));
 }
 
 /// Keeps what decode already computed, for policies that want the probabilities of the pass.

@@ -28,7 +28,12 @@ inline AnyHead CacheCore::Impl::any_head(std::size_t stage, std::size_t head, Ev
 inline detail::HeadFeed CacheCore::Impl::feed_of(std::size_t head) const {
   const LayerState& state = layers_[head / shape_.kv_heads];
   const std::size_t dim = shape_.query_heads * shape_.head_dim;
-  return {heads_[head], settings(), head % shape_.kv_heads, {state.window.data(), state.window_tokens, dim}};
+  const HeadWork& memory = work_[head % shape_.kv_heads];
+  detail::HeadFeed feed(heads_[head], settings(), head % shape_.kv_heads,
+                        {state.window.data(), state.window_tokens, dim});
+  if (memory.window_tokens != 0 && memory.window_head == head)
+    feed.know_sums(memory.window_tokens, memory.window_sums.data());
+  return feed;
 }
 
 inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Event event) {
@@ -91,6 +96,7 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event) {
   HeadMemory& memory = memory_[head];
   const Plan& plan = work(head).plan;
   std::size_t from = store.size();
+  work(head).window_tokens = 0;
   for (const Plan::Rewrite& rewrite : plan.rewrites()) {
     store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
     from = std::min(from, rewrite.slot);
@@ -199,6 +205,7 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
                                         std::span<const PairPlan::Shared> shared) {
   if (shared.empty()) return;
   const RowStore& store = role == Role::key ? heads_[here].keys() : heads_[here].values();
+  work(here).window_tokens = 0;
   std::vector<RowStore::SharedRows> blocks_below, blocks_here;
   std::vector<float> directions;
   while (!shared.empty()) {
@@ -267,6 +274,7 @@ inline void CacheCore::Impl::finish_layer(std::size_t layer, Event event) {
     memory_[head].changed = false;
   }
   if (event == Event::prompt_end) {
+    for (HeadWork& memory : work_) memory.window_tokens = 0;
     std::vector<float>().swap(state.window);
     state.window_tokens = 0;
   }

@@ -18,6 +18,12 @@ class HeadFeed final : public HeadSource {
   /// Decodes keys into `memory` from now on, which its owner keeps for the next feed.
   void reuse(std::vector<float>& memory) { reused_ = &memory; }
 
+  /// What window_sums() of so many tokens says.
+  void know_sums(std::size_t tokens, const float* sums) {
+    known_tokens_ = tokens;
+    known_sums_ = sums;
+  }
+
   ConstRows keys() override { return keys_from(0); }
   ConstRows keys_from(std::size_t first) override {
     if (!has_keys_ || first < keys_first_) {
@@ -63,9 +69,10 @@ class HeadFeed final : public HeadSource {
   ConstRows window_sums(std::size_t window) override {
     const std::size_t tokens = window_tokens(window), slots = head_.size(), group = settings_.shape->group();
     if (tokens == 0) return {nullptr, 0, slots};
+    if (tokens == known_tokens_) return {known_sums_, group, slots};
     sums_.resize(group * slots);
     const Rows<float> sums(sums_.data(), group, slots);
-    if (head_.in_step() && head_.keys().map().identity()) {
+    if (attention::rows_are_slots(head_)) {
       const attention::Queries queries = window_queries(tokens);
       attention::newest_sums(attention::HeadReader(head_, settings_), queries, sums_.data(), slots);
     } else {
@@ -116,7 +123,8 @@ class HeadFeed final : public HeadSource {
   std::vector<std::int32_t> shifts_;
   std::vector<float>* reused_ = nullptr;
   bool has_keys_ = false, has_values_ = false;
-  std::size_t keys_first_ = 0, values_first_ = 0, logits_window_ = 0;
+  std::size_t keys_first_ = 0, values_first_ = 0, logits_window_ = 0, known_tokens_ = 0;
+  const float* known_sums_ = nullptr;
 };
 
 }  // namespace kvc::detail

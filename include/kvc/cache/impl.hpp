@@ -67,6 +67,9 @@ struct CacheCore::Impl {
     std::vector<float> attention;  ///< what Observation::attention shows
     std::size_t attention_rows = 0;
     std::vector<float> keys;  ///< decoded for an index
+    /// What the pass knows of HeadView::window_sums: of so many tokens and this head; 0 tokens: nothing any more.
+    std::size_t window_tokens = 0, window_head = 0;
+    std::vector<float> window_sums;  ///< [group, slots]
   };
   /// What allocate() and allocate_all() are shown, kept from call to call.
   struct JointWork {
@@ -113,6 +116,7 @@ struct CacheCore::Impl {
   void attend_tokens(const Pass& pass);
   void attend_tile(const Pass& pass, std::size_t local, std::size_t first, std::size_t most, float* sums,
                    std::size_t stride);
+  void attend_window(const Pass& pass, std::size_t local, std::size_t window);
   void attend_strips(const Pass& pass);
   void attend_parts(const Pass& pass, std::size_t parts);
   void observe_rows(const Pass& pass);

@@ -251,20 +251,41 @@ inline void CacheCore::Impl::load_shifts(const HeadStore& head, std::size_t toke
   for (std::size_t t = 0; t < tokens; ++t) shifts[t] = static_cast<std::int32_t>(first + t) - head.position(first + t);
 }
 
-/// Causal attention of all tokens of the pass, tile by tile of queries, and what Observation::attention shows of it.
+/// Causal attention of all tokens of the pass, tile by tile of queries, and what policies will ask of it.
 inline void CacheCore::Impl::attend_tokens(const Pass& pass) {
+  for (HeadWork& memory : work_) memory.window_tokens = 0;
   if (pass.feed == Feed::sums || pass.feed == Feed::group_sums) {
     attend_strips(pass);
   } else if (pass.out.data != nullptr) {
+    const std::size_t tokens = pass.tokens->q.count, window = needs_.query_window;
+    const bool asks = pass.event == Event::prompt_end && window != 0 && window <= tokens;
+    const std::size_t tiled = asks ? tokens - window : tokens, windows = asks ? shape_.kv_heads : 0;
     const std::size_t tile_tokens = std::max<std::size_t>(1, attention::TileQueryRows / shape_.group());
-    const std::size_t tiles = kernels::divide_up(pass.tokens->q.count, tile_tokens);
-    executor().parallel_for(shape_.kv_heads * tiles, [&](std::size_t task) {
+    const std::size_t tiles = kernels::divide_up(tiled, tile_tokens);
+    executor().parallel_for(windows + shape_.kv_heads * tiles, [&](std::size_t task) {
+      if (task < windows) return attend_window(pass, task, window);
       // The longest tiles first: they decide when the last thread is done.
-      attend_tile(pass, task % shape_.kv_heads, (tiles - 1 - task / shape_.kv_heads) * tile_tokens, tile_tokens,
-                  nullptr, 0);
+      const std::size_t tile = tiles - 1 - (task - windows) / shape_.kv_heads, first = tile * tile_tokens;
+      attend_tile(pass, task % shape_.kv_heads, first, std::min(tile_tokens, tiled - first), nullptr, 0);
     });
   }
   if (pass.feed == Feed::rows) observe_rows(pass);
+}
+
+/// The last `window` tokens of the pass; their column sums are kept for HeadView::window_sums, which adds them up in the same
+/// order if it has to compute them.
+inline void CacheCore::Impl::attend_window(const Pass& pass, std::size_t local, std::size_t window) {
+  const std::size_t head = first_head(pass.layer) + local, tokens = pass.tokens->q.count, group = shape_.group();
+  const HeadStore& store = heads_[head];
+  const std::size_t slots = store.size();
+  HeadWork& memory = work_[local];
+  const bool keeps = attention::rows_are_slots(store);
+  memory.window_sums.assign(keeps ? group * slots : 0, 0.0f);
+  const std::size_t step = attention::kept_tile_tokens(window, group, slots);
+  for (std::size_t first = tokens - window; first < tokens; first += step)
+    attend_tile(pass, local, first, step, keeps ? memory.window_sums.data() : nullptr, slots);
+  memory.window_tokens = keeps ? window : 0;
+  memory.window_head = head;
 }
 
 /// The tokens [first, first + most) of the pass, as many as there are. Unless `sums` is null, adds what they gave each key
@@ -306,8 +327,7 @@ inline void CacheCore::Impl::attend_strips(const Pass& pass) {
   std::size_t most = 1;
   for (std::size_t local = 0; local < shape_.kv_heads; ++local)
     most = std::max(most, heads_[first + local].keys().rows());
-  const std::size_t query_rows = attention::kept_query_rows(most);
-  const std::size_t tile_tokens = std::max<std::size_t>(1, query_rows / shape_.group());
+  const std::size_t tile_tokens = attention::kept_tile_tokens(tokens, shape_.group(), most);
   const std::size_t tiles = kernels::divide_up(tokens, tile_tokens), strips = std::min(detail::Strips, tiles);
   const std::size_t strip_floats = kept_rows * most;
   sums_.resize(shape_.kv_heads * strips * strip_floats);
