@@ -70,6 +70,7 @@ int main(int count, char** words) {
                             "knorm",
                             "ada_kv:base=snapkv",
                             "quest",
+                            "quest:dense_layers=0",
                             "h2o | kivi:bits=4",
                             "snapkv | kivi:bits=4",
                             "streaming_llm | kivi:bits=4"};

@@ -411,7 +411,7 @@ inline void CacheCore::Impl::remember_window(LayerState& state, ConstRows querie
   state.window_tokens = old + fresh;
 }
 
-/// The slots a read-time selector wants for this query group; empty: all.
+/// The slots a read-time selector wants for this query group; none: all of them.
 inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, ConstRows queries) {
   if (!selects_) return {};
   HeadWork& memory = work(head);
@@ -421,7 +421,8 @@ inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, C
     if (stages_[stage]->verbs().select)
       stages_[stage]->select(any_head(stage, head, Event::decode, feed),
                              {queries.data, shape_.group(), shape_.head_dim}, memory.selection);
-  return memory.selection.chosen();
+  const auto chosen = memory.selection.chosen();
+  return detail::first_unset(chosen) == chosen.size() ? std::span<const std::uint8_t>() : chosen;
 }
 
 }  // namespace kvc
