@@ -32,9 +32,13 @@ inline void store_metadata(unsigned char* metadata, Scalar type, std::size_t ind
     return;
   }
   std::uint16_t halves[TileLanes];
+  std::uint16_t* to = static_cast<std::uint16_t*>(static_cast<void*>(metadata)) + index;
   encode_run<Scalar::f16>(values, halves);
   decode_run<Scalar::f16>(halves, values);
-  std::uint16_t* to = static_cast<std::uint16_t*>(static_cast<void*>(metadata)) + index;
+  if (count == TileLanes && stride == 1) {
+    __builtin_memcpy(to, halves, sizeof halves);
+    return;
+  }
   for (std::size_t i = 0; i < count; ++i) to[i * stride] = halves[i];
 }
 
@@ -63,20 +67,19 @@ struct TileRows {
   const float* operator[](std::size_t e) const { return first + e * stride; }
 };
 
-/// Scale and minimum of up to 16 groups: column c of group element e is source[c * column_stride + e * element_stride].
-inline void find_ranges(const float* source, std::size_t column_stride, std::size_t columns, std::size_t element_stride,
-                        std::size_t elements, unsigned bits, float* scale, float* minimum_of_group) {
-  TileRows rows;
+/// Smallest and largest element of up to 16 groups, one a column.
+struct Ranges {
   Vector low[TileVectors], high[TileVectors];
-  KVC_UNROLL
-  for (std::size_t i = 0; i < TileVectors; ++i) {
-    low[i] = set(__builtin_inff());
-    high[i] = set(-__builtin_inff());
+
+  KVC_ALWAYS_INLINE Ranges() {
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) {
+      low[i] = set(__builtin_inff());
+      high[i] = set(-__builtin_inff());
+    }
   }
-  for (std::size_t begin = 0; begin < elements; begin += TileLanes) {
-    const std::size_t count = smaller(TileLanes, elements - begin);
-    rows.fetch(source + begin * element_stride, column_stride, columns, element_stride, count);
-    for (std::size_t e = 0; e < count; ++e) {
+  KVC_ALWAYS_INLINE void take(const TileRows& rows, std::size_t elements) {
+    for (std::size_t e = 0; e < elements; ++e) {
       KVC_UNROLL
       for (std::size_t i = 0; i < TileVectors; ++i) {
         const Vector value = load(rows[e] + i * Width);
@@ -85,12 +88,28 @@ inline void find_ranges(const float* source, std::size_t column_stride, std::siz
       }
     }
   }
-  const Vector levels = set(static_cast<float>((1u << bits) - 1));
-  KVC_UNROLL
-  for (std::size_t i = 0; i < TileVectors; ++i) {
-    store(scale + i * Width, divide(subtract(high[i], low[i]), levels));
-    store(minimum_of_group + i * Width, add(low[i], zero()));  // -0 becomes 0: which of both came first must not matter
+  KVC_ALWAYS_INLINE void metadata(unsigned bits, float* scale, float* minimum_of_group) const {
+    const Vector levels = set(static_cast<float>((1u << bits) - 1));
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) {
+      store(scale + i * Width, divide(subtract(high[i], low[i]), levels));
+      store(minimum_of_group + i * Width,
+            add(low[i], zero()));  // -0 becomes 0: which of both came first must not matter
+    }
   }
+};
+
+/// Scale and minimum of up to 16 groups: column c of group element e is source[c * column_stride + e * element_stride].
+inline void find_ranges(const float* source, std::size_t column_stride, std::size_t columns, std::size_t element_stride,
+                        std::size_t elements, unsigned bits, float* scale, float* minimum_of_group) {
+  TileRows rows;
+  Ranges ranges;
+  for (std::size_t begin = 0; begin < elements; begin += TileLanes) {
+    const std::size_t count = smaller(TileLanes, elements - begin);
+    rows.fetch(source + begin * element_stride, column_stride, columns, element_stride, count);
+    ranges.take(rows, count);
+  }
+  ranges.metadata(bits, scale, minimum_of_group);
 }
 
 /// Scales and minima of one group (along lanes: for every p; along p: for every lane) as they will be read back.
@@ -208,6 +227,19 @@ inline void clear_padding(const PackedLayout& layout, std::uint32_t* codes, cons
     const std::size_t dword = layout.code_place(p, span.lane).dword - span.first;
     for (std::size_t row = 0; row < layout.unit_rows(); ++row)
       for (std::size_t i = used; i < TileLanes; ++i) codes[dword + row * TileLanes + i] = 0;
+  }
+}
+
+/// Encodes a window of any shape, unit by unit.
+inline void encode_units(const MetadataView& view, std::uint32_t* codes, const Window& window,
+                         const ConstFloatMatrix& source) {
+  encode_metadata(view, window, source);
+  const std::size_t lane_end = window.lane_begin + window.lanes, p_end = window.p_begin + window.p_count;
+  for (std::size_t lane = window.lane_begin; lane < lane_end;) {
+    const TileSpan span = span_at(view.layout, lane, lane_end);
+    for (std::size_t p = window.p_begin; p < p_end;) p = encode_unit(view, codes, window, span, p, source);
+    clear_padding(view.layout, codes, span, window.p_begin, p_end);
+    lane += span.count;
   }
 }
 
