@@ -243,6 +243,7 @@ class HeadReader {
     selects_ = true;
   }
 
+  kernels::Pass pass_;
   const HeadStore& head_;
   Settings settings_;
   std::span<const float> bias_;

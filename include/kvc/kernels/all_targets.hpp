@@ -89,6 +89,24 @@
 #pragma GCC pop_options
 #endif
 
+#if defined(__clang__)
+#pragma clang attribute push(                                                                                          \
+    __attribute__((target("amx-tile,amx-int8,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("amx-tile,amx-int8,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2")
+#endif
+#define KVC_TARGET amx
+#include "kvc/simd/ops_amx-inl.hpp"
+#include "kvc/kernels/tile_block-inl.hpp"
+#undef KVC_TARGET
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
 #endif  // x86-64
 
 #if !defined(__clang__)
@@ -105,6 +123,7 @@ inline const Table& compiled_table(Isa isa) {
     case Isa::avx2: return avx2::KernelTable;
     case Isa::avx512: return avx512::KernelTable;
     case Isa::avx512vnni: return avx512vnni::KernelTable;
+    case Isa::amx: return amx::KernelTable;
 #elif defined(__aarch64__)
     case Isa::neon: return neon::KernelTable;
 #endif

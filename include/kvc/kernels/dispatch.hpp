@@ -34,4 +34,20 @@ inline const Table& active() {
 
 #endif
 
+/// One thread's pass over a head with the kernels of current_isa(): while it lives, they keep what they prepared.
+class Pass {
+ public:
+  Pass() : table_(active()) {
+    if (table_.begin_pass) table_.begin_pass();
+  }
+  ~Pass() {
+    if (table_.end_pass) table_.end_pass();
+  }
+  Pass(const Pass&) = delete;
+  Pass& operator=(const Pass&) = delete;
+
+ private:
+  const Table& table_;
+};
+
 }  // namespace kvc::kernels

@@ -12,22 +12,45 @@ namespace KVC_TARGET {
 
 inline constexpr std::size_t IntegerChunk = 256;                // coefficients of a row that are quantized together
 inline constexpr std::size_t IntegerDwords = IntegerChunk / 4;  // of one part of them
+inline constexpr std::size_t SegmentGranule = 16;  // segments begin at multiples of it among the coefficients
+inline constexpr std::size_t IntegerSegments = IntegerChunk / SegmentGranule;
+inline constexpr std::size_t MaxBlockRows = 8;   // of any target
+inline constexpr std::size_t PreparedRows = 16;  // rows whose quantized coefficients are kept at a time
 
-/// Coefficients: [row][part][IntegerDwords]. With s = the sum of coefficients × codes over all units, the result of a row and
-/// lane is x = unit[row] s + shift[row], or with scales, x = scale[lane] (unit[row] s + shift[row]) + minimum[lane] sum[row].
+/// A pair of tiles of a run.
 struct IntegerBlock {
-  const std::uint32_t* codes[IntegerTiles] = {};
-  std::size_t units = 0;
-  const std::uint32_t* coefficients = nullptr;
-  const float *unit = nullptr, *shift = nullptr;                      // [row]
-  const float *scales = nullptr, *minima = nullptr, *sums = nullptr;  // [lane], [lane], [row]; or null
-  Results results = {};
-  const unsigned char* next[IntegerTiles] = {};  // lines to prefetch with the first unit; null: none
-  std::size_t next_stride = 0;                   // bytes to those of the next unit
+  const std::uint32_t* codes[IntegerTiles];  // of the tiles, which segments take rows of
+  const std::uint32_t* coefficients;         // [row][part][IntegerDwords]
+  const float* shift;                        // [segment][PreparedRows]
+  const unsigned char *scales[IntegerTiles],
+      *minima[IntegerTiles];  // of the first segment's lanes; unused without scales
+  float* results;
+};
+
+/// Products of blocks that have the same rows and segments. With s = the sum over one segment of coefficients × codes, the
+/// result of a row and lane is the sum over the segments of x = unit[row] s + shift[row], or with scales, x = scale[lane]
+/// (unit[row] s + shift[row]) + minimum[lane] sum[row].
+struct IntegerRun {
+  const IntegerBlock* blocks = nullptr;
+  std::size_t block_count = 0;
+  const Segment* segments = nullptr;
+  std::size_t segment_count = 0;
+  std::size_t rows = 0;
+  const float *unit = nullptr, *sums = nullptr;  // [segment][PreparedRows]; sums only with scales
+  bool scaled = false;
+  Scalar metadata = Scalar::f16;
+  std::size_t metadata_stride = 0;  // bytes from a group's scales to those of the next one
+  std::size_t result_stride = 0;
+  bool add = false;                     // to what is there
+  const unsigned char* next = nullptr;  // what to prefetch, as many lines as are read; null: nothing
 };
 
 template <unsigned Bits>
 inline constexpr std::size_t StepsOf = Bits == 3 ? 8 : 8 / Bits;
+template <unsigned Bits>
+constexpr std::size_t units_of(const Segment& segment) {
+  return divide_up(segment.count, 4 * StepsOf<Bits>);
+}
 
 /// The codes of one step, a byte each, of `Width` lanes whose unit begins at `unit`.
 template <unsigned Bits, std::size_t Step>
@@ -42,114 +65,181 @@ KVC_ALWAYS_INLINE Words codes_of_step(const std::uint32_t* unit) {
   }
 }
 
+/// Adds the results of one segment and tile; total(row, part, i) are the sums of integers of its i-th vector. Rows 0: run.rows.
+template <std::size_t Rows, unsigned Parts, class Total>
+KVC_ALWAYS_INLINE void add_segment(const IntegerRun& run, const IntegerBlock& block, std::size_t segment,
+                                   std::size_t tile, const unsigned char*& next, Total total) {
+  const float* unit = run.unit + segment * PreparedRows;
+  const float* shift = block.shift + segment * PreparedRows;
+  const bool adds = run.add || segment > 0;
+  float* results = block.results + tile * TileLanes;
+  KVC_UNROLL
+  for (std::size_t i = 0; i < TileVectors; ++i) {
+    Vector scale = zero(), minimum_of_group = zero();
+    if (run.scaled) {
+      if (next && i % divide_up(TileVectors * 32, TileLanes * scalar_bytes(run.metadata)) == 0) {
+        prefetch(next);
+        next += LineBytes;
+      }
+      const std::size_t offset = segment * run.metadata_stride;
+      scale = load_metadata(block.scales[tile] + offset, run.metadata, i * Width, Width);
+      minimum_of_group = load_metadata(block.minima[tile] + offset, run.metadata, i * Width, Width);
+    }
+    const std::size_t rows = Rows == 0 ? run.rows : Rows;
+    KVC_UNROLL
+    for (std::size_t r = 0; r < rows; ++r) {
+      const Vector sum = Parts == 2 ? fma(set(256.0f), total(r, 0, i), total(r, 1, i)) : total(r, 0, i);
+      const Vector x = fma(set(unit[r]), sum, set(shift[r]));
+      float* target = results + r * run.result_stride + i * Width;
+      if (run.scaled) {
+        const Vector of_row = set(run.sums[segment * PreparedRows + r]);
+        const Vector rest = adds ? fma(minimum_of_group, of_row, load(target)) : multiply(minimum_of_group, of_row);
+        store(target, fma(scale, x, rest));
+      } else {
+        store(target, adds ? add(load(target), x) : x);
+      }
+    }
+  }
+}
+
+/// Sums in memory, [row][part][16 lanes]. Here and not where they are made: inlining wants both for the same target.
+template <unsigned Parts>
+struct StoredSums {
+  const std::uint32_t* first;
+  KVC_ALWAYS_INLINE Vector operator()(std::size_t row, std::size_t part, std::size_t i) const {
+    return signed_to_float(load_words(first + (row * Parts + part) * TileLanes + i * Width));
+  }
+};
+
 template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
-void integer_block(const IntegerBlock& block) {
+KVC_ALWAYS_INLINE void integer_block(const IntegerRun& run, const IntegerBlock& block, const unsigned char*& next) {
   constexpr std::size_t Vectors = IntegerTiles * TileVectors, Steps = StepsOf<Bits>, UnitRows = Bits == 3 ? 3 : 1;
   constexpr std::size_t Sums = Rows * Parts;
   // Two chains of additions where one per result would wait for itself.
   constexpr std::size_t Chains = Steps > 1 && Sums * Vectors < 8 ? 2 : 1;
-  Words sum[Chains][Sums][Vectors];
-  KVC_UNROLL
-  for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
-    sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
-  const std::uint32_t* coefficient = block.coefficients;
-  const std::uint32_t* codes[IntegerTiles];
-  KVC_UNROLL
-  for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] = block.codes[t];
-  const unsigned char* next[IntegerTiles];
-  KVC_UNROLL
-  for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] = block.next[t];
-  for (std::size_t unit = 0; unit < block.units; ++unit) {
-    if (next[0]) {
-      KVC_UNROLL
-      for (std::size_t i = 0; i < IntegerTiles * UnitRows; ++i) prefetch(next[i / UnitRows] + i % UnitRows * LineBytes);
-      KVC_UNROLL
-      for (std::size_t t = 0; t < IntegerTiles; ++t) next[t] += block.next_stride;
-    }
-    auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
-      Words code[Vectors];
-      KVC_UNROLL
-      for (std::size_t i = 0; i < Vectors; ++i)
-        code[i] = codes_of_step<Bits, Step>(codes[i / TileVectors] + i % TileVectors * Width);
-      KVC_UNROLL
-      for (std::size_t s = 0; s < Sums; ++s) {
-        const Words held = words(coefficient[s * IntegerDwords + Step]);
+  constexpr std::size_t Lines = IntegerTiles * UnitRows;  // of a unit
+  for (std::size_t segment = 0; segment < run.segment_count; ++segment) {
+    Words sum[Chains][Sums][Vectors];
+    KVC_UNROLL
+    for (std::size_t i = 0; i < Chains * Sums * Vectors; ++i)
+      sum[i / (Sums * Vectors)][i / Vectors % Sums][i % Vectors] = words(0);
+    const std::uint32_t* coefficient = block.coefficients + run.segments[segment].offset / 4;
+    const std::uint32_t* codes[IntegerTiles];
+    KVC_UNROLL
+    for (std::size_t t = 0; t < IntegerTiles; ++t)
+      codes[t] = block.codes[t] + run.segments[segment].dword_row * TileLanes;
+    for (std::size_t unit = units_of<Bits>(run.segments[segment]); unit > 0; --unit) {
+      auto step = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
+        Words code[Vectors];
         KVC_UNROLL
-        for (std::size_t i = 0; i < Vectors; ++i) {
-          Words& total = sum[Step % Chains][s][i];
-          total = Unsigned ? add_dot(total, held, code[i]) : add_dot(total, code[i], held);
+        for (std::size_t i = 0; i < Vectors; ++i)
+          code[i] = codes_of_step<Bits, Step>(codes[i / TileVectors] + i % TileVectors * Width);
+        KVC_UNROLL
+        for (std::size_t s = 0; s < Sums; ++s) {
+          // One line at a time, evenly spread over the unit: two prefetches in a row cost up to a quarter of the bandwidth.
+          KVC_UNROLL
+          for (std::size_t line = 0; line < Lines; ++line)
+            if (line * Sums * Steps / Lines == Step * Sums + s && next) prefetch(next + line * LineBytes);
+          const Words held = words(coefficient[s * IntegerDwords + Step]);
+          KVC_UNROLL
+          for (std::size_t i = 0; i < Vectors; ++i) {
+            Words& total = sum[Step % Chains][s][i];
+            total = Unsigned ? add_dot(total, held, code[i]) : add_dot(total, code[i], held);
+          }
         }
+      };
+      step.template operator()<0>();
+      if constexpr (Steps > 1) step.template operator()<1>();
+      if constexpr (Steps > 2) {
+        step.template operator()<2>();
+        step.template operator()<3>();
       }
-    };
-    step.template operator()<0>();
-    if constexpr (Steps > 1) step.template operator()<1>();
-    if constexpr (Steps > 2) {
-      step.template operator()<2>();
-      step.template operator()<3>();
-    }
-    if constexpr (Steps > 4) {
-      step.template operator()<4>();
-      step.template operator()<5>();
-      step.template operator()<6>();
-      step.template operator()<7>();
-    }
-    coefficient += Steps;
-    KVC_UNROLL
-    for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] += UnitRows * TileLanes;
-  }
-  KVC_UNROLL
-  for (std::size_t r = 0; r < Rows; ++r) {
-    const Vector unit = set(block.unit[r]), shift = set(block.shift[r]);
-    float* target = block.results.data + r * block.results.stride;
-    KVC_UNROLL
-    for (std::size_t i = 0; i < Vectors; ++i) {
-      Vector part[Parts];
+      if constexpr (Steps > 4) {
+        step.template operator()<4>();
+        step.template operator()<5>();
+        step.template operator()<6>();
+        step.template operator()<7>();
+      }
+      coefficient += Steps;
+      if (next) {  // codes go by faster than lines that wait in the second level come one by one
+        KVC_UNROLL
+        for (std::size_t line = 0; line < Lines; ++line)
+          prefetch_near(codes[line / UnitRows] + line % UnitRows * TileLanes);
+        next += Lines * LineBytes;
+      }
       KVC_UNROLL
-      for (std::size_t k = 0; k < Parts; ++k) {
-        Words total = sum[0][r * Parts + k][i];
-        if constexpr (Chains == 2) total = add_words(total, sum[1][r * Parts + k][i]);
-        part[k] = signed_to_float(total);
-      }
-      Vector x = fma(unit, Parts == 2 ? fma(set(256.0f), part[0], part[Parts - 1]) : part[0], shift);
-      if (block.scales)
-        x = fma(load(block.scales + i * Width), x, multiply(load(block.minima + i * Width), set(block.sums[r])));
-      store(target + i * Width, block.results.add ? add(load(target + i * Width), x) : x);
+      for (std::size_t t = 0; t < IntegerTiles; ++t) codes[t] += UnitRows * TileLanes;
     }
+    KVC_UNROLL
+    for (std::size_t t = 0; t < IntegerTiles; ++t)
+      add_segment<Rows, Parts>(run, block, segment, t, next,
+                               [&](std::size_t r, std::size_t part, std::size_t i) KVC_LAMBDA_INLINE {
+                                 Words total = sum[0][r * Parts + part][t * TileVectors + i];
+                                 if constexpr (Chains == 2)
+                                   total = add_words(total, sum[1][r * Parts + part][t * TileVectors + i]);
+                                 return signed_to_float(total);
+                               });
   }
 }
 
 /// How coefficients are quantized: to two signed parts, one signed or one unsigned part.
 enum class PartKind : std::uint8_t { two, one, one_unsigned };
 
-using IntegerBlockFunction = void (*)(const IntegerBlock&);
-struct IntegerBlocks {
-  IntegerBlockFunction of[3][IntegerRows + 1];  // [PartKind][rows]
+template <unsigned Bits, std::size_t Rows, unsigned Parts, bool Unsigned>
+void integer_run(const IntegerRun& run) {
+  const unsigned char* next = run.next;
+  for (std::size_t i = 0; i < run.block_count; ++i)
+    integer_block<Bits, Rows, Parts, Unsigned>(run, run.blocks[i], next);
+}
+
+using IntegerFunction = void (*)(const IntegerRun&);
+struct IntegerFunctions {
+  IntegerFunction of[3][MaxBlockRows + 1];  // [PartKind][rows]
+  std::size_t most_rows;
 };
-template <unsigned Bits>
-constexpr IntegerBlocks make_integer_blocks() {
-  IntegerBlocks blocks = {};
+/// Make::get<rows, parts, unsigned>() of every block of codes of Bits bits.
+template <unsigned Bits, class Make>
+constexpr IntegerFunctions make_integer_functions() {
+  IntegerFunctions functions = {{}, Make::MostRows};
   auto fill = [&]<std::size_t Rows>() {
-    if constexpr (Rows <= IntegerRows) {
-      blocks.of[0][Rows] = integer_block<Bits, Rows, 2, false>;
-      blocks.of[1][Rows] = integer_block<Bits, Rows, 1, false>;
+    if constexpr (Rows <= Make::MostRows) {
+      functions.of[0][Rows] = Make::template get<Rows, 2, false>();
+      functions.of[1][Rows] = Make::template get<Rows, 1, false>();
       if constexpr (Bits < 8)
-        blocks.of[2][Rows] = integer_block<Bits, Rows, 1, true>;  // the codes must fit signed bytes
+        functions.of[2][Rows] = Make::template get<Rows, 1, true>();  // the codes must fit signed bytes
     }
   };
   fill.template operator()<1>();
   fill.template operator()<2>();
   fill.template operator()<3>();
   fill.template operator()<4>();
-  return blocks;
+  fill.template operator()<5>();
+  fill.template operator()<6>();
+  fill.template operator()<7>();
+  fill.template operator()<8>();
+  return functions;
 }
-template <unsigned Bits>
-inline constexpr IntegerBlocks IntegerBlocksOf = make_integer_blocks<Bits>();
+template <unsigned Bits, class Make>
+inline constexpr IntegerFunctions IntegerFunctionsOf = make_integer_functions<Bits, Make>();
 
-inline const IntegerBlocks& integer_blocks(unsigned bits) {
-  return bits == 2   ? IntegerBlocksOf<2>
-         : bits == 3 ? IntegerBlocksOf<3>
-         : bits == 4 ? IntegerBlocksOf<4>
-                     : IntegerBlocksOf<8>;
+template <template <unsigned> class Make>
+inline const IntegerFunctions& functions_of_width(unsigned bits) {
+  return bits == 2   ? IntegerFunctionsOf<2, Make<2>>
+         : bits == 3 ? IntegerFunctionsOf<3, Make<3>>
+         : bits == 4 ? IntegerFunctionsOf<4, Make<4>>
+                     : IntegerFunctionsOf<8, Make<8>>;
+}
+
+template <unsigned Bits>
+struct InRegisters {
+  static constexpr std::size_t MostRows = IntegerRows;
+  template <std::size_t Rows, unsigned Parts, bool Unsigned>
+  static constexpr IntegerFunction get() {
+    return integer_run<Bits, Rows, Parts, Unsigned>;
+  }
+};
+inline const IntegerFunctions& integer_functions(unsigned bits) {
+  return functions_of_width<InRegisters>(bits);
 }
 
 }  // namespace KVC_TARGET

@@ -10,8 +10,7 @@ namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
 
-inline constexpr std::size_t PreparedRows = 16;  // rows whose quantized coefficients are kept at a time
-inline constexpr float Negligible = 1e-30f;      // a scale or coefficient below counts as zero
+inline constexpr float Negligible = 1e-30f;  // a scale or coefficient below counts as zero
 
 /// The largest 16-bit value of a quantized coefficient, and what one unit of store_parts()' sum is worth in it.
 constexpr float largest_short(PartKind kind) {
@@ -29,66 +28,118 @@ struct IntegerSource {
   const Window& window;
   const Coefficients& coefficients;
   PartKind kind;
-  const IntegerBlocks& blocks;
+  const IntegerFunctions& functions;
   /// Where to prefetch next, or null. It moves through the next block from front to back as this one is read, in whatever order:
   /// the prefetching hardware joins in on one run of lines, not on three that take turns.
   mutable const unsigned char* next;
 
   std::size_t parts() const { return kind == PartKind::two ? 2 : 1; }
   float centre() const { return static_cast<float>((1u << layout.bits) - 1) * 0.5f; }
-  /// Scales and minima of `count` groups from number `first` on, padded with zeros to a multiple of 64.
-  void read_groups(std::size_t first, std::size_t count, float* scale, float* minimum_of_group) const {
-    read_metadata(scales, layout.metadata, first, count, scale);
-    read_metadata(minima, layout.metadata, first, count, minimum_of_group);
-    for (std::size_t i = round_up(count, TileLanes); i < round_up(count, 64); i += Width) {
-      store(scale + i, zero());
-      store(minimum_of_group + i, zero());
-    }
-    if (!next) return;
-    const std::size_t lines = 2 * divide_up(count * scalar_bytes(layout.metadata), LineBytes);
-    for (std::size_t line = 0; line < lines; ++line, next += LineBytes) prefetch(next);
+};
+
+/// Collects blocks of as many rows and the same segments, and runs several at a time.
+class IntegerBatch {
+ public:
+  static constexpr std::size_t MaxBlocks = 8;
+
+  /// `like` is a run without blocks.
+  IntegerBatch(const IntegerSource& source, std::size_t rows, IntegerRun like, bool prefetches)
+      : source_(source), run_(like), prefetches_(prefetches && source.next) {
+    const PackedLayout& layout = source.layout;
+    const std::size_t size = scalar_bytes(layout.metadata);
+    run_.blocks = blocks_;
+    run_.rows = rows;
+    run_.scaled = layout.along == GroupsAlong::p;
+    run_.metadata = layout.metadata;
+    run_.metadata_stride = layout.metadata_stride() * size;
+    run_.next = nullptr;
+    tile_dwords_ = layout.dword_rows() * TileLanes;
+    first_scale_ = run_.segments[0].metadata_row * run_.metadata_stride;
+    for (std::size_t s = 0; s < run_.segment_count; ++s)
+      lines_ += divide_up(run_.segments[s].count, layout.planes()) * layout.unit_rows() * IntegerTiles;
+    if (run_.scaled) lines_ += run_.segment_count * 2 * IntegerTiles * TileLanes * size / LineBytes;
   }
-  /// Completes a block, whose results are those of the whole row, with the codes of a pair of tiles (or one tile, taken
-  /// twice), of which `width` lanes exist, and runs it.
-  KVC_ALWAYS_INLINE void run(IntegerBlock block, std::size_t rows, std::size_t tile, std::size_t width,
-                             std::size_t dword_row, bool prefetches) const {
-    const std::size_t unit_bytes = layout.unit_rows() * LineBytes;
+  ~IntegerBatch() { run(); }
+  IntegerBatch(const IntegerBatch&) = delete;
+  IntegerBatch& operator=(const IntegerBatch&) = delete;
+
+  /// A pair of tiles from number `tile` on (or one, taken twice), of which `width` lanes exist. Results are of the whole row.
+  void add(std::size_t tile, std::size_t width, const std::uint32_t* coefficients, const float* shift, float* results) {
+    IntegerBlock& block = blocks_[count_];
     for (std::size_t t = 0; t < IntegerTiles; ++t) {
       const std::size_t number = tile + (t * TileLanes < width ? t : 0);
-      block.codes[t] = codes + (number * layout.dword_rows() + dword_row) * TileLanes;
+      block.codes[t] = source_.codes + number * tile_dwords_;
+      const std::size_t first = first_scale_ + number * TileLanes * scalar_bytes(run_.metadata);
+      block.scales[t] = source_.scales + first;
+      block.minima[t] = source_.minima + first;
     }
-    if (prefetches && next) {
-      for (std::size_t t = 0; t < IntegerTiles; ++t) block.next[t] = next + t * unit_bytes;
-      block.next_stride = IntegerTiles * unit_bytes;
-      next += block.units * block.next_stride;
+    block.coefficients = coefficients;
+    block.shift = shift;
+    block.results = results;
+    if (prefetches_) {
+      if (count_ == 0) run_.next = source_.next;
+      source_.next += lines_ * LineBytes;
     }
-    const auto function = blocks.of[static_cast<int>(kind)][rows];
-    constexpr std::size_t Lanes = IntegerTiles * TileLanes;
-    if (width >= Lanes) return function(block);
-    alignas(64) float buffer[IntegerRows * Lanes];
-    const Results results = block.results;
-    for (std::size_t r = 0; r < rows && results.add; ++r)
-      for (std::size_t i = 0; i < width; ++i) buffer[r * Lanes + i] = results.data[r * results.stride + i];
-    block.results = {buffer, Lanes, results.add};
-    function(block);
-    for (std::size_t r = 0; r < rows; ++r)
-      for (std::size_t i = 0; i < width; ++i) results.data[r * results.stride + i] = buffer[r * Lanes + i];
+    ++count_;
+    if (width < Lanes)
+      run_partly(width);
+    else if (count_ == MaxBlocks)
+      run();
   }
+
+ private:
+  static constexpr std::size_t Lanes = IntegerTiles * TileLanes;
+
+  void run() {
+    run_.block_count = count_;
+    if (count_ > 0) source_.functions.of[static_cast<int>(source_.kind)][run_.rows](run_);
+    count_ = 0;
+  }
+  /// Runs the last block through a buffer: functions know whole tiles only.
+  void run_partly(std::size_t width) {
+    const IntegerBlock last = blocks_[--count_];
+    run();
+    alignas(64) float buffer[MaxBlockRows * Lanes];
+    const std::size_t stride = run_.result_stride;
+    for (std::size_t r = 0; r < run_.rows && run_.add; ++r)
+      for (std::size_t i = 0; i < width; ++i) buffer[r * Lanes + i] = last.results[r * stride + i];
+    blocks_[count_++] = last;
+    blocks_[0].results = buffer;
+    run_.result_stride = Lanes;
+    run();
+    run_.result_stride = stride;
+    for (std::size_t r = 0; r < run_.rows; ++r)
+      for (std::size_t i = 0; i < width; ++i) last.results[r * stride + i] = buffer[r * Lanes + i];
+  }
+
+  const IntegerSource& source_;
+  IntegerRun run_;
+  std::size_t count_ = 0, tile_dwords_ = 0, first_scale_ = 0, lines_ = 0;
+  bool prefetches_;
+  IntegerBlock blocks_[MaxBlocks];
 };
 
 inline constexpr std::size_t FoldedGroups = 8;  // groups of lanes whose scales are folded in at a time
 
 /// Rows of the next block out of `left`: as even as can be.
-constexpr std::size_t integer_rows(std::size_t left) {
-  return left <= IntegerRows ? left : left < 2 * IntegerRows ? (left + 1) / 2 : IntegerRows;
+constexpr std::size_t integer_rows(std::size_t left, std::size_t most) {
+  return left <= most ? left : left < 2 * most ? (left + 1) / 2 : most;
 }
 
-inline float largest_magnitude(const float* x, const float* factors, std::size_t count) {
-  Vector largest = zero();
-  const Words magnitude = words(0x7fffffffu);
-  for (std::size_t i = 0; i < count; i += Width)
-    largest = maximum(float_of(bit_and(bits_of(multiply(load(x + i), load(factors + i))), magnitude)), largest);
-  return max_of(largest);
+KVC_ALWAYS_INLINE Vector load_scalars(const float* p) {
+  return load(p);
+}
+KVC_ALWAYS_INLINE Vector load_scalars(const std::uint16_t* p) {
+  return load_half(p);
+}
+KVC_ALWAYS_INLINE Vector magnitude(Vector a) {
+  return float_of(bit_and(bits_of(a), words(0x7fffffffu)));
+}
+
+/// 64 floats times a factor.
+KVC_ALWAYS_INLINE void multiply_64(const float* x, Vector factor, Vector* products) {
+  KVC_UNROLL
+  for (std::size_t k = 0; k < 64 / Width; ++k) products[k] = multiply(load(x + k * Width), factor);
 }
 
 /// Calls quantize.operator()<Parts, Unsigned>() as `kind` says.
@@ -113,15 +164,11 @@ struct LaneGroupsInteger {
 
   LaneGroupsInteger(const IntegerSource& packed, std::size_t chunk_begin, std::size_t chunk_count)
       : source(packed), p(chunk_begin), count(chunk_count), padded(round_up(chunk_count, 64)) {
-    for (std::size_t i = 0; i < padded; i += Width) store(largest + i, zero());
-    alignas(64) float scales[IntegerChunk];
-    for (std::size_t lane = 0; lane < source.window.lanes; lane += source.layout.group) {
-      read_metadata(source.scales, source.layout.metadata, metadata_of(lane), count, scales);
-      for (std::size_t i = 0; i < count; i += Width) store(largest + i, maximum(load(scales + i), load(largest + i)));
-    }
+    find_largest();
     for (std::size_t i = 0; i < padded; i += Width) {
       const Vector most = load(largest + i);
-      store(inverse + i, select_less(set(Negligible), most, divide(set(32767.0f), most), zero()));
+      const Vector factor = multiply(set(32767.0f), approximate_inverse(most));  // its error is as small as rounding's
+      store(inverse + i, select_less(set(Negligible), most, factor, zero()));
     }
   }
 
@@ -132,20 +179,31 @@ struct LaneGroupsInteger {
 
   /// Quantizes rows [row, row + rows) with their largest scales folded in.
   void prepare(std::size_t row, std::size_t rows) {
+    const float limit = largest_short(source.kind);
     for (std::size_t r = 0; r < rows; ++r) {
       const float* from = source.coefficients.data + (row + r) * source.coefficients.stride + p;
+      alignas(64) float products[IntegerChunk];
+      Vector highest = zero();
       for (std::size_t i = 0; i < padded; i += Width) {
         const std::size_t valid = i < count ? smaller(Width, count - i) : 0;
-        store(rows_of[r] + i, valid == Width ? load(from + i) : load_partial(from + i, valid));
+        const Vector c = valid == Width ? load(from + i) : load_partial(from + i, valid);
+        const Vector product = multiply(c, load(largest + i));
+        store(rows_of[r] + i, c);
+        store(products + i, product);
+        highest = maximum(magnitude(product), highest);
       }
-      const float most = largest_magnitude(rows_of[r], largest, padded), limit = largest_short(source.kind);
+      const float most = max_of(highest);
       const bool any = most > Negligible;
       unit[r] = any ? most / limit * (32768.0f / 32767.0f) : 0.0f;
       const Vector factor = set(any ? limit / most : 0.0f);
-      alignas(64) float factors[IntegerChunk];
-      for (std::size_t i = 0; i < padded; i += Width) store(factors + i, multiply(load(largest + i), factor));
-      for (std::size_t i = 0; i < padded; i += 64)
-        to_shorts(source.layout.bits, rows_of[r] + i, factors + i, quantized[r] + i);
+      for (std::size_t i = 0; i < padded; i += 64) {
+        Vector x[64 / Width];
+        multiply_64(products + i, factor, x);
+        Shorts fixed[ShortsOf64];
+        to_shorts(source.layout.bits, x, fixed);
+        KVC_UNROLL
+        for (std::size_t k = 0; k < ShortsOf64; ++k) store_shorts(quantized[r] + i + k * 2 * Width, fixed[k]);
+      }
     }
   }
 
@@ -153,79 +211,155 @@ struct LaneGroupsInteger {
   /// the first one is multiplied: two long runs of independent work keep the processor busier than an alternation.
   void run_groups(std::size_t lane, std::size_t groups, std::size_t rows, const Results& results) const {
     const PackedLayout& layout = source.layout;
-    const std::size_t dword_row = (source.window.p_begin + p) / layout.planes() * layout.unit_rows();
+    const Segment segment = {p, count, (source.window.p_begin + p) / layout.planes() * layout.unit_rows(), 0, 0};
     Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-      block_rows = integer_rows(rows - row);
+      block_rows = integer_rows(rows - row, source.functions.most_rows);
       for (std::size_t r = 0; r < block_rows; ++r) folded.factors[r] = unit[row + r] * shorts_per_unit(source.kind);
       for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
-        for (std::size_t g = 0; g < groups; ++g)
-          fold<Parts, Unsigned>(lane + g * layout.group, row, block_rows, folded, g);
+        for (std::size_t begin = 0; begin < block_rows; begin += IntegerRows) {
+          const std::size_t some = smaller(IntegerRows, block_rows - begin);
+          const auto fold = folding<Parts, Unsigned>(some);
+          for (std::size_t g = 0; g < groups; ++g)
+            (this->*fold)(
+                lane + g * layout.group, row + begin, some,
+                {folded.parts[g] + begin * Parts * IntegerDwords, folded.constants[g] + begin, folded.factors + begin});
+        }
       });
+      IntegerBatch batch(source, block_rows,
+                         {.segments = &segment,
+                          .segment_count = 1,
+                          .unit = folded.factors,
+                          .result_stride = results.stride,
+                          .add = results.add},
+                         row == 0);
       for (std::size_t g = 0; g < groups; ++g) {
         const std::size_t first = lane + g * layout.group, width = smaller(layout.group, source.window.lanes - first);
         const std::size_t tile = (source.window.lane_begin + first) / layout.group * layout.tiles_per_group();
         for (std::size_t t = 0; t < width; t += IntegerTiles * TileLanes)
-          source.run({.units = divide_up(count, layout.planes()),
-                      .coefficients = folded.parts[g],
-                      .unit = folded.factors,
-                      .shift = folded.constants[g],
-                      .results = {results.data + row * results.stride + first + t, results.stride, results.add}},
-                     block_rows, tile + t / TileLanes, width - t, dword_row, row == 0);
+          batch.add(tile + t / TileLanes, width - t, folded.parts[g], folded.constants[g],
+                    results.data + row * results.stride + first + t);
       }
     }
   }
 
  private:
   struct Folded {
-    alignas(64) std::uint32_t parts[FoldedGroups][IntegerRows * 2 * IntegerDwords];
-    float constants[FoldedGroups][IntegerRows], factors[IntegerRows];
+    alignas(64) std::uint32_t parts[FoldedGroups][MaxBlockRows * 2 * IntegerDwords];
+    float constants[FoldedGroups][MaxBlockRows], factors[MaxBlockRows];
+  };
+  struct FoldTarget {
+    std::uint32_t* parts;
+    float* constants;
+    const float* factors;
   };
 
-  /// Quantizes rows [row, row + rows) with the scales of the group at `lane` folded in.
+  /// The largest scale of each p over the window's groups. None is negative, so halves compare as integers do.
+  void find_largest() {
+    const std::size_t first = metadata_of(0), stride = source.layout.metadata_stride();
+    const std::size_t groups = divide_up(source.window.lanes, source.layout.group);
+    constexpr std::size_t Run = 2 * Width;
+    if (source.layout.metadata == Scalar::f16 && count % Run == 0) {
+      const auto* halves = static_cast<const std::int16_t*>(static_cast<const void*>(source.scales)) + first;
+      for (std::size_t i = 0; i < count; i += Run) {
+        Shorts highest = load_shorts(halves + i);
+        for (std::size_t g = 1; g < groups; ++g) highest = max_shorts(load_shorts(halves + g * stride + i), highest);
+        alignas(64) std::int16_t found[Run];
+        store_shorts(found, highest);
+        for (std::size_t half = 0; half < 2; ++half)
+          store(largest + i + half * Width,
+                load_metadata(static_cast<const unsigned char*>(static_cast<const void*>(found)), Scalar::f16,
+                              half * Width, Width));
+      }
+      for (std::size_t i = count; i < padded; i += Width) store(largest + i, zero());
+      return;
+    }
+    for (std::size_t i = 0; i < padded; i += Width) {
+      Vector highest = zero();
+      for (std::size_t g = 0; g < groups && i < count; ++g)
+        highest =
+            maximum(load_metadata(source.scales, source.layout.metadata, first + g * stride + i, count - i), highest);
+      store(largest + i, highest);
+    }
+  }
+
+  using Fold = void (LaneGroupsInteger::*)(std::size_t lane, std::size_t row, std::size_t rows, FoldTarget) const;
   template <unsigned Parts, bool Unsigned>
-  KVC_ALWAYS_INLINE void fold(std::size_t lane, std::size_t row, std::size_t rows, Folded& folded,
-                              std::size_t g) const {
-    const float centre = source.centre();
-    alignas(64) float scales[IntegerChunk], middle[IntegerChunk];
-    alignas(64) std::int16_t fixed[IntegerChunk];
-    source.read_groups(metadata_of(lane), count, scales, middle);
-    for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, scales + i, inverse + i, fixed + i);
+  Fold folding(std::size_t rows) const {
+    if (source.layout.metadata == Scalar::f32) return &LaneGroupsInteger::fold<Parts, Unsigned, IntegerRows, float>;
+    constexpr Fold OfRows[] = {nullptr, &LaneGroupsInteger::fold<Parts, Unsigned, 1, std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, 2, std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, 3, std::uint16_t>,
+                               &LaneGroupsInteger::fold<Parts, Unsigned, 4, std::uint16_t>};
+    return OfRows[rows];
+  }
+
+  /// Quantizes rows [row, row + rows) with the scales of the group at `lane` folded in, in one pass; rows up to Rows repeat the
+  /// last one.
+  template <unsigned Parts, bool Unsigned, std::size_t Rows, class Element>
+  void fold(std::size_t lane, std::size_t row, std::size_t rows, FoldTarget target) const {
+    static_assert(Rows <= IntegerRows);
+    const Vector centre = set(source.centre());
+    const auto* scales = static_cast<const Element*>(static_cast<const void*>(source.scales)) + metadata_of(lane);
+    const auto* minima = static_cast<const Element*>(static_cast<const void*>(source.minima)) + metadata_of(lane);
     Vector dots[IntegerRows];
+    Words sums[Rows];
     KVC_UNROLL
     for (std::size_t r = 0; r < IntegerRows; ++r) dots[r] = zero();
-    for (std::size_t i = 0; i < padded; i += Width) {
-      const Vector factor = fma(set(centre), load(scales + i), load(middle + i));
+    KVC_UNROLL
+    for (std::size_t r = 0; r < Rows; ++r) sums[r] = words(0);
+    Element rest[2][64];
+    for (std::size_t i = 0; i < padded; i += 64) {
+      const Element *scale_of = scales + i, *minimum_of = minima + i;
+      if (i + 64 > count) {
+        for (std::size_t k = 0; k < 64; ++k) {
+          rest[0][k] = i + k < count ? scale_of[k] : Element{0};
+          rest[1][k] = i + k < count ? minimum_of[k] : Element{0};
+        }
+        scale_of = rest[0];
+        minimum_of = rest[1];
+      }
+      Vector x[64 / Width];
       KVC_UNROLL
-      for (std::size_t r = 0; r < IntegerRows; ++r)
-        dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i), factor, dots[r]);
-    }
-    for (std::size_t r = 0; r < rows; ++r) {
-      std::uint32_t* parts = folded.parts[g] + r * Parts * IntegerDwords;
-      Words sum = words(0);
-      for (std::size_t i = 0; i < padded; i += 64) {
-        Shorts x[ShortsOf64];
+      for (std::size_t k = 0; k < 64; k += Width) {
+        if (source.next && k % (LineBytes / (2 * sizeof(Element))) == 0) {
+          prefetch(source.next);
+          source.next += LineBytes;
+        }
+        const Vector scale = load_scalars(scale_of + k);
+        x[k / Width] = multiply(scale, load(inverse + i + k));
+        const Vector factor = fma(centre, scale, load_scalars(minimum_of + k));
+        KVC_UNROLL
+        for (std::size_t r = 0; r < Rows; ++r)
+          dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i + k), factor, dots[r]);
+      }
+      Shorts fixed[ShortsOf64];
+      to_shorts(source.layout.bits, x, fixed);
+      KVC_UNROLL
+      for (std::size_t r = 0; r < Rows; ++r) {
+        Shorts y[ShortsOf64];
         KVC_UNROLL
         for (std::size_t k = 0; k < ShortsOf64; ++k)
-          x[k] = multiply_rounded(load_shorts(quantized[row + r] + i + k * 2 * Width),
-                                  load_shorts(fixed + i + k * 2 * Width));
-        sum = store_parts<Parts, Unsigned>(x, parts + i / 4, parts + IntegerDwords + i / 4, sum);
+          y[k] = multiply_rounded(load_shorts(quantized[row + smaller(r, rows - 1)] + i + k * 2 * Width), fixed[k]);
+        std::uint32_t* parts = target.parts + r * Parts * IntegerDwords + i / 4;
+        sums[r] = store_parts<Parts, Unsigned>(y, parts, parts + IntegerDwords, sums[r]);
       }
-      dots[r] = fma(signed_to_float(sum), set(-centre * folded.factors[r]), dots[r]);
     }
-    sums_of(dots, folded.constants[g]);
+    KVC_UNROLL
+    for (std::size_t r = 0; r < Rows; ++r)
+      dots[r] = fma(signed_to_float(sums[r]), set(-source.centre() * target.factors[smaller(r, rows - 1)]), dots[r]);
+    sums_of(dots, target.constants);
   }
 };
 
 /// Groups along p: the coefficients of each group are quantized once, with a unit of their own.
 struct StepGroupsInteger {
-  static constexpr std::size_t Run = 16, MaxSegments = IntegerChunk / Run;
-
   const IntegerSource& source;
-  Segment segments[MaxSegments];
+  Segment segments[IntegerSegments];
   std::size_t segment_count = 0, padded = 0;
-  alignas(64) std::uint32_t parts[PreparedRows * 2 * IntegerDwords];
-  float unit[MaxSegments][PreparedRows], shift[MaxSegments][PreparedRows], sums[MaxSegments][PreparedRows];
+  alignas(
+      64) std::uint32_t parts[(PreparedRows + MaxBlockRows) * 2 * IntegerDwords];  // tiles read beyond a block's rows
+  float unit[IntegerSegments][PreparedRows], shift[IntegerSegments][PreparedRows], sums[IntegerSegments][PreparedRows];
 
   explicit StepGroupsInteger(const IntegerSource& packed) : source(packed) {}
 
@@ -241,7 +375,7 @@ struct StepGroupsInteger {
       const std::size_t row =
           position / layout.group * layout.rows_per_group() + in_group / layout.planes() * layout.unit_rows();
       segments[segment_count++] = {p, count, row, used, position / layout.group};
-      used += round_up(count, layout.planes() > Run ? layout.planes() : Run);
+      used += round_up(count, layout.planes() > SegmentGranule ? layout.planes() : SegmentGranule);
       p += count;
     }
     padded = round_up(used, 64);
@@ -250,71 +384,64 @@ struct StepGroupsInteger {
 
   void prepare(std::size_t row, std::size_t rows) {
     const float limit = largest_short(source.kind), step = shorts_per_unit(source.kind);
-    const Vector steps = set(step);
     const float centre = source.centre();
-    alignas(64) float values[IntegerChunk], ones[IntegerChunk];
-    alignas(64) std::int16_t shorts[IntegerChunk];
-    for (std::size_t i = 0; i < padded; i += Width) store(ones + i, set(1.0f));
+    alignas(64) float values[IntegerChunk];
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t i = 0; i < padded; i += Width) store(values + i, zero());
       for (std::size_t s = 0; s < segment_count; ++s) {
         const Segment& segment = segments[s];
         const float* from = source.coefficients.data + (row + r) * source.coefficients.stride + segment.p;
         float* to = values + segment.offset;
-        Vector sum = zero();
+        Vector sum = zero(), highest = zero();
         for (std::size_t i = 0; i < segment.count; i += Width) {
           const std::size_t valid = smaller(Width, segment.count - i);
           const Vector c = valid == Width ? load(from + i) : load_partial(from + i, valid);
           store(to + i, c);
           sum = add(sum, c);
+          highest = maximum(magnitude(c), highest);
         }
-        const std::size_t whole = round_up(segment.count, Width);
-        const float most = largest_magnitude(to, ones, whole);
+        const float most = max_of(highest);
         const bool any = most > Negligible;
         const Vector factor = set(any ? limit / step / most : 0.0f);
         Vector quantized = zero();
-        for (std::size_t i = 0; i < whole; i += Width) {
+        for (std::size_t i = 0; i < segment.count; i += Width) {
           const Vector rounded = round_even(multiply(load(to + i), factor));
-          store(to + i, multiply(rounded, steps));
+          store(to + i, rounded);
           quantized = add(quantized, rounded);
         }
         unit[s][r] = any ? most * step / limit : 0.0f;
         sums[s][r] = sum_of(sum);
         shift[s][r] = centre * (sums[s][r] - unit[s][r] * sum_of(quantized));
       }
-      for (std::size_t i = 0; i < padded; i += 64) to_shorts(source.layout.bits, values + i, ones + i, shorts + i);
       std::uint32_t* high = parts + r * source.parts() * IntegerDwords;
       for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
         for (std::size_t i = 0; i < padded; i += 64) {
-          Shorts x[ShortsOf64];
-          KVC_UNROLL
-          for (std::size_t k = 0; k < ShortsOf64; ++k) x[k] = load_shorts(shorts + i + k * 2 * Width);
-          store_parts<Parts, Unsigned>(x, high + i / 4, high + IntegerDwords + i / 4, words(0));
+          Vector x[64 / Width];
+          multiply_64(values + i, set(step), x);
+          Shorts fixed[ShortsOf64];
+          to_shorts(source.layout.bits, x, fixed);
+          store_parts<Parts, Unsigned>(fixed, high + i / 4, high + IntegerDwords + i / 4, words(0));
         }
       });
     }
   }
 
-  /// One or two tiles, `tile` of the block being the first, for all prepared rows, whose results begin at `results`.
-  void run_tiles(std::size_t tile, std::size_t width, std::size_t rows, const Results& results) const {
-    const PackedLayout& layout = source.layout;
-    alignas(64) float scales[64], minima[64];
-    const std::size_t lanes = smaller(round_up(width, TileLanes), IntegerTiles * TileLanes);
-    for (std::size_t s = 0; s < segment_count; ++s) {
-      const Segment& segment = segments[s];
-      source.read_groups(segment.metadata_row * layout.metadata_stride() + tile * TileLanes, lanes, scales, minima);
-      for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-        block_rows = integer_rows(rows - row);
-        source.run({.units = divide_up(segment.count, layout.planes()),
-                    .coefficients = parts + row * source.parts() * IntegerDwords + segment.offset / 4,
-                    .unit = unit[s] + row,
-                    .shift = shift[s] + row,
-                    .scales = scales,
-                    .minima = minima,
-                    .sums = sums[s] + row,
-                    .results = {results.data + row * results.stride, results.stride, results.add || s > 0}},
-                   block_rows, tile, width, segment.dword_row, row == 0);
-      }
+  /// All tiles of the window for all prepared rows, whose results begin at `results`.
+  void run(std::size_t rows, const Results& results) const {
+    const std::size_t first = source.window.lane_begin / TileLanes, lanes = source.window.lanes;
+    for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
+      block_rows = integer_rows(rows - row, source.functions.most_rows);
+      IntegerBatch batch(source, block_rows,
+                         {.segments = segments,
+                          .segment_count = segment_count,
+                          .unit = unit[0] + row,
+                          .sums = sums[0] + row,
+                          .result_stride = results.stride,
+                          .add = results.add},
+                         row == 0);
+      for (std::size_t lane = 0; lane < lanes; lane += IntegerTiles * TileLanes)
+        batch.add(first + lane / TileLanes, lanes - lane, parts + row * source.parts() * IntegerDwords, shift[0] + row,
+                  results.data + row * results.stride + lane);
     }
   }
 };
@@ -338,7 +465,8 @@ inline PartKind part_kind(const PackedLayout& layout, const Window& window, cons
 }
 
 inline void integer_product(const PackedLayout& layout, const void* block, const Window& window,
-                            const Coefficients& coefficients, const Results& results) {
+                            const Coefficients& coefficients, const Results& results,
+                            const IntegerFunctions& functions) {
   const unsigned char* bytes = static_cast<const unsigned char*>(block);
   const PartKind kind = part_kind(layout, window, coefficients);
   const bool whole = window.lanes == layout.lanes && window.p_count == layout.p;
@@ -349,7 +477,7 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
                              window,
                              coefficients,
                              kind,
-                             integer_blocks(layout.bits),
+                             functions,
                              whole && coefficients.ahead != 0 ? bytes + coefficients.ahead : nullptr};
   auto rows_from = [&](std::size_t row, bool add_to) {
     return Results{results.data + row * results.stride, results.stride, add_to};
@@ -368,17 +496,12 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
     return;
   }
   StepGroupsInteger kernel(source);
-  const std::size_t tiles = divide_up(window.lanes, TileLanes);
   for (std::size_t p = 0, end = 0; p < window.p_count; p = end) {
     end = kernel.cut(p);
     for (std::size_t row = 0; row < coefficients.rows; row += PreparedRows) {
       const std::size_t rows = smaller(PreparedRows, coefficients.rows - row);
       kernel.prepare(row, rows);
-      for (std::size_t tile = 0; tile < tiles; tile += IntegerTiles) {
-        Results target = rows_from(row, results.add || p > 0);
-        target.data += tile * TileLanes;
-        kernel.run_tiles(window.lane_begin / TileLanes + tile, window.lanes - tile * TileLanes, rows, target);
-      }
+      kernel.run(rows, rows_from(row, results.add || p > 0));
     }
   }
 }

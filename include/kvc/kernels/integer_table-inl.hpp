@@ -10,18 +10,19 @@ inline void packed_product_in_integers(const PackedLayout& layout, const void* b
                                        const Coefficients& coefficients, const Results& results) {
   if (coefficients.arithmetic == Arithmetic::exact || window.p_count == 0)
     return packed_product(layout, block, window, coefficients, results);
-  integer_product(layout, block, window, coefficients, results);
+  integer_product(layout, block, window, coefficients, results, integer_functions(layout.bits));
 }
 
-constexpr Table with_integer_products(Table table, const char* name) {
+constexpr Table with_integer_products(Table table, const char* name, decltype(Table::packed_product) product) {
   table.name = name;
-  table.packed_product = packed_product_in_integers;
+  table.packed_product = product;
   return table;
 }
 
 #define KVC_NAME_OF(target) #target
 #define KVC_NAME(target) KVC_NAME_OF(target)
-inline constexpr Table KernelTable = with_integer_products(KernelTableBelow, KVC_NAME(KVC_TARGET));
+inline constexpr Table KernelTable =
+    with_integer_products(KernelTableBelow, KVC_NAME(KVC_TARGET), packed_product_in_integers);
 #undef KVC_NAME
 #undef KVC_NAME_OF
 

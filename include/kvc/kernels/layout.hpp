@@ -64,7 +64,8 @@ struct PackedLayout {
   Scalar metadata = Scalar::f16;
 
   /// p of one unit of dword rows, and its rows.
-  constexpr std::size_t planes() const { return bits == 3 ? 32 : 32 / bits; }
+  constexpr std::size_t planes() const { return std::size_t{1} << planes_log2(); }
+  constexpr unsigned planes_log2() const { return bits == 8 ? 2 : bits == 4 ? 3 : bits == 2 ? 4 : 5; }
   constexpr std::size_t unit_rows() const { return bits == 3 ? 3 : 1; }
   constexpr std::size_t tiles_per_group() const { return divide_up(group, TileLanes); }
   constexpr std::size_t rows_per_group() const { return divide_up(group, planes()) * unit_rows(); }

@@ -137,25 +137,26 @@ struct PackedSource {
                                             : CodeBlocks<8>) {}
 };
 
+/// `Width` scales or minima from number `index` on, of which `count` exist; the others are zero.
+KVC_ALWAYS_INLINE Vector load_metadata(const unsigned char* metadata, Scalar type, std::size_t index,
+                                       std::size_t count) {
+  const void* from = metadata + index * scalar_bytes(type);
+  if (type == Scalar::f32) {
+    const float* floats = static_cast<const float*>(from);
+    return count >= Width ? load(floats) : load_partial(floats, count);
+  }
+  const std::uint16_t* halves = static_cast<const std::uint16_t*>(from);
+  if (count >= Width) return load_half(halves);
+  std::uint16_t rest[Width] = {};
+  for (std::size_t i = 0; i < count; ++i) rest[i] = halves[i];
+  return load_half(rest);
+}
+
 /// Reads `count` scales or minima from number `index` on, and zeros up to a whole tile.
 inline void read_metadata(const unsigned char* metadata, Scalar type, std::size_t index, std::size_t count,
                           float* values) {
-  const unsigned char* from = metadata + index * scalar_bytes(type);
-  std::size_t i = 0;
-  if (type == Scalar::f32) {
-    const float* floats = static_cast<const float*>(static_cast<const void*>(from));
-    for (; i < count; ++i) values[i] = floats[i];
-  } else {
-    const std::uint16_t* halves = static_cast<const std::uint16_t*>(static_cast<const void*>(from));
-    for (; i + Width <= count; i += Width) store(values + i, load_half(halves + i));
-    if (i < count) {
-      std::uint16_t rest[Width] = {};
-      for (std::size_t j = 0; j < smaller(Width, count - i); ++j) rest[j] = halves[i + j];
-      store(values + i, load_half(rest));
-      i = count;
-    }
-  }
-  for (const std::size_t end = round_up(count, TileLanes); i < end; ++i) values[i] = 0;
+  for (std::size_t i = 0; i < round_up(count, TileLanes); i += Width)
+    store(values + i, i < count ? load_metadata(metadata, type, index + i, count - i) : zero());
 }
 
 struct LaneGroupsKernel {
@@ -176,6 +177,7 @@ struct LaneGroupsKernel {
   std::size_t first_tile() const {
     return source.window.lane_begin / source.layout.group * source.layout.tiles_per_group();
   }
+  static constexpr std::size_t most_tiles() { return MaxTiles; }
   std::size_t tiles() const {
     const PackedLayout& layout = source.layout;
     const std::size_t groups = source.window.lanes / layout.group, rest = source.window.lanes % layout.group;
@@ -256,6 +258,7 @@ struct StepGroupsKernel {
 
   explicit StepGroupsKernel(const PackedSource& packed) : source(packed) {}
 
+  static constexpr std::size_t most_tiles() { return MaxTiles; }
   std::size_t tiles() const { return divide_up(source.window.lanes, TileLanes); }
   TileTarget target(std::size_t tile) const {
     return {tile * TileLanes, smaller(TileLanes, source.window.lanes - tile * TileLanes)};

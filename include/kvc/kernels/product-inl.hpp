@@ -16,8 +16,14 @@ constexpr std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a :
 
 inline constexpr std::size_t LineBytes = 64;  // of the caches
 
-/// Into the second level, which the first one and the prefetching hardware leave alone.
-KVC_ALWAYS_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+/// Into the second level: what is read a chunk later.
+KVC_ALWAYS_INLINE void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+/// Into the first level, of a run of lines that is being read: those a kilobyte on.
+KVC_ALWAYS_INLINE void prefetch_near(const void* p) {
+  __builtin_prefetch(static_cast<const unsigned char*>(p) + 1024, 0, 3);
+}
 
 /// Where the results of one tile go: columns [offset, offset + width).
 struct TileTarget {
@@ -116,7 +122,8 @@ inline void run_block(Kernel& kernel, std::size_t row, std::size_t rows, std::si
 /// All tiles of the row blocks in [row, end).
 template <class Kernel>
 inline void run_row_blocks(Kernel& kernel, std::size_t row, std::size_t end, std::size_t rows, const Results& results) {
-  const std::size_t most = tiles_of_block(rows, Kernel::HeldPerTile), tiles = kernel.tiles();
+  const std::size_t most = smaller(tiles_of_block(rows, Kernel::HeldPerTile), kernel.most_tiles());
+  const std::size_t tiles = kernel.tiles();
   auto block_tiles = [&](std::size_t tile) {
     std::size_t width = most;
     while (width > tiles - tile) width /= 2;

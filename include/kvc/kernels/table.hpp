@@ -77,6 +77,11 @@ struct Table {
   void (*softcap)(float* scores, std::size_t count, float cap);
   /// Whether all `count` floats are finite.
   bool (*all_finite)(const float* x, std::size_t count);
+
+  /// Called before and after a thread's run of products that no foreign code interrupts; null: needless. Without them every
+  /// packed product prepares its tiles itself, which takes as long as a few hundred elements.
+  void (*begin_pass)() = nullptr;
+  void (*end_pass)() = nullptr;
 };
 
 }  // namespace kvc::kernels

@@ -8,6 +8,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #include "kvc/error.hpp"
@@ -21,10 +25,11 @@ enum class Isa : int {
   avx2,        ///< AVX2, FMA, F16C
   avx512,      ///< AVX-512 F, BW, DQ, VL
   avx512vnni,  ///< and VNNI: products of codes in integers
+  amx,         ///< and AMX int8: the same in matrix tiles, where the operating system permits them
   neon,        ///< AArch64 Advanced SIMD
 };
 
-inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::neon};
+inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::amx, Isa::neon};
 
 namespace process {
 /// The level in use, or -1 before the first question. One for the process, whatever flags its parts were built with.
@@ -35,7 +40,7 @@ inline std::atomic<int> isa_in_use{-1};
 inline namespace KVC_ABI {
 
 constexpr const char* to_string(Isa isa) {
-  constexpr const char* Names[] = {"portable", "avx2", "avx512", "avx512vnni", "neon"};
+  constexpr const char* Names[] = {"portable", "avx2", "avx512", "avx512vnni", "amx", "neon"};
   return Names[static_cast<int>(isa)];
 }
 
@@ -44,12 +49,24 @@ inline Isa parse_isa(std::string_view name) {
   for (Isa isa : AllIsas)
     if (name == to_string(isa)) return isa;
   fail(ErrorCode::unknown_name,
-       "KVC_ISA: \"" + std::string(name) + "\" is no instruction set; expected portable, avx2, avx512, avx512vnni or neon");
+       "KVC_ISA: \"" + std::string(name) +
+           "\" is no instruction set; expected portable, avx2, avx512, avx512vnni, amx or neon");
 }
 
 namespace machine {
 
 #if defined(__x86_64__)
+/// Asks the operating system for AMX tiles, which it grants to the whole process or refuses: to old kernels, or where a thread's
+/// alternative signal stack is too small to save them.
+inline bool permits_tiles() {
+#if defined(__linux__)
+  constexpr long RequestPermission = 0x1023, TileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, RequestPermission, TileData) == 0;
+#else
+  return false;
+#endif
+}
+
 /// The highest level that both the processor and the operating system (saved registers, XCR0) support.
 inline Isa detect_isa() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -65,12 +82,18 @@ inline Isa detect_isa() {
   if (!has(xcr_low, {1, 2})) return Isa::portable;                                                     // xmm ymm
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has(ebx, {3, 5, 8})) return Isa::portable;  // bmi avx2 bmi2
   if (!has(xcr_low, {5, 6, 7}) || !has(ebx, {16, 17, 30, 31})) return Isa::avx2;  // opmask zmm; F DQ BW VL
-  return has(ecx, {11}) ? Isa::avx512vnni : Isa::avx512;
+  if (!has(ecx, {11})) return Isa::avx512;
+  const bool tiles = has(edx, {24, 25}) && has(xcr_low, {17, 18});  // AMX-TILE and AMX-INT8; their two states
+  return tiles && permits_tiles() ? Isa::amx : Isa::avx512vnni;
 }
 #elif defined(__aarch64__)
-inline Isa detect_isa() { return Isa::neon; }
+inline Isa detect_isa() {
+  return Isa::neon;
+}
 #else
-inline Isa detect_isa() { return Isa::portable; }
+inline Isa detect_isa() {
+  return Isa::portable;
+}
 #endif
 
 inline Isa isa() {

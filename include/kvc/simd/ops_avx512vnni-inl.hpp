@@ -21,6 +21,14 @@ KVC_ALWAYS_INLINE Shorts load_shorts(const std::int16_t* p) {
   return _mm512_loadu_si512(p);
 }
 
+KVC_ALWAYS_INLINE Shorts max_shorts(Shorts a, Shorts b) {
+  return _mm512_max_epi16(a, b);
+}
+/// 1 / a to within 2^-14 of it.
+KVC_ALWAYS_INLINE Vector approximate_inverse(Vector a) {
+  return _mm512_rcp14_ps(a);
+}
+
 KVC_ALWAYS_INLINE Words add_words(Words a, Words b) {
   return _mm512_add_epi32(a, b);
 }
@@ -49,16 +57,14 @@ KVC_ALWAYS_INLINE __m512i run_order(unsigned bits) {
   if (bits == 4) return _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
   return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
-/// x[p] factors[p] of 64 p as integers of 16 bits, in an order of this target's own that store_parts() undoes.
-KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const float* x, const float* factors, std::int16_t* shorts) {
+/// 64 floats, one vector after the other, as integers of 16 bits, in an order of this target's own that store_parts() undoes.
+KVC_ALWAYS_INLINE void to_shorts(unsigned bits, const Vector* x, Shorts* shorts) {
   const __m512i order = run_order(bits);
   __m512i rounded[4];
   KVC_UNROLL
-  for (std::size_t i = 0; i < 4; ++i)
-    rounded[i] =
-        _mm512_cvtps_epi32(_mm512_permutexvar_ps(order, _mm512_mul_ps(load(x + i * Width), load(factors + i * Width))));
-  store_shorts(shorts, _mm512_packs_epi32(rounded[0], rounded[1]));
-  store_shorts(shorts + 32, _mm512_packs_epi32(rounded[2], rounded[3]));
+  for (std::size_t i = 0; i < 4; ++i) rounded[i] = _mm512_cvtps_epi32(_mm512_permutexvar_ps(order, x[i]));
+  shorts[0] = _mm512_packs_epi32(rounded[0], rounded[1]);
+  shorts[1] = _mm512_packs_epi32(rounded[2], rounded[3]);
 }
 
 /// Stores 64 coefficients, dword by dword in the order of the codes' steps, and adds their sum, in units of their last
