@@ -86,14 +86,20 @@ class IndexMap {
   }
   /// Room for `size` explicit entries.
   void reserve(std::size_t size) { entries_.reserve(size); }
-  /// Adds `change` to every entry from `from` on; the list becomes explicit.
-  void shift(std::int32_t from, std::int32_t change) {
+  /// Adds `change` to every entry from `from` on, of which there are at most `count`; the list becomes explicit. They are looked for
+  /// from the end: rows that move are mostly the newest slots'.
+  void shift(std::int32_t from, std::int32_t change, std::size_t count) {
     materialise();
-    std::int32_t* entries = entries_.data();
-    std::size_t i = 0;
-    for (; i + Strip <= size_; i += Strip)
-      for (std::size_t j = i; j < i + Strip; ++j) entries[j] += entries[j] >= from ? change : 0;
-    for (; i < size_; ++i) entries[i] += entries[i] >= from ? change : 0;
+    std::size_t end = size_;
+    while (count > 0 && end >= Strip) {
+      end -= Strip;
+      std::int32_t* entries = entries_.data() + end;
+      std::int32_t found = 0;
+      for (std::size_t i = 0; i < Strip; ++i) found += entries[i] >= from;
+      for (std::size_t i = 0; i < Strip; ++i) entries[i] += entries[i] >= from ? change : 0;
+      count -= std::min(count, static_cast<std::size_t>(found));
+    }
+    for (std::size_t i = 0; count > 0 && i < end; ++i) entries_[i] += entries_[i] >= from ? change : 0;
   }
   /// Calls visit(i) for the entries that lie in [begin, end), in ascending i.
   template <class Visit>

@@ -287,16 +287,28 @@ class RowStore {
 
   /// Recomputes the row numbers after segments changed.
   void number() {
-    std::size_t first = 0;
     sealed_first_ = sealed_count_ = 0;
-    for (Segment& segment : segments_) {
+    number_from(0);
+  }
+  /// The same where all segments before `index` stayed as they are, and none of them is sealed that was not.
+  void number_from(std::size_t index) {
+    std::size_t first = index == 0 ? 0 : segments_[index - 1].first + segments_[index - 1].rows();
+    for (; index < segments_.size(); ++index) {
+      Segment& segment = segments_[index];
       segment.first = first;
-      if (segment.sealed && sealed_count_ == 0) sealed_first_ = first;
-      if (segment.sealed) sealed_count_ += segment.rows();
       first += segment.rows();
+      if (!segment.sealed) continue;
+      if (sealed_count_ == 0) sealed_first_ = segment.first;
+      sealed_count_ = first - sealed_first_;  // sealed segments lie together
     }
   }
 
+  /// Live rows of the segments from `index` on.
+  std::size_t live_from(std::size_t index) const {
+    std::size_t live = 0;
+    for (; index < segments_.size(); ++index) live += segments_[index].rows() - segments_[index].dead;
+    return live;
+  }
   static bool all_dead(const Segment& segment) {
     return segment.dead == segment.rows();
   }
@@ -305,7 +317,8 @@ class RowStore {
   void sweep() {
     if (erase_dead()) recount_free();
   }
-  bool erase_dead() {
+  /// `moving`: slots whose rows count as dead although the map still has them.
+  bool erase_dead(std::size_t moving = 0) {
     if (std::none_of(segments_.begin(), segments_.end(), all_dead)) return false;
     // From the last run of dead segments to the first, so that those before it keep their numbers.
     for (std::size_t end = segments_.size(), begin = 0; end > 0; end = begin) {
@@ -313,8 +326,9 @@ class RowStore {
       if (!all_dead(segments_[begin])) continue;
       while (begin > 0 && all_dead(segments_[begin - 1])) --begin;
       const std::size_t behind = segments_[end - 1].first + segments_[end - 1].rows();
-      if (end < segments_.size())
-        map_.shift(static_cast<std::int32_t>(behind), -static_cast<std::int32_t>(behind - segments_[begin].first));
+      if (const std::size_t live = live_from(end))
+        map_.shift(static_cast<std::int32_t>(behind), -static_cast<std::int32_t>(behind - segments_[begin].first),
+                   live + moving);
     }
     std::erase_if(segments_, all_dead);
     number();
@@ -356,7 +370,7 @@ class RowStore {
     auto rows = detail::scratch<struct MovedRows>(count * dim());
     for (std::size_t i = 0; i < count; ++i) gather(slots[i], {rows.data() + i * dim(), 1, dim()});
     for (std::size_t i = 0; i < count; ++i) ++segments_[segment_of(static_cast<std::size_t>(map_[slots[i]]))].dead;
-    erase_dead();  // free rows are counted when every slot has a row again
+    erase_dead(count);  // free rows are counted when every slot has a row again
     for (std::size_t done = 0; done < count;) {
       Segment& open = open_segment(seals() ? 1 : count - done);
       const std::size_t taken = std::min(count - done, open.block->capacity() - open.end);
@@ -395,7 +409,8 @@ class RowStore {
     auto found = detail::scratch<struct CandidatesPurpose, std::uint32_t>(slots);
     if (slots <= stream_.sinks + stream_.recent) return {};
     std::size_t sealed_dead = 0;
-    for (const Segment& segment : segments_) sealed_dead += segment.sealed ? segment.dead : 0;
+    if (dead_rows() != 0)
+      for (const Segment& segment : segments_) sealed_dead += segment.sealed ? segment.dead : 0;
     // From the newest backwards: the dense slots lie together at the end, so this stops early.
     std::size_t dense_left = slots - (sealed_count_ - sealed_dead), begin = slots;
     if (dense_left < least) return {};
@@ -446,7 +461,7 @@ class RowStore {
         left -= consumed;
         if (segments_[next].rows() == 0) segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(next));
       }
-      number();
+      number_from(sealed);
       first += taken;
       count -= taken;
     }
@@ -481,10 +496,12 @@ class RowStore {
   }
   /// Slots got the last rows of a sealed segment: the rows behind those move up, and their old ones are dead already.
   void slots_moved_to(std::size_t sealed, std::span<const std::uint32_t> slots) {
-    number();
+    number_from(sealed);
     const auto behind = static_cast<std::int32_t>(segments_[sealed].first + segments_[sealed].rows());
     const auto inserted = static_cast<std::int32_t>(slots.size());
-    map_.shift(behind - inserted, inserted);
+    const auto unmoved = static_cast<std::size_t>(
+        std::ranges::count_if(slots, [&](std::uint32_t slot) { return map_[slot] >= behind - inserted; }));
+    map_.shift(behind - inserted, inserted, live_from(sealed + 1) + unmoved);
     for (std::size_t i = 0; i < slots.size(); ++i) map_.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
     sweep();
   }
