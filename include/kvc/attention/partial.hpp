@@ -5,6 +5,7 @@
 #include <span>
 
 #include "kvc/attention/head_reader.hpp"
+#include "kvc/attention/value_order.hpp"
 
 namespace kvc::attention {
 
@@ -98,48 +99,31 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
   }
 }
 
-/// The same over all rows of a head whose keys and values lie in different orders: every score first, then each goes to its
-/// value's row.
+/// The same over all rows of a head whose keys and values lie in different orders: every weight first, then each goes to
+/// its value's row.
 inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first,
                                Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
   const HeadStore& head = reader.head();
   const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
-  auto scores = detail::scratch<struct KeyOrderPurpose>(rows * key_rows);
-  auto weights = detail::scratch<struct ValueOrderPurpose>(rows * value_rows + rows);
-  float* correction = weights.data() + rows * value_rows;
-  reader.scores(0, key_rows, queries, {scores.data(), key_rows, false});
-  std::fill_n(weights.data(), rows * value_rows, MinusInfinity);
-  const std::size_t slots = head.size();
-  auto places = detail::scratch<struct PlacesPurpose, std::int32_t>(2 * slots);
-  std::int32_t *key_place = places.data(), *value_place = places.data() + slots;
-  for (std::size_t slot = 0; slot < slots; ++slot) {
-    key_place[slot] = head.keys().map()[slot];
-    value_place[slot] = head.values().map()[slot];
-  }
-  if (const float* bias = reader.bias(0))
-    for (std::size_t row = 0; row < rows; ++row)
-      for (std::size_t key = 0; key < key_rows; ++key) scores[row * key_rows + key] += bias[key];
+  const std::size_t stride = kept.weights ? kept.stride : key_rows;
+  auto memory = detail::scratch<struct KeyOrderPurpose>(kept.weights ? rows : rows * key_rows + rows);
+  float* correction = memory.data() + memory.size() - rows;
+  float* weights = kept.weights ? kept.weights : memory.data();
+  reader.scores(0, key_rows, queries, {weights, stride, false});
   for (std::size_t row = 0; row < rows; ++row) {
-    const float* from = scores.data() + row * key_rows;
-    float* to = weights.data() + row * value_rows;
-    const auto limit = static_cast<std::int32_t>(std::min(limit_first + row / queries.group, key_rows));
-    for (std::size_t slot = 0; slot < slots; ++slot)
-      if (key_place[slot] < limit) to[value_place[slot]] = from[key_place[slot]];
+    const std::size_t limit = std::min(limit_first + row / queries.group, key_rows);
+    std::fill(weights + row * stride + limit, weights + row * stride + key_rows, MinusInfinity);
   }
-  table.softmax_update(weights.data(), value_rows, rows, value_rows, nullptr, state.maximum, state.sum, correction);
-  if (state.values) {
-    table.scale_rows(state.values, state.stride, rows, state.stride, correction);
-    reader.accumulate(0, value_rows, {weights.data(), rows, value_rows}, {state.values, state.stride, true});
-  }
-  if (kept.weights) {
-    for (std::size_t row = 0; row < rows; ++row)
-      for (std::size_t slot = 0; slot < slots; ++slot)
-        kept.weights[row * kept.stride + static_cast<std::size_t>(key_place[slot])] =
-            weights[row * value_rows + static_cast<std::size_t>(value_place[slot])];
-    for (std::size_t chunk = 0; chunk * ChunkRows < key_rows; ++chunk)
-      std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
-  }
+  table.softmax_update(weights, stride, rows, key_rows, reader.bias(0), state.maximum, state.sum, correction);
+  for (std::size_t chunk = 0; kept.maxima && chunk * ChunkRows < key_rows; ++chunk)
+    std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
+  if (!state.values) return;
+  table.scale_rows(state.values, state.stride, rows, state.stride, correction);
+  const ValueOrder order(head);
+  auto moved = detail::scratch<struct ValueOrderPurpose>(rows * value_rows);
+  for (std::size_t row = 0; row < rows; ++row) order.move(weights + row * stride, moved.data() + row * value_rows);
+  reader.accumulate(0, value_rows, {moved.data(), rows, value_rows}, {state.values, state.stride, true});
 }
 
 /// Rows [begin, end) of any head; a head out of step takes all its rows at once and needs begin 0 and end rows().

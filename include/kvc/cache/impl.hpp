@@ -64,9 +64,9 @@ struct CacheCore::Impl {
   struct HeadWork {
     Plan plan;
     Selection selection;
-    std::vector<float> attention;  ///< what Observation::attention shows
-    std::size_t attention_rows = 0;
-    std::vector<float> keys;  ///< decoded for an index
+    ConstRows attention;                  ///< what Observation::attention shows
+    std::vector<float> prompt_attention;  ///< and where it lies after a pass of several tokens
+    std::vector<float> keys;              ///< decoded for an index
   };
   /// What allocate() and allocate_all() are shown, kept from call to call.
   struct JointWork {

@@ -230,9 +230,10 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   for (std::size_t g = 0; g < group; ++g)
     state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   if (pass.feed != Feed::none) {
-    memory.attention_rows = attention_rows(pass);
-    memory.attention.resize(memory.attention_rows * store.size());
-    attention::kept_probabilities(store, kept, state, pass.feed == Feed::group_sums, memory.attention);
+    const std::size_t shown = attention_rows(pass);
+    auto probabilities = detail::scratch<struct TokenAttention>(shown * store.size());
+    attention::kept_probabilities(store, kept, state, pass.feed == Feed::group_sums, probabilities);
+    memory.attention = {probabilities.data(), shown, store.size()};
   }
   observe_head(pass, head, store.size() - 1);
   if (acts_alone_) act_alone(head, pass.event);
@@ -356,11 +357,11 @@ inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const fl
       std::vector<std::int32_t> shifts(in_cache_ ? tokens : 0);
       if (in_cache_) load_shifts(store, tokens, shifts);
       queries.shifts = shifts;
-      memory.attention_rows = tokens * group;
-      memory.attention.resize(memory.attention_rows * store.size());
+      memory.prompt_attention.resize(tokens * group * store.size());
+      memory.attention = {memory.prompt_attention.data(), tokens * group, store.size()};
       const attention::HeadReader reader(store, settings());
-      attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.attention);
-      attention::softmax_rows(memory.attention, memory.attention_rows, store.size());
+      attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.prompt_attention);
+      attention::softmax_rows(memory.prompt_attention, tokens * group, store.size());
     });
     return;
   }
@@ -391,11 +392,11 @@ inline void CacheCore::Impl::observe_prompt(const Pass& pass, std::span<const fl
   for (std::size_t local = 0; local < shape_.kv_heads; ++local) {
     HeadWork& memory = work_[local];
     const HeadStore& store = heads_[first + local];
-    memory.attention_rows = kept_rows;
-    memory.attention.resize(kept_rows * store.size());
+    memory.prompt_attention.resize(kept_rows * store.size());
+    memory.attention = {memory.prompt_attention.data(), kept_rows, store.size()};
     for (std::size_t row = 0; row < kept_rows; ++row)
       attention::to_slots(store, sums_.data() + (local * kept_rows + row) * most,
-                          memory.attention.data() + row * store.size());
+                          memory.prompt_attention.data() + row * store.size());
   }
 }
 
@@ -410,7 +411,7 @@ inline void CacheCore::Impl::remember_window(LayerState& state, ConstRows querie
   state.window_tokens = old + fresh;
 }
 
-/// The slots a read-time selector wants for this query group; empty: all.
+/// The slots a read-time selector wants for this query group; none: all of them.
 inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, ConstRows queries) {
   if (!selects_) return {};
   HeadWork& memory = work(head);
@@ -420,7 +421,8 @@ inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, C
     if (stages_[stage]->verbs().select)
       stages_[stage]->select(any_head(stage, head, Event::decode, feed),
                              {queries.data, shape_.group(), shape_.head_dim}, memory.selection);
-  return memory.selection.chosen();
+  const auto chosen = memory.selection.chosen();
+  return detail::first_unset(chosen) == chosen.size() ? std::span<const std::uint8_t>() : chosen;
 }
 
 }  // namespace kvc

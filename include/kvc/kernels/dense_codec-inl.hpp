@@ -111,6 +111,23 @@ inline void dense_encode(const DenseLayout& layout, void* block, const Window& w
   }
 }
 
+/// Reads one lane of the window, 16 p at a time.
+inline void decode_lane(const DenseLayout& layout, const unsigned char* bytes, const Window& window, std::size_t lane,
+                        float* to) {
+  const auto decode = Conversions[static_cast<int>(layout.type)].decode;
+  const unsigned char* from =
+      bytes + layout.index(window.p_begin, window.lane_begin + lane) * scalar_bytes(layout.type);
+  const std::size_t step = layout.p_stride * scalar_bytes(layout.type);
+  float buffer[TileLanes];
+  Run run = {};
+  for (std::size_t p = 0; p < window.p_count; p += TileLanes) {
+    const std::size_t count = smaller(TileLanes, window.p_count - p);
+    copy_elements(layout.type, from + p * step, layout.p_stride, run.bytes, 1, count);
+    decode(run.bytes, count == TileLanes ? to + p : buffer);
+    if (count < TileLanes) copy_elements_of<float>(buffer, 1, to + p, 1, count);
+  }
+}
+
 inline void dense_decode(const DenseLayout& layout, const void* block, const Window& window,
                          const FloatMatrix& target) {
   const auto decode = Conversions[static_cast<int>(layout.type)].decode;
@@ -121,6 +138,11 @@ inline void dense_decode(const DenseLayout& layout, const void* block, const Win
     const std::size_t begin = window.lane_begin + lane;
     count = smaller(TileLanes - begin % TileLanes, window.lanes - lane);
     const bool in_place = count == TileLanes && target.lane_stride == 1;
+    if (target.p_stride == 1 && count < TileLanes) {  // few keys: each is gathered along p
+      for (std::size_t i = lane; i < lane + count; ++i)
+        decode_lane(layout, bytes, window, i, target.data + i * target.lane_stride);
+      continue;
+    }
     for (std::size_t p = 0; p < window.p_count; ++p) {
       const unsigned char* from = bytes + layout.index(window.p_begin + p, begin) * scalar_bytes(layout.type);
       if (count < TileLanes) copy_elements(layout.type, from, 1, run.bytes, 1, count);
