@@ -22,10 +22,6 @@ struct Strip {
   }
 };
 
-/// Whether fma() rounds once and to_words() to the nearest. The portable target's do not; it alone has so few lanes and
-/// registers.
-inline constexpr bool RoundsInHardware = Width > 4 || Registers > 16;
-
 /// What a strip's elements are divided by.
 struct Divisor {
   Vector scale, minus_scale, inverse;
