@@ -37,18 +37,19 @@ struct Codec {
               value_parts =
                   2;  ///< int8 parts of queries and weights, where integers multiply (without VNNI two are 16 bits)
 };
-constexpr Codec Codecs[] = {{"f32", "full:type=f32", 32},
-                            {"f16", "full", 16},
-                            {"bf16", "full:type=bf16", 16},
-                            {"q8", "full:bits=8", 8},
-                            {"q4", "full:bits=4", 4},
-                            {"kivi8", "kivi:bits=8,residual=32", 8},
-                            {"kivi4", "kivi:bits=4,residual=32", 4},
-                            {"kivi3", "kivi:bits=3,residual=32", 3},
-                            {"kivi2", "kivi:bits=2,residual=32", 2, kvc::Arithmetic::accurate, 2, 1},
-                            {"kivi2_fast", "kivi:bits=2,residual=32", 2, kvc::Arithmetic::fast, 1, 1},
-                            {"kivi4_exact", "kivi:bits=4,residual=32", 4, kvc::Arithmetic::exact},
-                            {"mini4", "mini_cache:start=0 | kivi:bits=4,residual=32", 4}};
+constexpr Codec Codecs[] = {
+    {"f32", "full:type=f32", 32},
+    {"f16", "full", 16},
+    {"bf16", "full:type=bf16", 16},
+    {"q8", "full:bits=8", 8},
+    {"q4", "full:bits=4", 4},
+    {"kivi8", "kivi:bits=8,residual=32", 8},
+    {"kivi4", "kivi:bits=4,residual=32", 4},
+    {"kivi3", "kivi:bits=3,residual=32", 3},
+    {"kivi2", "kivi:bits=2,residual=32", 2, kvc::Arithmetic::accurate, 1, 1},  // normal data: one part will do
+    {"kivi2_fast", "kivi:bits=2,residual=32", 2, kvc::Arithmetic::fast, 1, 1},
+    {"kivi4_exact", "kivi:bits=4,residual=32", 4, kvc::Arithmetic::exact},
+    {"mini4", "mini_cache:start=0 | kivi:bits=4,residual=32", 4}};
 
 struct Setting {
   Codec codec;

@@ -81,6 +81,13 @@ TEST_CASE("keep_best drops the lowest of one too many: NaN first, the newer of e
   CHECK(dropped({2, nan, 0, nan, 5}) == 3);
   CHECK(dropped({kvc::Protected, 7, kvc::Protected}) == 1);
   CHECK(dropped({kvc::Protected, kvc::Protected}) == 2);  // nobody
+  std::vector<float> longer(1001, 5);
+  longer[3] = longer[600] = 1;
+  CHECK(dropped(longer) == 600);
+  longer[2] = -INFINITY;
+  CHECK(dropped(longer) == 2);
+  longer[300] = nan;
+  CHECK(dropped(longer) == 300);
 }
 
 TEST_CASE("a rewrite starts as a copy of what the slot has") {

@@ -171,8 +171,9 @@ void check_accurate(const PackedLayout& layout, const Window& window, std::size_
     INFO(kvc::to_string(isa) << ": " << layout.bits << " bits, groups of " << layout.group << " along "
                              << (layout.along == GroupsAlong::lanes ? "lanes" : "p") << ", rows " << rows << ", lanes "
                              << window.lanes << ", p " << window.p_count);
-    // One part of 8 bits errs by half a step of 1/255 of the largest weight; sums of many roundings stay below 2 %.
-    CHECK(worst <= (layout.bits == 2 && weights ? 2e-2 : 1e-3) * (magnitude + 1));
+    // One part of 8 bits, which 2-bit codes may meet, errs by half a step of 1/255 of the largest weight or 1/127 of the
+    // largest query; sums of many roundings stay below 2 %.
+    CHECK(worst <= (layout.bits == 2 ? 2e-2 : 1e-3) * (magnitude + 1));
   });
 }
 
@@ -228,8 +229,9 @@ TEST_CASE("Sums of the largest codes times the largest coefficients do not overf
 }
 
 TEST_CASE("A row's accurate result does not depend on the other rows") {
-  const Sample sample(4, true, GroupsAlong::lanes, Data::normal);
-  const std::vector<float> c = normal_floats(13 * Dim, 23);
+  const Sample sample(GENERATE(2u, 4u), true, GroupsAlong::lanes, Data::normal);
+  std::vector<float> c = normal_floats(13 * Dim, 23);
+  for (std::size_t r = 0; r < 13; r += 3) c[r * Dim + 5] = 20;  // rows that need two parts beside rows that do not
   at_every_isa([&](kvc::Isa isa) {
     std::vector<float> whole(13 * Tokens), one(Tokens);
     const Window window{0, Tokens, 0, Dim};

@@ -13,8 +13,8 @@ inline void to_slots(const HeadStore& head, const float* row_values, float* targ
     std::copy_n(row_values, head.size(), target);
     return;
   }
-  const auto rows = head.keys().map().entries();
-  for (std::size_t slot = 0; slot < rows.size(); ++slot) target[slot] = row_values[rows[slot]];
+  const std::int32_t* rows = head.keys().map().entries().data();
+  for (std::size_t slot = 0, slots = head.size(); slot < slots; ++slot) target[slot] = row_values[rows[slot]];
 }
 
 /// Probabilities of a finished decode step out of what it kept: target [group, slots], or their sums over the group
@@ -25,12 +25,14 @@ inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, co
   const std::size_t rows = head.keys().rows();
   const kernels::DenseLayout as_block{Scalar::f32, kept.stride, kernels::TileLanes};
   auto sums = detail::scratch<struct GroupSumsPurpose>(group_sums ? rows : 0);
+  float log_sum_exp[64];  // CacheShape::validate: at most 64 query heads share a KV head
+  for (std::size_t row = 0; row < state.rows; ++row) log_sum_exp[row] = state.log_sum_exp(row);
   for (std::size_t chunk = 0; chunk < rows; chunk += ChunkRows) {
     const std::size_t count = std::min(ChunkRows, rows - chunk);
-    float factors[64];  // CacheShape::validate: at most 64 query heads share a KV head
+    float factors[64];
     for (std::size_t row = 0; row < state.rows; ++row) {
       const float maximum = kept.maxima[chunk / ChunkRows * state.rows + row];
-      factors[row] = maximum == MinusInfinity ? 0.0f : std::exp(maximum - state.log_sum_exp(row));
+      factors[row] = maximum == MinusInfinity ? 0.0f : std::exp(maximum - log_sum_exp[row]);
     }
     if (group_sums)
       table.dense_product(as_block, kept.weights + chunk, {0, count, 0, state.rows}, {factors, 1, state.rows},
@@ -73,10 +75,10 @@ inline bool rows_are_slots(const HeadStore& head) {
 /// Column sums of the attention of the newest slots' tokens, whose queries these are, if rows_are_slots(): sums[g * stride + slot] per query head g.
 inline void newest_sums(const HeadReader& reader, const Queries& queries, float* sums, std::size_t stride) {
   const std::size_t group = queries.group, slots = reader.head().size(), seen_first = slots - queries.tokens + 1;
-  const std::size_t tile_tokens = kept_tile_tokens(queries.tokens, group, slots);
+  const std::size_t step = tile_tokens(queries.tokens, group, slots);
   for (std::size_t g = 0; g < group; ++g) std::fill_n(sums + g * stride, slots, 0.0f);
-  for (std::size_t first = 0; first < queries.tokens; first += tile_tokens) {
-    const Queries tile = queries.part(first, std::min(tile_tokens, queries.tokens - first));
+  for (std::size_t first = 0; first < queries.tokens; first += step) {
+    const Queries tile = queries.part(first, std::min(step, queries.tokens - first));
     const std::size_t end = seen_first + first + tile.tokens - 1;
     const KeptScores kept = room_for_scores(tile.rows(), end);
     auto memory = detail::scratch<struct NewestState>(Partial::floats(tile.rows(), 0));

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "kvc/attention/head_reader.hpp"
+#include "kvc/attention/value_order.hpp"
 
 namespace kvc::attention {
 
@@ -54,9 +55,9 @@ struct Partial {
 /// Query rows of a prompt that are computed together: enough to reuse what a kernel unpacks, few enough for the cache.
 inline constexpr std::size_t TileQueryRows = 192;
 
-/// Tokens of a tile whose scores over `keys` key rows are kept: they stay in the second-level cache, unless the kernels would
-/// suffer. All `tokens` come in tiles about as large.
-constexpr std::size_t kept_tile_tokens(std::size_t tokens, std::size_t group, std::size_t keys) {
+/// Tokens of a tile whose scores over `keys` key rows are held at once: they stay in the second-level cache, unless the
+/// kernels would suffer. All `tokens` come in tiles of about one size.
+constexpr std::size_t tile_tokens(std::size_t tokens, std::size_t group, std::size_t keys) {
   constexpr std::size_t Floats = std::size_t{3} << 17, Least = 48, Even = 12;  // Even: blocks of rows come out full
   const std::size_t rows = std::clamp(Floats / std::max<std::size_t>(keys, 1) / Even * Even, Least, TileQueryRows);
   const std::size_t most = std::max<std::size_t>(1, rows / group), all = std::max<std::size_t>(1, tokens);
@@ -73,8 +74,7 @@ struct KeptScores {
 /// Room for the scores of `rows` queries over `keys` key rows, in scratch memory.
 inline KeptScores room_for_scores(std::size_t rows, std::size_t keys) {
   std::size_t stride = kernels::round_up(keys, kernels::TileLanes);  // read back as whole tiles
-  if (stride % (16 * kernels::TileLanes) == 0)
-    stride += kernels::TileLanes;  // rows apart by powers of two share sets of the caches
+  if (stride % ChunkRows == 0) stride += kernels::TileLanes;  // powers of two apart, rows share sets of the caches
   auto memory = detail::scratch<struct KeptPurpose>(rows * (stride + kernels::divide_up(keys, ChunkRows)));
   return {memory.data(), memory.data() + rows * stride, stride};
 }
@@ -120,48 +120,31 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
   }
 }
 
-/// The same over all rows of a head whose keys and values lie in different orders: every score first, then each goes to its
-/// value's row.
+/// The same over all rows of a head whose keys and values lie in different orders: every weight first, then each goes to
+/// its value's row.
 inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first,
                                Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
   const HeadStore& head = reader.head();
   const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
-  auto scores = detail::scratch<struct KeyOrderPurpose>(rows * key_rows);
-  auto weights = detail::scratch<struct ValueOrderPurpose>(rows * value_rows + rows);
-  float* correction = weights.data() + rows * value_rows;
-  reader.scores(0, key_rows, queries, {scores.data(), key_rows, false});
-  std::fill_n(weights.data(), rows * value_rows, MinusInfinity);
-  const std::size_t slots = head.size();
-  auto places = detail::scratch<struct PlacesPurpose, std::int32_t>(2 * slots);
-  std::int32_t *key_place = places.data(), *value_place = places.data() + slots;
-  for (std::size_t slot = 0; slot < slots; ++slot) {
-    key_place[slot] = head.keys().map()[slot];
-    value_place[slot] = head.values().map()[slot];
-  }
-  if (const float* bias = reader.bias(0))
-    for (std::size_t row = 0; row < rows; ++row)
-      for (std::size_t key = 0; key < key_rows; ++key) scores[row * key_rows + key] += bias[key];
+  const std::size_t stride = kept.weights ? kept.stride : key_rows;
+  auto memory = detail::scratch<struct KeyOrderPurpose>(kept.weights ? rows : rows * key_rows + rows);
+  float* correction = memory.data() + memory.size() - rows;
+  float* weights = kept.weights ? kept.weights : memory.data();
+  reader.scores(0, key_rows, queries, {weights, stride, false});
   for (std::size_t row = 0; row < rows; ++row) {
-    const float* from = scores.data() + row * key_rows;
-    float* to = weights.data() + row * value_rows;
-    const auto limit = static_cast<std::int32_t>(std::min(limit_first + row / queries.group, key_rows));
-    for (std::size_t slot = 0; slot < slots; ++slot)
-      if (key_place[slot] < limit) to[value_place[slot]] = from[key_place[slot]];
+    const std::size_t limit = std::min(limit_first + row / queries.group, key_rows);
+    std::fill(weights + row * stride + limit, weights + row * stride + key_rows, MinusInfinity);
   }
-  table.softmax_update(weights.data(), value_rows, rows, value_rows, nullptr, state.maximum, state.sum, correction);
-  if (state.values) {
-    table.scale_rows(state.values, state.stride, rows, state.stride, correction);
-    reader.accumulate(0, value_rows, {weights.data(), rows, value_rows}, {state.values, state.stride, true});
-  }
-  if (kept.weights) {
-    for (std::size_t row = 0; row < rows; ++row)
-      for (std::size_t slot = 0; slot < slots; ++slot)
-        kept.weights[row * kept.stride + static_cast<std::size_t>(key_place[slot])] =
-            weights[row * value_rows + static_cast<std::size_t>(value_place[slot])];
-    for (std::size_t chunk = 0; chunk * ChunkRows < key_rows; ++chunk)
-      std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
-  }
+  table.softmax_update(weights, stride, rows, key_rows, reader.bias(0), state.maximum, state.sum, correction);
+  for (std::size_t chunk = 0; kept.maxima && chunk * ChunkRows < key_rows; ++chunk)
+    std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
+  if (!state.values) return;
+  table.scale_rows(state.values, state.stride, rows, state.stride, correction);
+  const ValueOrder order(head);
+  auto moved = detail::scratch<struct ValueOrderPurpose>(rows * value_rows);
+  for (std::size_t row = 0; row < rows; ++row) order.move(weights + row * stride, moved.data() + row * value_rows);
+  reader.accumulate(0, value_rows, {moved.data(), rows, value_rows}, {state.values, state.stride, true});
 }
 
 /// Rows [begin, end) of any head; a head out of step takes all its rows at once and needs begin 0 and end rows().

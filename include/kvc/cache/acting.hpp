@@ -55,7 +55,7 @@ inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, st
   seen.queries_count = tokens;
   seen.probe_begin = pass.probe_begin;
   seen.probe_end = pass.probe_end;
-  if (pass.feed != Feed::none) seen.attention = {memory.attention.data(), memory.attention_rows, heads_[head].size()};
+  if (pass.feed != Feed::none) seen.attention = memory.attention;
   if (needs_.queries) {
     const std::size_t floats = tokens * group * dim;
     auto queries = detail::scratch<struct ObservedQueries>(floats);

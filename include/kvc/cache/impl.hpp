@@ -64,9 +64,9 @@ struct CacheCore::Impl {
   struct HeadWork {
     Plan plan;
     Selection selection;
-    std::vector<float> attention;  ///< what Observation::attention shows
-    std::size_t attention_rows = 0;
-    std::vector<float> keys;  ///< decoded for an index
+    ConstRows attention;                  ///< what Observation::attention shows
+    std::vector<float> prompt_attention;  ///< and where it lies after a pass of several tokens
+    std::vector<float> keys;              ///< decoded for an index
     /// What the pass knows of HeadView::window_sums: of so many tokens and this head; 0 tokens: nothing any more.
     std::size_t window_tokens = 0, window_head = 0;
     std::vector<float> window_sums;  ///< [group, slots]

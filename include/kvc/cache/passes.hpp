@@ -215,9 +215,10 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   for (std::size_t g = 0; g < group; ++g)
     state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   if (pass.feed != Feed::none) {
-    memory.attention_rows = attention_rows(pass);
-    memory.attention.resize(memory.attention_rows * store.size());
-    attention::kept_probabilities(store, kept, state, pass.feed == Feed::group_sums, memory.attention);
+    const std::size_t shown = attention_rows(pass);
+    auto probabilities = detail::scratch<struct TokenAttention>(shown * store.size());
+    attention::kept_probabilities(store, kept, state, pass.feed == Feed::group_sums, probabilities);
+    memory.attention = {probabilities.data(), shown, store.size()};
   }
   observe_head(pass, head, store.size() - 1);
   if (acts_alone_) act_alone(head, pass.event);
@@ -260,7 +261,10 @@ inline void CacheCore::Impl::attend_tokens(const Pass& pass) {
     const std::size_t tokens = pass.tokens->q.count, window = needs_.query_window;
     const bool asks = pass.event == Event::prompt_end && window != 0 && window <= tokens;
     const std::size_t tiled = asks ? tokens - window : tokens, windows = asks ? shape_.kv_heads : 0;
-    const std::size_t tile_tokens = std::max<std::size_t>(1, attention::TileQueryRows / shape_.group());
+    std::size_t at_once = attention::ChunkRows;  // key rows; a head out of step scores all of them
+    for (std::size_t head = first_head(pass.layer); head < first_head(pass.layer) + shape_.kv_heads; ++head)
+      if (!heads_[head].in_step()) at_once = std::max(at_once, heads_[head].keys().rows());
+    const std::size_t tile_tokens = attention::tile_tokens(tiled, shape_.group(), at_once);
     const std::size_t tiles = kernels::divide_up(tiled, tile_tokens);
     executor().parallel_for(windows + shape_.kv_heads * tiles, [&](std::size_t task) {
       if (task < windows) return attend_window(pass, task, window);
@@ -281,7 +285,7 @@ inline void CacheCore::Impl::attend_window(const Pass& pass, std::size_t local, 
   HeadWork& memory = work_[local];
   const bool keeps = attention::rows_are_slots(store);
   memory.window_sums.assign(keeps ? group * slots : 0, 0.0f);
-  const std::size_t step = attention::kept_tile_tokens(window, group, slots);
+  const std::size_t step = attention::tile_tokens(window, group, slots);
   for (std::size_t first = tokens - window; first < tokens; first += step)
     attend_tile(pass, local, first, step, keeps ? memory.window_sums.data() : nullptr, slots);
   memory.window_tokens = keeps ? window : 0;
@@ -327,7 +331,7 @@ inline void CacheCore::Impl::attend_strips(const Pass& pass) {
   std::size_t most = 1;
   for (std::size_t local = 0; local < shape_.kv_heads; ++local)
     most = std::max(most, heads_[first + local].keys().rows());
-  const std::size_t tile_tokens = attention::kept_tile_tokens(tokens, shape_.group(), most);
+  const std::size_t tile_tokens = attention::tile_tokens(tokens, shape_.group(), most);
   const std::size_t tiles = kernels::divide_up(tokens, tile_tokens), strips = std::min(detail::Strips, tiles);
   const std::size_t strip_floats = kept_rows * most;
   sums_.resize(shape_.kv_heads * strips * strip_floats);
@@ -341,13 +345,13 @@ inline void CacheCore::Impl::attend_strips(const Pass& pass) {
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     HeadWork& memory = work_[local];
     const HeadStore& store = heads_[first + local];
-    memory.attention_rows = kept_rows;
-    memory.attention.assign(kept_rows * store.size(), 0.0f);
+    memory.prompt_attention.assign(kept_rows * store.size(), 0.0f);
+    memory.attention = {memory.prompt_attention.data(), kept_rows, store.size()};
     float* sums = sums_.data() + local * strips * strip_floats;
     for (std::size_t strip = 1; strip < strips; ++strip)
       for (std::size_t i = 0; i < strip_floats; ++i) sums[i] += sums[strip * strip_floats + i];
     for (std::size_t row = 0; row < kept_rows && strips != 0; ++row)
-      attention::to_slots(store, sums + row * most, memory.attention.data() + row * store.size());
+      attention::to_slots(store, sums + row * most, memory.prompt_attention.data() + row * store.size());
   });
 }
 
@@ -400,11 +404,11 @@ inline void CacheCore::Impl::observe_rows(const Pass& pass) {
     std::vector<std::int32_t> shifts(in_cache_ ? tokens : 0);
     if (in_cache_) load_shifts(store, tokens, shifts);
     queries.shifts = shifts;
-    memory.attention_rows = tokens * group;
-    memory.attention.resize(memory.attention_rows * store.size());
+    memory.prompt_attention.resize(tokens * group * store.size());
+    memory.attention = {memory.prompt_attention.data(), tokens * group, store.size()};
     const attention::HeadReader reader(store, settings());
-    attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.attention);
-    attention::softmax_rows(memory.attention, memory.attention_rows, store.size());
+    attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.prompt_attention);
+    attention::softmax_rows(memory.prompt_attention, tokens * group, store.size());
   });
 }
 
@@ -419,7 +423,7 @@ inline void CacheCore::Impl::remember_window(LayerState& state, ConstRows querie
   state.window_tokens = old + fresh;
 }
 
-/// The slots a read-time selector wants for this query group; empty: all.
+/// The slots a read-time selector wants for this query group; none: all of them.
 inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, ConstRows queries) {
   if (!selects_) return {};
   HeadWork& memory = work(head);
@@ -429,7 +433,8 @@ inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, C
     if (stages_[stage]->verbs().select)
       stages_[stage]->select(any_head(stage, head, Event::decode, feed),
                              {queries.data, shape_.group(), shape_.head_dim}, memory.selection);
-  return memory.selection.chosen();
+  const auto chosen = memory.selection.chosen();
+  return detail::first_unset(chosen) == chosen.size() ? std::span<const std::uint8_t>() : chosen;
 }
 
 }  // namespace kvc

@@ -172,7 +172,6 @@ inline void CacheCore::Impl::reserve(std::size_t tokens) {
       });
   }
   for (HeadWork& work : work_) {
-    if (needs_.decode != Feed::none) work.attention.reserve(shape_.group() * (tokens + 1));
     work.plan.reserve(tokens + 1);
     if (selects_) work.selection.reset(tokens + 1);
   }

@@ -111,40 +111,64 @@ inline void dense_encode(const DenseLayout& layout, void* block, const Window& w
   }
 }
 
-/// Where p follow each other in the target, whole tiles are turned and single lanes converted along p; else along the lanes.
+/// Reads one lane of the window, 16 p at a time.
+inline void decode_lane(const DenseLayout& layout, const unsigned char* bytes, const Window& window, std::size_t lane,
+                        float* to) {
+  const auto decode = Conversions[static_cast<int>(layout.type)].decode;
+  const unsigned char* from =
+      bytes + layout.index(window.p_begin, window.lane_begin + lane) * scalar_bytes(layout.type);
+  const std::size_t step = layout.p_stride * scalar_bytes(layout.type);
+  float buffer[TileLanes];
+  Run run = {};
+  for (std::size_t p = 0; p < window.p_count; p += TileLanes) {
+    const std::size_t count = smaller(TileLanes, window.p_count - p);
+    copy_elements(layout.type, from + p * step, layout.p_stride, run.bytes, 1, count);
+    decode(run.bytes, count == TileLanes ? to + p : buffer);
+    if (count < TileLanes) copy_elements_of<float>(buffer, 1, to + p, 1, count);
+  }
+}
+
+/// Reads a whole tile of the window into rows along p: squares of it are turned.
+inline void decode_tile(const DenseLayout& layout, const unsigned char* bytes, const Window& window, std::size_t lane,
+                        const FloatMatrix& target) {
+  const auto decode = Conversions[static_cast<int>(layout.type)].decode;
+  float square[TileLanes * TileLanes], turned[TileLanes * TileLanes];
+  for (std::size_t p = 0; p < window.p_count; p += TileLanes) {
+    for (std::size_t i = 0; i < TileLanes; ++i)
+      decode(bytes + layout.index(window.p_begin + p + i, window.lane_begin + lane) * scalar_bytes(layout.type),
+             square + i * TileLanes);
+    transpose_tile(square, TileLanes, turned);
+    for (std::size_t i = 0; i < TileLanes; ++i)
+      copy_elements_of<float>(turned + i * TileLanes, 1, target.data + (lane + i) * target.lane_stride + p, 1,
+                              TileLanes);
+  }
+}
+
 inline void dense_decode(const DenseLayout& layout, const void* block, const Window& window,
                          const FloatMatrix& target) {
   const auto decode = Conversions[static_cast<int>(layout.type)].decode;
-  const std::size_t size = scalar_bytes(layout.type);
   const unsigned char* bytes = static_cast<const unsigned char*>(block);
-  const auto place = [&](std::size_t p, std::size_t lane) {
-    return bytes + layout.index(window.p_begin + p, window.lane_begin + lane) * size;
-  };
-  float buffer[TileLanes * TileLanes], turned[TileLanes * TileLanes];
+  float buffer[TileLanes];
   Run run = {};
   for (std::size_t lane = 0, count = 0; lane < window.lanes; lane += count) {
-    count = smaller(TileLanes - (window.lane_begin + lane) % TileLanes, window.lanes - lane);
-    const bool along_p = target.p_stride == 1 && target.lane_stride != 1, whole = count == TileLanes;
-    for (std::size_t p = 0, steps = 0; p < window.p_count; p += steps) {
-      steps = along_p ? smaller(TileLanes, window.p_count - p) : 1;
+    const std::size_t begin = window.lane_begin + lane;
+    count = smaller(TileLanes - begin % TileLanes, window.lanes - lane);
+    const bool in_place = count == TileLanes && target.lane_stride == 1;
+    if (target.p_stride == 1 && count == TileLanes && window.p_count % TileLanes == 0) {
+      decode_tile(layout, bytes, window, lane, target);
+      continue;
+    }
+    if (target.p_stride == 1 && count < TileLanes) {  // few keys: each is gathered along p
+      for (std::size_t i = lane; i < lane + count; ++i)
+        decode_lane(layout, bytes, window, i, target.data + i * target.lane_stride);
+      continue;
+    }
+    for (std::size_t p = 0; p < window.p_count; ++p) {
+      const unsigned char* from = bytes + layout.index(window.p_begin + p, begin) * scalar_bytes(layout.type);
+      if (count < TileLanes) copy_elements(layout.type, from, 1, run.bytes, 1, count);
       float* to = target.data + p * target.p_stride + lane * target.lane_stride;
-      if (!along_p) {
-        if (!whole) copy_elements(layout.type, place(p, lane), 1, run.bytes, 1, count);
-        const bool in_place = whole && target.lane_stride == 1;
-        decode(whole ? place(p, lane) : run.bytes, in_place ? to : buffer);
-        if (!in_place) copy_elements_of<float>(buffer, 1, to, target.lane_stride, count);
-      } else if (whole && steps == TileLanes) {
-        for (std::size_t i = 0; i < steps; ++i) decode(place(p + i, lane), buffer + i * TileLanes);
-        transpose_tile(buffer, TileLanes, turned);
-        for (std::size_t i = 0; i < count; ++i)
-          copy_elements_of<float>(turned + i * TileLanes, 1, to + i * target.lane_stride, 1, steps);
-      } else {
-        for (std::size_t i = 0; i < count; ++i) {
-          copy_elements(layout.type, place(p, lane + i), layout.p_stride, run.bytes, 1, steps);
-          decode(run.bytes, buffer);
-          copy_elements_of<float>(buffer, 1, to + i * target.lane_stride, 1, steps);
-        }
-      }
+      decode(count < TileLanes ? run.bytes : from, in_place ? to : buffer);
+      if (!in_place) copy_elements_of<float>(buffer, 1, to, target.lane_stride, count);
     }
   }
 }

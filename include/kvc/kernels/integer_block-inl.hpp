@@ -106,9 +106,7 @@ KVC_ALWAYS_INLINE void add_segment(const IntegerRun& run, const IntegerBlock& bl
       scale = load_metadata(block.scales[tile] + offset, run.metadata, i * Width, Width);
       minimum_of_group = load_metadata(block.minima[tile] + offset, run.metadata, i * Width, Width);
     }
-    const std::size_t rows = Rows == 0 ? run.rows : Rows;
-    KVC_UNROLL
-    for (std::size_t r = 0; r < rows; ++r) {
+    auto add_row = [&](std::size_t r) KVC_LAMBDA_INLINE {
       const Vector sum = Parts == 2 ? fma(set(256.0f), total(r, 0, i), total(r, 1, i)) : total(r, 0, i);
       const Vector x = fma(set(unit[r]), sum, set(shift[r]));
       float* target = results + r * run.result_stride + i * Width;
@@ -119,6 +117,12 @@ KVC_ALWAYS_INLINE void add_segment(const IntegerRun& run, const IntegerBlock& bl
       } else {
         store(target, adds ? add(load(target), x) : x);
       }
+    };
+    if constexpr (Rows == 0) {
+      for (std::size_t r = 0; r < run.rows; ++r) add_row(r);
+    } else {
+      KVC_UNROLL
+      for (std::size_t r = 0; r < Rows; ++r) add_row(r);
     }
   }
 }

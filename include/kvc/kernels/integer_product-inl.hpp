@@ -45,8 +45,8 @@ class IntegerBatch {
   static constexpr std::size_t MaxBlocks = 8;
 
   /// `like` is a run without blocks.
-  IntegerBatch(const IntegerSource& source, std::size_t rows, IntegerRun like, bool prefetches)
-      : source_(source), run_(like), prefetches_(prefetches && source.next) {
+  IntegerBatch(const IntegerSource& source, PartKind kind, std::size_t rows, IntegerRun like, bool prefetches)
+      : source_(source), kind_(kind), run_(like), prefetches_(prefetches && source.next) {
     const PackedLayout& layout = source.layout;
     const std::size_t size = scalar_bytes(layout.metadata);
     run_.blocks = blocks_;
@@ -94,7 +94,7 @@ class IntegerBatch {
 
   void run() {
     run_.block_count = count_;
-    if (count_ > 0) source_.functions.of[static_cast<int>(source_.kind)][run_.rows](run_);
+    if (count_ > 0) source_.functions.of[static_cast<int>(kind_)][run_.rows](run_);
     count_ = 0;
   }
   /// Runs the last block through a buffer: functions know whole tiles only.
@@ -115,13 +115,15 @@ class IntegerBatch {
   }
 
   const IntegerSource& source_;
+  PartKind kind_;
   IntegerRun run_;
   std::size_t count_ = 0, tile_dwords_ = 0, first_scale_ = 0, lines_ = 0;
   bool prefetches_;
   IntegerBlock blocks_[MaxBlocks];
 };
 
-inline constexpr std::size_t FoldedGroups = 8;  // groups of lanes whose scales are folded in at a time
+/// Groups of lanes whose scales are folded in before they are multiplied: more would not fit the nearest cache.
+inline constexpr std::size_t FoldedGroups = 2;
 
 /// Rows of the next block out of `left`: as even as can be.
 constexpr std::size_t integer_rows(std::size_t left, std::size_t most) {
@@ -155,6 +157,11 @@ KVC_ALWAYS_INLINE void for_kind(PartKind kind, Quantize quantize) {
     quantize.template operator()<1, true>();
 }
 
+/// The largest product of a coefficient and a scale, relative to their root mean square, for which one part is enough for
+/// 2-bit keys. Rounding to 1/127 of the largest errs by e / sqrt(12) in each product, with e = largest / 127, and meets codes
+/// whose deviation is about 1.1; the format itself errs by product / sqrt(12). So 4.5 root mean squares err by 4 % of it.
+inline constexpr float EvenPeak = 4.5f;
+
 /// Groups along lanes: every group folds its scales into the coefficients anew, in 16 bits. `largest` scales of each p over
 /// the window's groups make the fixed point: both factors of y = (c largest) (scale / largest) use their whole range.
 struct LaneGroupsInteger {
@@ -163,6 +170,7 @@ struct LaneGroupsInteger {
   alignas(64) float largest[IntegerChunk], inverse[IntegerChunk];
   alignas(64) float rows_of[PreparedRows][IntegerChunk], unit[PreparedRows];
   alignas(64) std::int16_t quantized[PreparedRows][IntegerChunk];
+  PartKind kinds[PreparedRows];  // of each row by itself: no result depends on the other rows
 
   LaneGroupsInteger(const IntegerSource& packed, std::size_t chunk_begin, std::size_t chunk_count)
       : source(packed), p(chunk_begin), count(chunk_count), padded(round_up(chunk_count, 64)) {
@@ -185,7 +193,7 @@ struct LaneGroupsInteger {
     for (std::size_t r = 0; r < rows; ++r) {
       const float* from = source.coefficients.data + (row + r) * source.coefficients.stride + p;
       alignas(64) float products[IntegerChunk];
-      Vector highest = zero();
+      Vector highest = zero(), squares = zero();
       for (std::size_t i = 0; i < padded; i += Width) {
         const std::size_t valid = i < count ? smaller(Width, count - i) : 0;
         const Vector c = valid == Width ? load(from + i) : load_partial(from + i, valid);
@@ -193,10 +201,14 @@ struct LaneGroupsInteger {
         store(rows_of[r] + i, c);
         store(products + i, product);
         highest = maximum(magnitude(product), highest);
+        squares = fma(product, product, squares);
       }
       const float most = max_of(highest);
       const bool any = most > Negligible;
       unit[r] = any ? most / limit * (32768.0f / 32767.0f) : 0.0f;
+      const bool even = most * most * static_cast<float>(count) <= EvenPeak * EvenPeak * sum_of(squares);
+      const bool key = source.layout.bits == 2 && !source.coefficients.weights;
+      kinds[r] = source.kind == PartKind::two && key && even ? PartKind::one : source.kind;
       const Vector factor = set(any ? limit / most : 0.0f);
       for (std::size_t i = 0; i < padded; i += 64) {
         Vector x[64 / Width];
@@ -216,9 +228,12 @@ struct LaneGroupsInteger {
     const Segment segment = {p, count, (source.window.p_begin + p) / layout.planes() * layout.unit_rows(), 0, 0};
     Folded folded;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-      block_rows = integer_rows(rows - row, source.functions.most_rows);
-      for (std::size_t r = 0; r < block_rows; ++r) folded.factors[r] = unit[row + r] * shorts_per_unit(source.kind);
-      for_kind(source.kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
+      const PartKind kind = kinds[row];
+      std::size_t alike = 1;
+      while (row + alike < rows && kinds[row + alike] == kind) ++alike;
+      block_rows = integer_rows(alike, source.functions.most_rows);
+      for (std::size_t r = 0; r < block_rows; ++r) folded.factors[r] = unit[row + r] * shorts_per_unit(kind);
+      for_kind(kind, [&]<unsigned Parts, bool Unsigned>() KVC_LAMBDA_INLINE {
         for (std::size_t begin = 0; begin < block_rows; begin += IntegerRows) {
           const std::size_t some = smaller(IntegerRows, block_rows - begin);
           const auto fold = folding<Parts, Unsigned>(some);
@@ -228,7 +243,7 @@ struct LaneGroupsInteger {
                 {folded.parts[g] + begin * Parts * IntegerDwords, folded.constants[g] + begin, folded.factors + begin});
         }
       });
-      IntegerBatch batch(source, block_rows,
+      IntegerBatch batch(source, kind, block_rows,
                          {.segments = &segment,
                           .segment_count = 1,
                           .unit = folded.factors,
@@ -434,7 +449,7 @@ struct StepGroupsInteger {
     const std::size_t first = source.window.lane_begin / TileLanes, lanes = source.window.lanes;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
       block_rows = integer_rows(rows - row, source.functions.most_rows);
-      IntegerBatch batch(source, block_rows,
+      IntegerBatch batch(source, source.kind, block_rows,
                          {.segments = segments,
                           .segment_count = segment_count,
                           .unit = unit[0] + row,

@@ -44,8 +44,14 @@ struct H2O {
   void observe(Head<H2O>& head, const Observation& seen) const {
     if (seen.attention.count == 0) return;
     if (seen.attention.count == 1) {  // the core has added up the group
-      const std::span<const float> mass = seen.attention[0];
-      for (std::size_t slot = 0; slot < head.size(); ++slot) head.slots[slot].mass += mass[slot];
+      const float* mass = seen.attention.data;
+      std::size_t slot = 0;
+      for (; slot + Strip <= head.size(); slot += Strip) {
+        float received[Strip];
+        std::copy_n(mass + slot, Strip, received);
+        for (std::size_t i = 0; i < Strip; ++i) head.slots[slot + i].mass += received[i];
+      }
+      for (; slot < head.size(); ++slot) head.slots[slot].mass += mass[slot];
       return;
     }
     for (std::size_t slot = 0; slot < head.size(); ++slot)
@@ -59,14 +65,20 @@ struct H2O {
     if (normalize)
       for (std::size_t slot = 0; slot < scores.size(); ++slot)
         scores[slot] /= static_cast<float>(next - head.positions[slot]);
-    const std::size_t spared = std::min(recent.value_or(head.budget / 2), scores.size());
-    std::fill(scores.end() - static_cast<std::ptrdiff_t>(spared), scores.end(), Protected);
+    std::fill(scores.begin() + static_cast<std::ptrdiff_t>(older(head)), scores.end(), Protected);
   }
 
   /// A fractional budget below `recent` keeps `recent` slots.
   void evict(Head<H2O>& head, Plan& plan) const {
     const bool acts = head.event == Event::prompt_end || (head.event == Event::decode && when == When::always);
     if (!acts || head.size() <= head.budget) return;
+    if (head.size() == head.budget + 1 &&
+        !normalize) {  // a decode step: one slot goes, and no scores need be written down
+      if (older(head) == 0) return;
+      const std::size_t loser = lowest(older(head), [&](std::size_t slot) { return head.slots[slot].mass; });
+      if (head.slots[loser].mass != Protected) plan.drop(loser);
+      return;
+    }
     const std::span<float> scores = plan.scratch(head.size());
     score(head, scores);
     keep_best(plan, scores, head.budget);
@@ -77,6 +89,12 @@ struct H2O {
     budget.require(std::max<std::size_t>(1, recent.value_or(0)), "H2O: recent", shape);
     if (positions == Positions::in_cache && shape.rotary.inv_freq.empty())
       fail(ErrorCode::invalid_argument, "H2O: positions = in_cache needs the model's table in CacheShape::rotary");
+  }
+
+ private:
+  /// Slots that are not among the newest, which always stay.
+  std::size_t older(const Head<H2O>& head) const {
+    return head.size() - std::min(recent.value_or(head.budget / 2), head.size());
   }
 };
 

@@ -11,6 +11,14 @@
 
 namespace kvc {
 
+namespace detail {
+/// Sets the flags [begin, end), clipped to those there are.
+inline void set_range(std::vector<std::uint8_t>& flags, std::size_t begin, std::size_t end) {
+  end = std::min(end, flags.size());
+  if (begin < end) std::fill_n(flags.data() + begin, end - begin, std::uint8_t{1});
+}
+}  // namespace detail
+
 /// What an evicting policy answers about one head: which slots stay, which are rewritten. It starts as "keep everything";
 /// the first of first/last/range/keep/top/drop_all starts a choice from nothing kept. The core executes it.
 class Plan {
@@ -43,7 +51,7 @@ class Plan {
   /// Keeps slots [begin, end), clipped to the slots there are.
   void range(std::size_t begin, std::size_t end) {
     start();
-    for (std::size_t slot = begin; slot < std::min(end, chosen_.size()); ++slot) chosen_[slot] = 1;
+    detail::set_range(chosen_, begin, end);
   }
   void keep(std::size_t slot) { range(slot, slot + 1); }
   void drop_all() {
@@ -156,9 +164,7 @@ class Selection {
  public:
   void reset(std::size_t slots) { chosen_.assign(slots, 0); }
   /// Slots [begin, end), clipped to the slots there are.
-  void range(std::size_t begin, std::size_t end) {
-    for (std::size_t slot = begin; slot < std::min(end, chosen_.size()); ++slot) chosen_[slot] = 1;
-  }
+  void range(std::size_t begin, std::size_t end) { detail::set_range(chosen_, begin, end); }
   std::span<const std::uint8_t> chosen() const { return chosen_; }
   /// Memory for the selector's own `n` numbers, reused from call to call.
   std::span<float> scratch(std::size_t n) {

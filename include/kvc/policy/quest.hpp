@@ -23,32 +23,40 @@ struct Quest {
   std::size_t dense_layers = 2;  ///< first layers that attend to everything
   Reduce reduce = Reduce::max;   ///< over the bounds of a group's query heads
 
-  /// The channel ranges of the pages.
+  /// The channel ranges of the pages, 16 pages at a time so that their bounds are computed side by side.
   struct State {
-    std::vector<float> low, high;  // [pages, head_dim]
+    std::vector<float> low, high;  // [pages / 16, head_dim, 16]
+    std::size_t slots = 0;         // that they cover
+
+    std::size_t bytes() const { return sizeof(State) + (low.capacity() + high.capacity()) * sizeof(float); }
   };
 
-  /// Brings the ranges of the pages from slot `from` on up to date.
+  /// Brings the ranges of the pages from slot `from` on up to date. Slots behind those already covered widen their page's
+  /// ranges; from an earlier one on, pages are read again.
   void index(Head<Quest>& head, std::size_t from) const {
     const std::size_t dim = head.shape->head_dim, pages = (head.size() + page - 1) / page;
     State& state = *head.state;
-    state.low.resize(pages * dim);
-    state.high.resize(pages * dim);
     const std::size_t first = std::min(from, head.size()) / page;
-    if (first >= pages) return;
+    const std::size_t begin = from == state.slots ? std::min(from, head.size()) : first * page;
+    const std::size_t floats = (pages + Tile - 1) / Tile * Tile * dim;
+    state.low.resize(floats);
+    state.high.resize(floats);
+    for (std::size_t p = pages; p < std::min((state.slots + page - 1) / page, floats / dim); ++p)
+      for (std::size_t c = 0; c < dim; ++c)  // pages that went leave nothing behind
+        state.low[place_of(p, dim) + c * Tile] = state.high[place_of(p, dim) + c * Tile] = 0;
+    state.slots = head.size();
+    if (begin >= head.size()) return;
 
-    const ConstRows keys = head.keys_from(first * page);
-    for (std::size_t p = first; p < pages; ++p) {
-      float* low = state.low.data() + p * dim;
-      float* high = state.high.data() + p * dim;
-      std::fill_n(low, dim, std::numeric_limits<float>::infinity());
-      std::fill_n(high, dim, -std::numeric_limits<float>::infinity());
-      for (std::size_t slot = p * page; slot < std::min(head.size(), (p + 1) * page); ++slot) {
-        const std::span<const float> key = keys[slot - first * page];
-        for (std::size_t c = 0; c < dim; ++c) {
-          low[c] = std::min(low[c], key[c]);
-          high[c] = std::max(high[c], key[c]);
-        }
+    const ConstRows keys = head.keys_from(begin);
+    for (std::size_t slot = begin; slot < head.size(); ++slot) {
+      const std::span<const float> key = keys[slot - begin];
+      const std::size_t place = place_of(slot / page, dim);
+      float* low = state.low.data() + place;
+      float* high = state.high.data() + place;
+      const bool opens = slot % page == 0;
+      for (std::size_t c = 0; c < dim; ++c) {
+        low[c * Tile] = opens ? key[c] : std::min(low[c * Tile], key[c]);
+        high[c * Tile] = opens ? key[c] : std::max(high[c * Tile], key[c]);
       }
     }
   }
@@ -61,7 +69,8 @@ struct Quest {
     const std::size_t others = pages - 1;
     const std::span<float> memory = selection.scratch(2 * others);
     const std::span<float> bounds = memory.first(others), sorted = memory.last(others);
-    for (std::size_t p = 0; p < others; ++p) bounds[p] = bound(*head.state, p, queries);
+    for (std::size_t p = 0; p < others; p += Tile)
+      bound_tile(*head.state, p, queries, bounds.subspan(p, std::min(Tile, others - p)));
     std::copy(bounds.begin(), bounds.end(), sorted.begin());
     const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(wanted - 2);
     std::nth_element(sorted.begin(), last, sorted.end(), std::greater<>());
@@ -83,19 +92,35 @@ struct Quest {
   }
 
  private:
-  /// At least the largest logit, before scaling, that the queries have with any key of the page (if `reduce` is max).
-  float bound(const State& state, std::size_t p, ConstRows queries) const {
-    const std::size_t dim = queries.dim;
-    const float* low = state.low.data() + p * dim;
-    const float* high = state.high.data() + p * dim;
-    float result = reduce == Reduce::max ? -std::numeric_limits<float>::infinity() : 0.0f;
+  static constexpr std::size_t Tile = Strip;  ///< pages whose bounds are computed together
+
+  /// Where the first channel of a page lies.
+  static std::size_t place_of(std::size_t p, std::size_t dim) { return p / Tile * Tile * dim + p % Tile; }
+
+  /// For pages from `p` on: at least the largest logit, before scaling, that the queries have with any of the page's keys (if
+  /// `reduce` is max). The largest product with a channel is the one with the end of its range on the query's side.
+  void bound_tile(const State& state, std::size_t p, ConstRows queries, std::span<float> bounds) const {
+    const float *low = state.low.data() + place_of(p, queries.dim),
+                *high = state.high.data() + place_of(p, queries.dim);
+    float results[Tile];
+    std::fill_n(results, Tile, reduce == Reduce::max ? -std::numeric_limits<float>::infinity() : 0.0f);
     for (std::size_t row = 0; row < queries.count; ++row) {
-      const std::span<const float> query = queries[row];
-      float sum = 0;
-      for (std::size_t c = 0; c < dim; ++c) sum += std::max(query[c] * low[c], query[c] * high[c]);
-      result = reduce == Reduce::max ? std::max(result, sum) : result + sum;
+      const float* query = queries[row].data();
+      float sums[Tile] = {};
+      const auto ends = [&](std::size_t c) { return (query[c] > 0 ? high : low) + c * Tile; };
+      std::size_t c = 0;
+      for (; c + 4 <= queries.dim; c += 4) {  // four at a time: the sums are written to memory after each step
+        const float *a = ends(c), *b = ends(c + 1), *d = ends(c + 2), *e = ends(c + 3), *q = query + c;
+        for (std::size_t i = 0; i < Tile; ++i)
+          sums[i] = sums[i] + q[0] * a[i] + q[1] * b[i] + q[2] * d[i] + q[3] * e[i];
+      }
+      for (; c < queries.dim; ++c)
+        for (std::size_t i = 0; i < Tile; ++i) sums[i] += query[c] * ends(c)[i];
+      for (std::size_t i = 0; i < Tile; ++i)
+        results[i] = reduce == Reduce::max ? std::max(results[i], sums[i]) : results[i] + sums[i];
     }
-    return std::isnan(result) ? std::numeric_limits<float>::infinity() : result;  // overflow must not lose a page
+    for (std::size_t i = 0; i < bounds.size(); ++i)  // overflow must not lose a page
+      bounds[i] = std::isnan(results[i]) ? std::numeric_limits<float>::infinity() : results[i];
   }
 };
 

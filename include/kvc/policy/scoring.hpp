@@ -62,29 +62,41 @@ inline void pool(std::span<const float> in, std::size_t kernel, Pooling how, std
   }
 }
 
-/// The slot that loses against all others: NaN before the lowest score, the newer of equals.
-inline std::size_t lowest(std::span<const float> scores) {
-  constexpr std::size_t Strip = 16;  // independent minima, so that the compiler can use vectors
-  float least[Strip];
-  std::int32_t unordered[Strip] = {};
-  std::fill_n(least, Strip, Protected);
-  std::size_t slot = 0;
-  for (; slot + Strip <= scores.size(); slot += Strip) {
-    const float* score = scores.data() + slot;
-    for (std::size_t i = 0; i < Strip; ++i) least[i] = score[i] < least[i] ? score[i] : least[i];
-    for (std::size_t i = 0; i < Strip; ++i) unordered[i] |= score[i] != score[i];
+/// Loops over so many slots at a time, a constant, become vectors at -O2.
+inline constexpr std::size_t Strip = 16;
+
+/// Of `count` scores score(slot), the slot that loses against all others: NaN before the lowest score, the newer of equals.
+template <class Score>
+std::size_t lowest(std::size_t count, Score score) {
+  constexpr std::size_t Piece = 16 * Strip;  // only the piece with the lowest score is searched for it
+  std::size_t piece = 0;
+  float bound = Protected;
+  for (std::size_t begin = 0; begin < count; begin += Piece) {
+    const std::size_t end = std::min(count, begin + Piece), whole = begin + (end - begin) / Strip * Strip;
+    float least[Strip];
+    std::fill_n(least, Strip, Protected);
+    for (std::size_t slot = begin; slot < whole; slot += Strip)
+      for (std::size_t i = 0; i < Strip; ++i) {
+        const float value = score(slot + i);
+        const float ordered = value == value ? value : -Protected;
+        least[i] = ordered < least[i] ? ordered : least[i];
+      }
+    for (std::size_t slot = whole; slot < end; ++slot)
+      least[0] = score(slot) >= least[0] ? least[0] : std::isnan(score(slot)) ? -Protected : score(slot);
+    const float found = *std::min_element(least, least + Strip);
+    if (found > bound) continue;
+    bound = found;
+    piece = begin;
   }
-  for (; slot < scores.size(); ++slot) {
-    least[0] = scores[slot] < least[0] ? scores[slot] : least[0];
-    unordered[0] |= std::isnan(scores[slot]);
-  }
-  const float bound = *std::min_element(least, least + Strip);
-  if (std::find(unordered, unordered + Strip, 1) != unordered + Strip)
-    for (slot = scores.size(); slot-- > 0;)
-      if (std::isnan(scores[slot])) return slot;
-  for (slot = scores.size(); slot-- > 1;)
-    if (scores[slot] == bound) break;
+  if (bound == -Protected)
+    for (std::size_t slot = count; slot-- > 0;)
+      if (std::isnan(score(slot))) return slot;
+  std::size_t slot = std::min(count, piece + Piece) - 1;
+  while (slot > piece && score(slot) != bound) --slot;
   return slot;
+}
+inline std::size_t lowest(std::span<const float> scores) {
+  return lowest(scores.size(), [scores](std::size_t slot) { return scores[slot]; });
 }
 
 /// Keeps every Protected slot, even beyond `total`, then fills up to `total` with the best of the others.

@@ -29,7 +29,7 @@ class Arena final : public std::pmr::memory_resource {
     const std::scoped_lock lock(mutex_);
     std::vector<std::byte*>& free = free_[rounded(bytes)];
     if (free.capacity() < count) free.reserve(count);
-    while (free.size() < count) free.push_back(carve(rounded(bytes)));
+    while (free.size() < count) free.push_back(fresh(rounded(bytes)));
   }
 
   /// Bytes obtained from upstream, in use or not.
@@ -51,6 +51,8 @@ class Arena final : public std::pmr::memory_resource {
   /// Huge pages begin at multiples of their size; a chunk that does not would lose its first and last one.
   static std::size_t alignment_of(std::size_t chunk) { return chunk >= HugePage ? HugePage : Alignment; }
   static std::size_t rounded(std::size_t bytes) { return (bytes + Alignment - 1) / Alignment * Alignment; }
+
+  std::byte* fresh(std::size_t bytes) { return bytes <= LargestSmall ? carve_small(bytes) : carve(bytes); }
 
   /// Small pieces, such as a block's header, lie together: each would cost a read of its own from memory if it stood among the
   /// rows of blocks long gone (measured: a tenth of attention at 2 bits).
@@ -92,7 +94,7 @@ class Arena final : public std::pmr::memory_resource {
       found->second.pop_back();
       return piece;
     }
-    return rounded(bytes) <= LargestSmall ? carve_small(rounded(bytes)) : carve(rounded(bytes));
+    return fresh(rounded(bytes));
   }
   void do_deallocate(void* piece, std::size_t bytes, std::size_t) override {
     const std::scoped_lock lock(mutex_);

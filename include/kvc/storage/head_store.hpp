@@ -62,6 +62,7 @@ class HeadStore {
 
   /// Drops the slots whose flag is 0; `compact` gathers what stays (see RowStore::keep).
   void keep(std::span<const std::uint8_t> flags, bool compact) {
+    const bool alike = in_step_ && keys_.moves_like(values_);
     keys_.keep(flags, compact);
     values_.keep(flags, compact);
     positions_.keep(flags);
@@ -73,7 +74,7 @@ class HeadStore {
               std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
         });
     resize_columns(kept);
-    check_step();
+    if (!alike) check_step();
   }
 
   /// Drops the newest slots, so that `slots` stay, and forgets having seen `tokens` tokens.
@@ -116,10 +117,11 @@ class HeadStore {
   std::span<const float> key_bias(std::span<float> memory) const {
     if (multiplicity_.empty() && keys_.dead_rows() == 0) return {};
     std::fill(memory.begin(), memory.end(), -std::numeric_limits<float>::infinity());
-    for (std::size_t slot = 0; slot < size(); ++slot) {
-      const float tokens = multiplicity_.empty() ? 1.0f : multiplicity_[slot];
-      memory[static_cast<std::size_t>(keys_.map()[slot])] = tokens == 1.0f ? 0.0f : std::log(tokens);
-    }
+    float* bias = memory.data();
+    keys_.map().for_each_entry([bias](std::size_t, std::size_t row) { bias[row] = 0; });
+    for (std::size_t slot = 0; slot < multiplicity_.size(); ++slot)
+      if (multiplicity_[slot] != 1.0f)
+        bias[static_cast<std::size_t>(keys_.map()[slot])] = std::log(multiplicity_[slot]);
     return memory;
   }
 

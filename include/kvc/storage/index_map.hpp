@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -19,6 +20,17 @@ class IndexMap {
   std::size_t bytes() const { return entries_.capacity() * sizeof(std::int32_t); }
   /// The explicit entries; empty while identity.
   std::span<const std::int32_t> entries() const { return entries_; }
+
+  /// Calls visit(i, entry i) for all entries.
+  template <class Visit>
+  void for_each_entry(Visit visit) const {
+    const std::int32_t* entries = entries_.data();
+    const std::size_t size = size_;
+    if (identity_)
+      for (std::size_t i = 0; i < size; ++i) visit(i, i);
+    else
+      for (std::size_t i = 0; i < size; ++i) visit(i, static_cast<std::size_t>(entries[i]));
+  }
 
   friend bool operator==(const IndexMap& a, const IndexMap& b) {
     if (a.size_ != b.size_) return false;
@@ -74,14 +86,44 @@ class IndexMap {
   }
   /// Room for `size` explicit entries.
   void reserve(std::size_t size) { entries_.reserve(size); }
-  /// change(index) for every entry; the list becomes explicit.
-  template <class Change>
-  void transform(Change change) {
+  /// Adds `change` to every entry from `from` on, of which there are at most `count`; the list becomes explicit. They are looked for
+  /// from the end: rows that move are mostly the newest slots'.
+  void shift(std::int32_t from, std::int32_t change, std::size_t count) {
     materialise();
-    for (std::int32_t& index : entries_) index = change(index);
+    std::size_t end = size_;
+    while (count > 0 && end >= Strip) {
+      end -= Strip;
+      std::int32_t* entries = entries_.data() + end;
+      std::int32_t found = 0;
+      for (std::size_t i = 0; i < Strip; ++i) found += entries[i] >= from;
+      for (std::size_t i = 0; i < Strip; ++i) entries[i] += entries[i] >= from ? change : 0;
+      count -= std::min(count, static_cast<std::size_t>(found));
+    }
+    for (std::size_t i = 0; count > 0 && i < end; ++i) entries_[i] += entries_[i] >= from ? change : 0;
+  }
+  /// Calls visit(i) for the entries that lie in [begin, end), in ascending i.
+  template <class Visit>
+  void for_each_within(std::int32_t begin, std::int32_t end, Visit visit) const {
+    if (identity_) {
+      for (auto i = static_cast<std::size_t>(begin); i < std::min(static_cast<std::size_t>(end), size_); ++i) visit(i);
+      return;
+    }
+    const std::int32_t* entries = entries_.data();
+    for (std::size_t i = 0; i < size_; i += Strip) {
+      std::int32_t within = 0;
+      if (i + Strip <= size_)
+        for (std::size_t j = i; j < i + Strip; ++j) within |= (entries[j] >= begin) & (entries[j] < end);
+      else
+        within = 1;
+      for (std::size_t j = i; within != 0 && j < std::min(i + Strip, size_); ++j)
+        if (entries[j] >= begin && entries[j] < end) visit(j);
+    }
   }
 
  private:
+  /// Loops over a constant number of entries become vectors at -O2.
+  static constexpr std::size_t Strip = 16;
+
   void materialise() {
     if (!identity_) return;
     entries_.resize(size_);

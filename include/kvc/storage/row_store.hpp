@@ -43,6 +43,14 @@ class RowStore {
   const IndexMap& map() const { return map_; }
   bool seals() const { return sealed_ != nullptr; }
   std::size_t sealed_rows() const { return sealed_count_; }
+  /// Whether dropping the same slots from both stores, whose maps agree, leaves maps that agree: nothing of them is sealed,
+  /// and their segments end, and die, at the same rows.
+  bool moves_like(const RowStore& other) const {
+    return !seals() && !other.seals() && sealed_count_ == 0 && other.sealed_count_ == 0 &&
+           std::ranges::equal(segments_, other.segments_, [](const Segment& a, const Segment& b) {
+             return a.rows() == b.rows() && a.dead == b.dead;
+           });
+  }
 
   /// Appends rows behind all others, as new slots.
   void append(ConstRows rows) {
@@ -139,9 +147,9 @@ class RowStore {
   /// Seals the oldest dense slots as the stream's rule allows now.
   void seal(bool prompt_end) {
     if (!seals()) return;
-    const std::span<const std::uint32_t> candidates = seal_candidates();
     const bool whole = stream_.whole_prompt && prompt_end;
     const std::size_t step = whole ? sealed_->granule() : stream_.batch;
+    const std::span<const std::uint32_t> candidates = seal_candidates(step);
     const std::size_t count = candidates.size() / step * step;
     const std::size_t piece = whole ? count : std::max(PromptRows / stream_.batch * stream_.batch, stream_.batch);
     const bool in_order = map_.identity() && dead_rows() == 0;
@@ -279,16 +287,28 @@ class RowStore {
 
   /// Recomputes the row numbers after segments changed.
   void number() {
-    std::size_t first = 0;
     sealed_first_ = sealed_count_ = 0;
-    for (Segment& segment : segments_) {
+    number_from(0);
+  }
+  /// The same where all segments before `index` stayed as they are, and none of them is sealed that was not.
+  void number_from(std::size_t index) {
+    std::size_t first = index == 0 ? 0 : segments_[index - 1].first + segments_[index - 1].rows();
+    for (; index < segments_.size(); ++index) {
+      Segment& segment = segments_[index];
       segment.first = first;
-      if (segment.sealed && sealed_count_ == 0) sealed_first_ = first;
-      if (segment.sealed) sealed_count_ += segment.rows();
       first += segment.rows();
+      if (!segment.sealed) continue;
+      if (sealed_count_ == 0) sealed_first_ = segment.first;
+      sealed_count_ = first - sealed_first_;  // sealed segments lie together
     }
   }
 
+  /// Live rows of the segments from `index` on.
+  std::size_t live_from(std::size_t index) const {
+    std::size_t live = 0;
+    for (; index < segments_.size(); ++index) live += segments_[index].rows() - segments_[index].dead;
+    return live;
+  }
   static bool all_dead(const Segment& segment) {
     return segment.dead == segment.rows();
   }
@@ -297,19 +317,19 @@ class RowStore {
   void sweep() {
     if (erase_dead()) recount_free();
   }
-  bool erase_dead() {
+  /// `moving`: slots whose rows count as dead although the map still has them.
+  bool erase_dead(std::size_t moving = 0) {
     if (std::none_of(segments_.begin(), segments_.end(), all_dead)) return false;
-    auto shift = detail::scratch<struct SweepPurpose, std::int32_t>(segments_.size());
-    std::int32_t gone = 0;
-    bool moves = false;
-    for (std::size_t i = 0; i < segments_.size(); ++i) {
-      shift[i] = gone;
-      if (all_dead(segments_[i]))
-        gone += static_cast<std::int32_t>(segments_[i].rows());
-      else
-        moves |= gone != 0;
+    // From the last run of dead segments to the first, so that those before it keep their numbers.
+    for (std::size_t end = segments_.size(), begin = 0; end > 0; end = begin) {
+      begin = end - 1;
+      if (!all_dead(segments_[begin])) continue;
+      while (begin > 0 && all_dead(segments_[begin - 1])) --begin;
+      const std::size_t behind = segments_[end - 1].first + segments_[end - 1].rows();
+      if (const std::size_t live = live_from(end))
+        map_.shift(static_cast<std::int32_t>(behind), -static_cast<std::int32_t>(behind - segments_[begin].first),
+                   live + moving);
     }
-    if (moves) map_.transform([&](std::int32_t row) { return row - shift[segment_of(static_cast<std::size_t>(row))]; });
     std::erase_if(segments_, all_dead);
     number();
     return true;
@@ -330,8 +350,9 @@ class RowStore {
   void release_mostly_dead() {
     move_behind([&](const Segment& segment) {
       const bool open = !segment.sealed && &segment == &segments_.back();
+      if (open || segment.dead * 4 < segment.rows() * 3) return false;
       // Against the capacity of a sealed block: one that has just been begun still fills up.
-      return !open && segment.dead * 4 >= (segment.sealed ? segment.block->capacity() : segment.rows()) * 3;
+      return !segment.sealed || segment.dead * 4 >= segment.block->capacity() * 3;
     });
   }
   /// Moves the live rows of the segments that `leaves` says yes to behind all others, in slot order, as dense rows.
@@ -340,13 +361,16 @@ class RowStore {
     if (std::none_of(segments_.begin(), segments_.end(), leaves)) return;
     auto slots = detail::scratch<struct MovedSlots, std::uint32_t>(map_.size());
     std::size_t count = 0;
-    for (std::size_t slot = 0; slot < map_.size(); ++slot)
-      if (leaves(segments_[segment_of(static_cast<std::size_t>(map_[slot]))]))
-        slots[count++] = static_cast<std::uint32_t>(slot);
+    for (const Segment& segment : segments_)
+      if (leaves(segment))
+        map_.for_each_within(static_cast<std::int32_t>(segment.first),
+                             static_cast<std::int32_t>(segment.first + segment.rows()),
+                             [&](std::size_t slot) { slots[count++] = static_cast<std::uint32_t>(slot); });
+    std::sort(slots.begin(), slots.begin() + static_cast<std::ptrdiff_t>(count));
     auto rows = detail::scratch<struct MovedRows>(count * dim());
     for (std::size_t i = 0; i < count; ++i) gather(slots[i], {rows.data() + i * dim(), 1, dim()});
     for (std::size_t i = 0; i < count; ++i) ++segments_[segment_of(static_cast<std::size_t>(map_[slots[i]]))].dead;
-    erase_dead();  // free rows are counted when every slot has a row again
+    erase_dead(count);  // free rows are counted when every slot has a row again
     for (std::size_t done = 0; done < count;) {
       Segment& open = open_segment(seals() ? 1 : count - done);
       const std::size_t taken = std::min(count - done, open.block->capacity() - open.end);
@@ -382,15 +406,17 @@ class RowStore {
     return flags.size() - static_cast<std::size_t>(std::count(flags.begin(), flags.end(), std::uint8_t{0}));
   }
 
-  /// Dense slots, oldest first, beyond the sinks and without the newest `recent`.
-  std::span<const std::uint32_t> seal_candidates() const {
+  /// Dense slots, oldest first, beyond the sinks and without the newest `recent`; none if they must be fewer than `least`.
+  std::span<const std::uint32_t> seal_candidates(std::size_t least) const {
     const std::size_t slots = map_.size();
     auto found = detail::scratch<struct CandidatesPurpose, std::uint32_t>(slots);
     if (slots <= stream_.sinks + stream_.recent) return {};
     std::size_t sealed_dead = 0;
-    for (const Segment& segment : segments_) sealed_dead += segment.sealed ? segment.dead : 0;
+    if (dead_rows() != 0)
+      for (const Segment& segment : segments_) sealed_dead += segment.sealed ? segment.dead : 0;
     // From the newest backwards: the dense slots lie together at the end, so this stops early.
     std::size_t dense_left = slots - (sealed_count_ - sealed_dead), begin = slots;
+    if (dense_left < least) return {};
     for (std::size_t slot = slots; slot-- > stream_.sinks && dense_left > 0;) {
       if (in_sealed_rows(static_cast<std::size_t>(map_[slot]))) continue;
       --dense_left;
@@ -438,7 +464,7 @@ class RowStore {
         left -= consumed;
         if (segments_[next].rows() == 0) segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(next));
       }
-      number();
+      number_from(sealed);
       first += taken;
       count -= taken;
     }
@@ -473,10 +499,12 @@ class RowStore {
   }
   /// Slots got the last rows of a sealed segment: the rows behind those move up, and their old ones are dead already.
   void slots_moved_to(std::size_t sealed, std::span<const std::uint32_t> slots) {
-    number();
+    number_from(sealed);
     const auto behind = static_cast<std::int32_t>(segments_[sealed].first + segments_[sealed].rows());
     const auto inserted = static_cast<std::int32_t>(slots.size());
-    map_.transform([&](std::int32_t row) { return row >= behind - inserted ? row + inserted : row; });
+    const auto unmoved = static_cast<std::size_t>(
+        std::ranges::count_if(slots, [&](std::uint32_t slot) { return map_[slot] >= behind - inserted; }));
+    map_.shift(behind - inserted, inserted, live_from(sealed + 1) + unmoved);
     for (std::size_t i = 0; i < slots.size(); ++i) map_.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
     sweep();
   }

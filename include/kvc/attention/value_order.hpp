@@ -1,0 +1,127 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <numeric>
+#include <span>
+
+#include "kvc/storage/head_store.hpp"
+
+namespace kvc::attention {
+
+/// Takes weights from the rows of the keys to the rows of the values, in a head where the two differ.
+///
+/// They differ little: both sides seal the same tokens in the same order, only not at the same time. So most slots lie in
+/// long runs in which a value's row is its key's row plus a constant, with dead rows in the same places:
+///
+///   key rows    | a b . c d e . f g | s t | h i j        s, t: survivors of a freed block, among other slots' rows
+///   value rows  | a b . c d e . f | s t | g h i j        runs: a … f, g, h i j; loose: g, s, t
+///
+/// Runs are copied whole; slots in short ones, or in ones that lie among another's rows, are loose and go one by one.
+/// It works in the thread's scratch memory, so a thread has at most one at a time.
+class ValueOrder {
+ public:
+  explicit ValueOrder(const HeadStore& head)
+      : slots_(head.size()),
+        value_rows_(head.values().rows()),
+        keys_(rows_of(head.keys().map(), detail::scratch<struct KeyRowsPurpose, std::int32_t>(slots_))),
+        values_(rows_of(head.values().map(), detail::scratch<struct ValueRowsPurpose, std::int32_t>(slots_))),
+        loose_(detail::scratch<struct LoosePurpose, std::uint32_t>(slots_)) {
+    find_runs();
+    settle_overlaps();
+  }
+
+  /// target[value row] = weights[key row] of every slot, 0 in dead rows. Weights of dead key rows are 0; while it works, those
+  /// of loose slots are too.
+  void move(float* weights, float* target) const {
+    auto saved = detail::scratch<struct LooseWeightsPurpose>(loose_count_);
+    for (std::size_t i = 0; i < loose_count_; ++i) {
+      float& weight = weights[keys_[loose_[i]]];
+      saved[i] = weight;
+      weight = 0;
+    }
+    std::size_t filled = 0;
+    for (const Run& run : runs_) {
+      std::fill(target + filled, target + run.value, 0.0f);
+      std::copy_n(weights + run.key, run.rows, target + run.value);
+      filled = run.value + run.rows;
+    }
+    std::fill(target + filled, target + value_rows_, 0.0f);
+    for (std::size_t i = 0; i < loose_count_; ++i) {
+      target[values_[loose_[i]]] = saved[i];
+      weights[keys_[loose_[i]]] = saved[i];
+    }
+  }
+
+ private:
+  static constexpr std::size_t ShortestRun = 32, Strip = 16;
+  struct Run {
+    std::size_t slot, slots, key, value, rows;
+
+    bool overlaps(const Run& other) const {
+      const auto meet = [&](std::size_t a, std::size_t b) { return a < b + other.rows && b < a + rows; };
+      return meet(key, other.key) || meet(value, other.value);
+    }
+  };
+
+  static const std::int32_t* rows_of(const IndexMap& map, std::span<std::int32_t> memory) {
+    if (!map.identity()) return map.entries().data();
+    std::iota(memory.begin(), memory.end(), 0);
+    return memory.data();
+  }
+
+  void find_runs() {
+    auto runs = detail::scratch<struct RunsPurpose, Run>(slots_ / ShortestRun);
+    std::size_t count = 0;
+    for (std::size_t slot = 0, end = 0; slot < slots_; slot = end) {
+      end = end_of_run(slot);
+      const Run run{slot, end - slot, static_cast<std::size_t>(keys_[slot]), static_cast<std::size_t>(values_[slot]),
+                    static_cast<std::size_t>(keys_[end - 1] - keys_[slot]) + 1};
+      if (run.slots >= ShortestRun)
+        runs[count++] = run;
+      else
+        loosen(run);
+    }
+    runs_ = runs.first(count);
+  }
+  std::size_t end_of_run(std::size_t slot) const {
+    const std::int32_t distance = keys_[slot] - values_[slot];
+    ++slot;
+    for (; slot + Strip <= slots_; slot += Strip) {
+      std::int32_t breaks = 0;  // other distances, and descents: a negative number's sign is in every bit
+      for (std::size_t i = slot; i < slot + Strip; ++i)
+        breaks |= ((keys_[i] - values_[i]) ^ distance) | (keys_[i] - keys_[i - 1]) >> 31;
+      if (breaks != 0) break;
+    }
+    while (slot < slots_ && keys_[slot] - values_[slot] == distance && keys_[slot] > keys_[slot - 1]) ++slot;
+    return slot;
+  }
+  void loosen(const Run& run) {
+    for (std::size_t slot = run.slot; slot < run.slot + run.slots; ++slot)
+      loose_[loose_count_++] = static_cast<std::uint32_t>(slot);
+  }
+
+  /// Of runs that lie among each other's rows, the longest stays one.
+  void settle_overlaps() {
+    std::ranges::sort(runs_, std::greater<>(), &Run::rows);
+    std::size_t kept = 0;
+    for (const Run& run : runs_) {
+      const auto settled = runs_.first(kept);
+      if (std::ranges::any_of(settled, [&](const Run& other) { return run.overlaps(other); }))
+        loosen(run);
+      else
+        runs_[kept++] = run;
+    }
+    runs_ = runs_.first(kept);
+    std::ranges::sort(runs_, std::less<>(), &Run::value);
+  }
+
+  std::size_t slots_, value_rows_;
+  const std::int32_t *keys_, *values_;
+  std::span<std::uint32_t> loose_;
+  std::size_t loose_count_ = 0;
+  std::span<Run> runs_;
+};
+
+}  // namespace kvc::attention
