@@ -130,6 +130,7 @@ struct DenseKernel {
   }
 };
 
+/// Converts a window to floats: row p of the target holds the window's lanes, in whole tiles.
 template <Scalar Type>
 inline void widen(const DenseLayout& layout, const void* block, const Window& window, float* target,
                   std::size_t target_stride) {
