@@ -175,11 +175,14 @@ KVC_ALWAYS_INLINE void integer_tiles(const IntegerRun& run, const IntegerBlock& 
         }
         KVC_UNROLL
         for (std::size_t r = 0; r < Rows; ++r) {
-          // One line at a time, evenly spread over the unit: two prefetches in a row cost up to a quarter of the bandwidth.
+          // One line at a time, evenly spread over the unit: two in a row cost up to a quarter of the bandwidth. The second
+          // prefetch is for codes that go by faster than lines waiting in the second level come one by one.
           KVC_UNROLL
           for (std::size_t line = 0; line < Lines; ++line)
-            if (line * Rows * Parts * Steps / Lines == (Step * Parts + Part) * Rows + r && next)
+            if (line * Rows * Parts * Steps / Lines == (Step * Parts + Part) * Rows + r && next) {
               prefetch(next + line * LineBytes);
+              prefetch_near(codes[line / UnitRows] + line % UnitRows * TileLanes);
+            }
           const Words held = words(coefficient[(r * Parts + Part) * IntegerDwords + Step]);
           KVC_UNROLL
           for (std::size_t i = 0; i < Vectors; ++i) {
@@ -205,12 +208,7 @@ KVC_ALWAYS_INLINE void integer_tiles(const IntegerRun& run, const IntegerBlock& 
         step.template operator()<7>();
       }
       coefficient += Steps;
-      if (next) {  // codes go by faster than lines that wait in the second level come one by one
-        KVC_UNROLL
-        for (std::size_t line = 0; line < Lines; ++line)
-          prefetch_near(codes[line / UnitRows] + line % UnitRows * TileLanes);
-        next += Lines * LineBytes;
-      }
+      if (next) next += Lines * LineBytes;
       KVC_UNROLL
       for (std::size_t t = 0; t < Tiles; ++t) codes[t] += UnitRows * TileLanes;
       if constexpr (ShortSums) {
