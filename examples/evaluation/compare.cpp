@@ -65,12 +65,16 @@ void run(Comparison& comparison, const Work& work) {
     progress.begin(fmt::format("window {} of {}", w + 1, work.windows.size()));
     comparison.run(work.windows[w], report);
   }
-  if (!work.windows.empty()) comparison.time_attention();
+  const auto time = [&] {
+    comparison.time_attention();
+    comparison.time_tokens();
+  };
+  if (!work.windows.empty()) time();
   for (std::size_t s = 0; s < work.samples.size(); ++s) {
     progress.begin(fmt::format("passkey sample {} of {}", s + 1, work.samples.size()));
     comparison.run(work.samples[s], report);
   }
-  if (work.windows.empty()) comparison.time_attention();
+  if (work.windows.empty()) time();
 }
 
 void compare(std::span<const char* const> words) {

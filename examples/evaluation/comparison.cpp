@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <ctime>
 #include <numeric>
 #include <utility>
@@ -130,6 +131,8 @@ void Comparison::measure_caches() {
 
 /// Feeds `token` to every cache and leaves their logits.
 void Comparison::step(int token, std::size_t position) {
+  token_ = token;
+  position_ = position + 1;
   const engine::Config& config = model_->config();
   logits_.resize(caches_.size() * config.vocabulary);
   queries_.resize(config.layers * caches_.size() * config.query_width());
@@ -186,6 +189,35 @@ void Comparison::time_attention() {
   }
   reference_.attend_us = median(times[0]);
   for (std::size_t c = 0; c < contestants_.size(); ++c) tallies_[c].attend_us = median(times[c + 1]);
+}
+
+/// The last step's token again, through the model with one cache.
+void Comparison::step_alone(std::size_t cache) {
+  const auto position = static_cast<kvc::Position>(position_);
+  const std::span<kvc::CacheCore* const> alone(&batch_[cache], 1);
+  const auto attention = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
+    if (options_.prompt_only)
+      caches_[cache]->draft(layer, rows, out);
+    else
+      kvc::decode_batch(alone, layer, rows, out, model_->executor());
+  };
+  model_->forward({&token_, 1}, {&position, 1}, attention, {logits_.data(), 1, model_->config().vocabulary},
+                  workspace_);
+}
+
+void Comparison::time_tokens() {
+  using Clock = std::chrono::steady_clock;
+  std::vector<std::vector<double>> times(caches_.size());
+  for (std::size_t round = 0; round <= Rounds; ++round, ++position_) {
+    for (std::size_t c = 0; c < caches_.size(); ++c) {
+      const auto begin = Clock::now();
+      step_alone(c);
+      const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+      if (round != 0) times[c].push_back(seconds * 1e3);
+    }
+  }
+  reference_.token_ms = median(times[0]);
+  for (std::size_t c = 0; c < contestants_.size(); ++c) tallies_[c].token_ms = median(times[c + 1]);
 }
 
 }  // namespace evaluation

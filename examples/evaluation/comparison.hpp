@@ -37,6 +37,9 @@ class Comparison {
   /// Times attention over the caches as the last run left them, with its last queries, on this thread: processor time,
   /// the median of several rounds over all contestants.
   void time_attention();
+  /// Times whole tokens through the model with each cache alone, on all threads: the median of several rounds. The caches
+  /// take the tokens in, so this comes last.
+  void time_tokens();
 
   const std::vector<Contestant>& contestants() const { return contestants_; }
   /// One per contestant.
@@ -53,6 +56,7 @@ class Comparison {
   void measure_caches();
   void step(int token, std::size_t position);
   void attend(std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out);
+  void step_alone(std::size_t cache);
   void score(std::size_t target);
 
   const engine::Model* model_;
@@ -69,6 +73,8 @@ class Comparison {
   std::vector<float> logits_;   ///< [caches, vocabulary]
   std::vector<float> queries_;  ///< of the last step, [layers, caches, query_heads * head_dim]
   std::vector<Score> scores_;   ///< of the last step, one per cache
+  int token_ = 0;               ///< of the last step
+  std::size_t position_ = 0;    ///< of the next token
 };
 
 }  // namespace evaluation

@@ -19,21 +19,23 @@ std::string json_optional(std::optional<double> value) {
 }
 
 std::string table_row(const Result& result, std::size_t width) {
-  return fmt::format("{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9.1f}\n",
-                     result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
-                     result.kept_fraction * 100, number(result.perplexity(), 3), number(result.perplexity_ratio, 3),
-                     number(result.kl, 4), number(result.top1, 1, 100),
-                     result.samples == 0 ? "-" : fmt::format("{}/{}", result.exact, result.samples), result.attend_us);
+  return fmt::format(
+      "{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9.1f}  {:>6.2f}\n",
+      result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
+      result.kept_fraction * 100, number(result.perplexity(), 3), number(result.perplexity_ratio, 3),
+      number(result.kl, 4), number(result.top1, 1, 100),
+      result.samples == 0 ? "-" : fmt::format("{}/{}", result.exact, result.samples), result.attend_us,
+      result.token_ms);
 }
 
 std::string table_head(std::size_t width) {
   const auto line = [&](const char* policy, auto... names) {
-    return fmt::format("{:<{}}  {:>5}  {:>8}  {:>6}  {:>6}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9}\n", policy, width,
-                       names...);
+    return fmt::format("{:<{}}  {:>5}  {:>8}  {:>6}  {:>6}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9}  {:>6}\n", policy,
+                       width, names...);
   };
-  std::string head =
-      line("policy", "keep", "cache", "ratio", "kept", "perplexity", "x full", "KL", "top-1", "passkey", "attention");
-  head += line("", "", "KiB", "", "%", "", "", "nats", "%", "", "us");
+  std::string head = line("policy", "keep", "cache", "ratio", "kept", "perplexity", "x full", "KL", "top-1", "passkey",
+                          "attention", "token");
+  head += line("", "", "KiB", "", "%", "", "", "nats", "%", "", "us", "ms");
   return head + std::string(head.find('\n'), '-') + "\n";
 }
 
@@ -54,6 +56,7 @@ std::string legend(const Result& reference, const Protocol& protocol) {
         "question\n",
         protocol.samples, reference.exact);
   text += "attention  processor time per token and layer, single-threaded, after the last decoded token\n";
+  text += fmt::format("token      time of one token more through the whole model, {} threads\n", protocol.threads);
   if (protocol.prompt_only) text += "Policies acted once, after the prompt.\n";
   return text;
 }
@@ -62,11 +65,12 @@ std::string json_result(const Result& result) {
   return fmt::format(
       "{{\"policy\": {}, \"keep\": {}, \"bytes\": {}, \"dense_bytes\": {}, \"ratio\": {}, \"kept_fraction\": {}, "
       "\"nll\": {}, \"perplexity\": {}, \"perplexity_ratio\": {}, \"kl\": {}, \"top1\": {}, \"passkey\": {}, "
-      "\"attend_us\": {}}}",
+      "\"attend_us\": {}, \"token_ms\": {}}}",
       quoted(result.policy), json_number(result.keep), json_number(result.bytes), json_number(result.dense_bytes),
       json_number(result.ratio()), json_number(result.kept_fraction), json_optional(result.nll),
       json_optional(result.perplexity()), json_optional(result.perplexity_ratio), json_optional(result.kl),
-      json_optional(result.top1), json_optional(result.passkey), json_number(result.attend_us));
+      json_optional(result.top1), json_optional(result.passkey), json_number(result.attend_us),
+      json_number(result.token_ms));
 }
 
 std::string json_protocol(const Protocol& protocol) {
@@ -97,6 +101,7 @@ Result make_result(const Contestant& contestant, const Tally& tally, const Tally
   result.exact = tally.exact;
   result.samples = tally.samples;
   result.attend_us = tally.attend_us;
+  result.token_ms = tally.token_ms;
   if (!tally.window_nll.empty()) {
     result.nll = tally.mean_nll();
     result.perplexity_ratio = perplexity_ratio(tally, reference);

@@ -30,6 +30,7 @@ struct Result {
   std::optional<double> passkey;  ///< share of samples whose whole answer is right
   std::size_t exact = 0, samples = 0;
   double attend_us = 0;  ///< attention of one token in one layer, microseconds on one thread
+  double token_ms = 0;   ///< one token through the model, milliseconds on all threads
 
   double ratio() const { return dense_bytes / bytes; }
   std::optional<double> perplexity() const;

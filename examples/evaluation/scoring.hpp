@@ -40,7 +40,7 @@ struct Tally {
   std::size_t samples = 0, exact = 0;
   std::size_t prompts = 0;  ///< over which the cache was measured, at the prompt's end
   double bytes = 0, dense_bytes = 0, kept = 0;
-  double attend_us = 0;
+  double attend_us = 0, token_ms = 0;
 
   double mean_nll() const;
 };

@@ -27,6 +27,7 @@ Tally measured() {
   tally.dense_bytes = 8192;
   tally.kept = 1.0;
   tally.attend_us = 12.5;
+  tally.token_ms = 7.25;
   return tally;
 }
 
@@ -77,6 +78,7 @@ TEST_CASE("the JSON report has one entry per policy and keep fraction, with ever
   CHECK(entry["top1"].number() == 0.8);
   CHECK(entry["passkey"].number() == 0.75);
   CHECK(entry["attend_us"].number() == 12.5);
+  CHECK(entry["token_ms"].number() == 7.25);
 }
 
 TEST_CASE("what was not measured is null in JSON and a dash in the table") {
