@@ -196,7 +196,11 @@ int main(int count, char** words) {
             if (threads == 1 || isa == kvc::available_isas().back()) add({codec, isa, tokens, group, 128, threads});
       for (const kvc::Isa isa : kvc::available_isas()) add({codec, isa, 1024, group, 128, 1, true});
     }
-    for (const kvc::Isa isa : kvc::available_isas()) add({codec, isa, 16384, 3, 64, 1});
+    for (const kvc::Isa isa : kvc::available_isas()) {
+      add({codec, isa, 16384, 3, 64, 1});
+      add({codec, isa, 16384, 8, 128, 1});
+      add({codec, isa, 1024, 8, 128, 1, true});
+    }
   }
   if (growth)
     for (std::size_t tokens = 1024; tokens <= std::size_t{1} << 20; tokens *= 4)

@@ -3,7 +3,7 @@
 // Time: one decode step of a layer. Counters: attention_us of the same cache (append and policy left out), upkeep_us = step -
 // attention, upkeep_share = upkeep / attention, bytes held, ratio to fp16 of all tokens seen. Steps in which another
 // process took the core are left out of the counters: those where a step or its attention took over twice its median, which
-// sealing a block or opening one does not.
+// sealing a block or opening one does not; left_out is their share.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -64,6 +64,7 @@ void step(benchmark::State& state, const std::string& text, std::size_t slots, s
     attention += attentions[i];
     ++steps;
   }
+  state.counters["left_out"] = 1 - steps / static_cast<double>(wholes.size());
   state.counters["attention_us"] = attention / steps * 1e6;
   state.counters["upkeep_us"] = (whole - attention) / steps * 1e6;
   state.counters["upkeep_share"] = (whole - attention) / attention;

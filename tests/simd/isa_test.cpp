@@ -1,7 +1,9 @@
 #include "catch_shim.hpp"
 
+#include <csignal>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "kvc/kernels/dispatch.hpp"
 
@@ -60,6 +62,39 @@ TEST_CASE("the level that KVC_ISA names is the one in use", "[.level]") {
   const std::string wanted = named ? named : kvc::to_string(kvc::available_isas().back());
   CHECK(kvc::to_string(kvc::best_isa()) == wanted);
 }
+
+#if defined(__x86_64__) && defined(__linux__)
+namespace {
+
+/// Gives this thread a signal stack that has no room for tiles; Linux then refuses them to the process.
+struct SmallSignalStack {
+  std::vector<char> memory = std::vector<char>(8192);
+  SmallSignalStack() {
+    const stack_t stack{memory.data(), 0, memory.size()};
+    REQUIRE(sigaltstack(&stack, nullptr) == 0);
+  }
+  ~SmallSignalStack() {
+    const stack_t none{nullptr, SS_DISABLE, 0};
+    sigaltstack(&none, nullptr);
+  }
+};
+
+}  // namespace
+
+// Hidden: refused.sh runs each in a process that has asked for nothing yet.
+TEST_CASE("where the system refuses AMX, the level below is used", "[.refused]") {
+  const SmallSignalStack small;
+  CHECK(kvc::best_isa() == Isa::avx512vnni);
+  CHECK_FALSE(kvc::is_available(Isa::amx));
+}
+
+TEST_CASE("a cap below AMX does not ask the system for it", "[.unasked]") {
+  ScopedCap cap("avx512vnni");
+  CHECK(kvc::best_isa() == Isa::avx512vnni);
+  const SmallSignalStack small;  // refused from now on, unless it was granted before
+  CHECK_FALSE(kvc::is_available(Isa::amx));
+}
+#endif
 
 TEST_CASE("an unknown KVC_ISA is an error that lists the levels") {
   ScopedCap cap("sse9");

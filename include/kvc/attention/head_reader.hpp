@@ -243,7 +243,6 @@ class HeadReader {
     selects_ = true;
   }
 
-  kernels::Pass pass_;
   const HeadStore& head_;
   Settings settings_;
   std::span<const float> bias_;

@@ -91,6 +91,7 @@ inline void skip_chunk(const KeptScores& kept, std::size_t chunk, std::size_t co
 inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
                         std::size_t limit_first, Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
+  const kernels::Pass pass;
   const std::size_t rows = queries.rows();
   auto memory = detail::scratch<struct ScoresPurpose>(rows * ChunkRows + rows);
   float* correction = memory.data() + rows * ChunkRows;
@@ -125,6 +126,7 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
 inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first,
                                Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
+  const kernels::Pass pass;
   const HeadStore& head = reader.head();
   const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
   const std::size_t stride = kept.weights ? kept.stride : key_rows;

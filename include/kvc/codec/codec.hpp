@@ -17,6 +17,7 @@ enum class Role : std::uint8_t { key, value };
 /// apart. A user's own codec needs block_bytes, encode and decode; scores and accumulate then decode a few rows at a time
 /// and run the dense kernels on them.
 /// A block has room for `capacity` rows; every call says which of them it means. Codecs are immutable and thread-safe.
+/// They run in the middle of attention: one that uses AMX tiles itself must leave the thread's tile configuration as it was.
 class Codec {
  public:
   virtual ~Codec() = default;

@@ -123,6 +123,7 @@
 #endif
 #define KVC_TARGET amx
 #include "kvc/simd/ops_amx-inl.hpp"
+#include "kvc/kernels/steps-inl.hpp"
 #include "kvc/kernels/tile_block-inl.hpp"
 #undef KVC_TARGET
 #if defined(__clang__)

@@ -109,8 +109,7 @@ struct DenseKernel {
   const BlockFunctions<DenseBlockFunction>& functions;
 
   std::size_t tiles() const { return divide_up(window.lanes, TileLanes); }
-  /// When prefetching, a line's worth a step: bursts of prefetches fill the buffers that loads wait for. Measured out of memory:
-  /// f16 with blocks of 4 tiles and 4 lines every other step takes 1.25 times as long.
+  /// When prefetching, a line's worth a step: bursts of prefetches fill the buffers that loads wait for.
   std::size_t most_tiles() const {
     return coefficients.ahead != 0 ? LineBytes / (TileLanes * scalar_bytes(layout.type)) : MaxTiles;
   }

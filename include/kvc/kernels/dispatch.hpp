@@ -34,7 +34,7 @@ inline const Table& active() {
 
 #endif
 
-/// One thread's pass over a head with the kernels of current_isa(): while it lives, they keep what they prepared.
+/// One thread's pass over rows of a head with the kernels of current_isa(): while it lives, they keep what they prepared.
 class Pass {
  public:
   Pass() : table_(active()) {

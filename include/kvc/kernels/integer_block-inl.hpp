@@ -175,7 +175,7 @@ KVC_ALWAYS_INLINE void integer_tiles(const IntegerRun& run, const IntegerBlock& 
         }
         KVC_UNROLL
         for (std::size_t r = 0; r < Rows; ++r) {
-          // One line at a time, evenly spread over the unit: two in a row cost up to a quarter of the bandwidth. The second
+          // One line at a time, evenly spread over the unit: two in a row fill the buffers that loads wait for. The second
           // prefetch is for codes that go by faster than lines waiting in the second level come one by one.
           KVC_UNROLL
           for (std::size_t line = 0; line < Lines; ++line)
@@ -195,18 +195,7 @@ KVC_ALWAYS_INLINE void integer_tiles(const IntegerRun& run, const IntegerBlock& 
         add_part.template operator()<Step, 0>();
         if constexpr (Parts == 2) add_part.template operator()<Step, 1>();
       };
-      step.template operator()<0>();
-      if constexpr (Steps > 1) step.template operator()<1>();
-      if constexpr (Steps > 2) {
-        step.template operator()<2>();
-        step.template operator()<3>();
-      }
-      if constexpr (Steps > 4) {
-        step.template operator()<4>();
-        step.template operator()<5>();
-        step.template operator()<6>();
-        step.template operator()<7>();
-      }
+      for_each_step<Steps>(step);
       coefficient += Steps;
       if (next) next += Lines * LineBytes;
       KVC_UNROLL
@@ -267,23 +256,15 @@ struct IntegerFunctions {
 template <unsigned Bits, class Make>
 constexpr IntegerFunctions make_integer_functions() {
   IntegerFunctions functions = {{}, Make::MostRows};
-  auto fill = [&]<std::size_t Rows>() {
-    if constexpr (Rows <= Make::MostRows) {
-      functions.of[0][Rows] = Make::template get<Rows, 2, false>();
-      if constexpr (Bits < 8) {  // part_kind() asks for two parts of 8 bits
-        functions.of[1][Rows] = Make::template get<Rows, 1, false>();
-        functions.of[2][Rows] = Make::template get<Rows, 1, true>();  // the codes must fit signed bytes
-      }
+  auto fill = [&]<std::size_t Before>() {
+    constexpr std::size_t Rows = Before + 1;
+    functions.of[0][Rows] = Make::template get<Rows, 2, false>();
+    if constexpr (Bits < 8) {  // part_kind() asks for two parts of 8 bits
+      functions.of[1][Rows] = Make::template get<Rows, 1, false>();
+      functions.of[2][Rows] = Make::template get<Rows, 1, true>();  // the codes must fit signed bytes
     }
   };
-  fill.template operator()<1>();
-  fill.template operator()<2>();
-  fill.template operator()<3>();
-  fill.template operator()<4>();
-  fill.template operator()<5>();
-  fill.template operator()<6>();
-  fill.template operator()<7>();
-  fill.template operator()<8>();
+  for_each_step<Make::MostRows>(fill);
   return functions;
 }
 template <unsigned Bits, class Make>

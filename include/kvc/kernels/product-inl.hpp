@@ -17,7 +17,7 @@ constexpr std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a :
 inline constexpr std::size_t LineBytes = 64;  // of the caches
 
 /// Into the second level: what is read a chunk later. Volatile, for where it stands among the loads matters: g++ would gather
-/// neighbours, which costs 8-bit codes a tenth of the bandwidth.
+/// neighbours.
 KVC_ALWAYS_INLINE void prefetch(const void* p) {
 #if defined(__x86_64__)
   __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const unsigned char*>(p)));

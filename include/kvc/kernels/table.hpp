@@ -80,8 +80,8 @@ struct Table {
 
   /// Whether packed_product() multiplies in integers unless exact arithmetic is asked for.
   bool multiplies_integers = false;
-  /// Called before and after a thread's run of products that no foreign code interrupts; null: needless. Without them every
-  /// packed product prepares its tiles itself, which takes as long as a few hundred elements.
+  /// Called before and after a thread's run of products that no code but codecs interrupts; null: needless. Without them
+  /// every packed product shapes and releases its tiles itself.
   void (*begin_pass)() = nullptr;
   void (*end_pass)() = nullptr;
 };

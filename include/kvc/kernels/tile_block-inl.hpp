@@ -59,25 +59,18 @@ KVC_ALWAYS_INLINE void unpack_step(const IntegerBlock& block, const TileStep& st
         }
         next += UnitRows * LineBytes;
       }
-      auto unpack = [&]<std::size_t Step>() KVC_LAMBDA_INLINE {
-        if constexpr (Step < Steps) store_words(to + Step * TileLanes, codes_of_step<Bits, Step>(from));
-      };
-      unpack.template operator()<0>();
-      unpack.template operator()<1>();
-      unpack.template operator()<2>();
-      unpack.template operator()<3>();
-      unpack.template operator()<4>();
-      unpack.template operator()<5>();
-      unpack.template operator()<6>();
-      unpack.template operator()<7>();
+      auto unpack = [&]<std::size_t Step>()
+                        KVC_LAMBDA_INLINE { store_words(to + Step * TileLanes, codes_of_step<Bits, Step>(from)); };
+      for_each_step<Steps>(unpack);
     }
   }
 }
 
-/// sums (+)= coefficients × codes of one step.
-template <bool Unsigned, class Pause>
+/// sums (+)= coefficients × codes of one step; meanwhile() is called between the loads and products, four times a whole step and
+/// twice half a one.
+template <bool Unsigned, class Meanwhile>
 KVC_ALWAYS_INLINE void multiply_step(const IntegerBlock& block, const TileStep& step,
-                                     const std::uint32_t* const (&codes)[IntegerTiles], Pause pause) {
+                                     const std::uint32_t* const (&codes)[IntegerTiles], Meanwhile meanwhile) {
   if (step.begins_segment) {
     clear_tile<0>();
     clear_tile<1>();
@@ -86,20 +79,20 @@ KVC_ALWAYS_INLINE void multiply_step(const IntegerBlock& block, const TileStep& 
   if (step.half) {
     load_tile<6, IntegerDwords * 4, CoefficientBytes>(coefficients);
     load_tile<7, 64, 512>(codes[0]);
-    pause();
+    meanwhile();
     multiply_tiles<0, 6, 7, Unsigned>();
     load_tile<7, 64, 512>(codes[1]);
-    pause();
+    meanwhile();
     multiply_tiles<1, 6, 7, Unsigned>();
   } else {
     load_tile<4, IntegerDwords * 4, CoefficientBytes>(coefficients);
-    pause();
+    meanwhile();
     load_tile<5, 64, 1024>(codes[0]);
-    pause();
+    meanwhile();
     multiply_tiles<0, 4, 5, Unsigned>();
-    pause();
+    meanwhile();
     load_tile<5, 64, 1024>(codes[1]);
-    pause();
+    meanwhile();
     multiply_tiles<1, 4, 5, Unsigned>();
   }
 }
@@ -182,8 +175,8 @@ void tile_run(const IntegerRun& run) {
   while (added < stored) add_next();
 }
 
-/// Few rows leave most of a tile empty, and unpacking codes to memory then costs more than multiplying them in registers:
-/// measured at 2 bits and four rows, 54 ns against 43 a step.
+/// Few rows leave most of a tile empty, and unpacking codes to memory then costs as much as multiplying them in registers does
+/// (decode_bench, groups of 4 and 8 at avx512vnni and amx).
 template <unsigned Bits>
 struct InTiles {
   static constexpr std::size_t MostRows = MaxBlockRows;

@@ -60,18 +60,8 @@ inline Isa parse_isa(std::string_view name) {
 namespace machine {
 
 #if defined(__x86_64__)
-/// Asks the operating system for AMX tiles, which it grants to the whole process or refuses: to old kernels, or where a thread's
-/// alternative signal stack is too small to save them.
-inline bool permits_tiles() {
-#if defined(__linux__)
-  constexpr long RequestPermission = 0x1023, TileData = 18;  // ARCH_REQ_XCOMP_PERM
-  return syscall(SYS_arch_prctl, RequestPermission, TileData) == 0;
-#else
-  return false;
-#endif
-}
-
-/// The highest level that both the processor and the operating system (saved registers, XCR0) support.
+/// The highest level that both the processor and the operating system (saved registers, XCR0) support. AMX also needs a
+/// permission.
 inline Isa detect_isa() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   auto has = [](unsigned word, std::initializer_list<unsigned> bits) {
@@ -87,8 +77,7 @@ inline Isa detect_isa() {
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has(ebx, {3, 5, 8})) return Isa::portable;  // bmi avx2 bmi2
   if (!has(xcr_low, {5, 6, 7}) || !has(ebx, {16, 17, 30, 31})) return Isa::avx2;  // opmask zmm; F DQ BW VL
   if (!has(ecx, {11})) return Isa::avx512;
-  const bool tiles = has(edx, {24, 25}) && has(xcr_low, {17, 18});  // AMX-TILE and AMX-INT8; their two states
-  return tiles && permits_tiles() ? Isa::amx : Isa::avx512vnni;
+  return has(edx, {24, 25}) && has(xcr_low, {17, 18}) ? Isa::amx : Isa::avx512vnni;  // TILE and INT8; their states
 }
 #elif defined(__aarch64__)
 inline Isa detect_isa() {
@@ -111,11 +100,25 @@ inline Isa isa() {
   return detected;
 }
 
+/// Whether the operating system lets this process use AMX tiles. It is asked once, when the first question is about that level,
+/// because the answer binds the process: with the permission, signal stacks must be large enough to save tiles. Old
+/// kernels refuse, and newer ones where a thread's signal stack is too small.
+inline bool permits_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long RequestPermission = 0x1023, TileData = 18;  // ARCH_REQ_XCOMP_PERM
+  static const bool permitted = syscall(SYS_arch_prctl, RequestPermission, TileData) == 0;
+  return permitted;
+#else
+  return false;
+#endif
+}
+
 }  // namespace machine
 
-/// Whether this machine can run the kernels of a level.
+/// Whether this machine can run the kernels of a level. Asks for the permission to use AMX if the level is that one.
 inline bool is_available(Isa isa) {
   const Isa highest = machine::isa();
+  if (isa == Isa::amx) return highest == Isa::amx && machine::permits_tiles();
   if (isa == Isa::portable || isa == highest) return true;
   return isa < highest && (isa < Isa::neon) == (highest < Isa::neon);  // of the same architecture
 }

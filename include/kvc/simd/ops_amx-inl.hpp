@@ -2,7 +2,7 @@
 //
 //   sums [row and part][16 lanes] += coefficients [row and part][4 p of 16 dwords] × codes [16 dwords][4 p of 16 lanes]
 //
-// Tiles 0 to 3 are sums; 4 and 5 coefficients and codes of 16 dwords, 6 and 7 of 8.
+// Tiles 0 and 1 are sums; 4 and 5 coefficients and codes of 16 dwords, 6 and 7 of 8.
 namespace kvc::kernels {
 inline namespace KVC_ABI {
 namespace KVC_TARGET {
@@ -25,8 +25,7 @@ inline void shape_tiles(std::size_t rows) {
     config.rows[tile] = static_cast<std::uint8_t>(height);
     config.bytes_of_row[tile] = static_cast<std::uint16_t>(bytes);
   };
-  for (std::size_t tile = 0; tile < 4; ++tile) shape(tile, rows, 64);
-  shape(4, rows, 64);
+  for (const std::size_t tile : {0u, 1u, 4u}) shape(tile, rows, 64);
   shape(5, TileDwords, 64);
   shape(6, rows, 32);
   shape(7, TileDwords / 2, 64);

@@ -55,7 +55,7 @@ class Arena final : public std::pmr::memory_resource {
   std::byte* fresh(std::size_t bytes) { return bytes <= LargestSmall ? carve_small(bytes) : carve(bytes); }
 
   /// Small pieces, such as a block's header, lie together: each would cost a read of its own from memory if it stood among the
-  /// rows of blocks long gone (measured: a tenth of attention at 2 bits).
+  /// rows of blocks long gone.
   std::byte* carve_small(std::size_t bytes) {
     if (small_remaining_ < bytes) {
       small_next_ = carve(SmallRun);

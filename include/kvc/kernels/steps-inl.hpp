@@ -1,0 +1,18 @@
+// A loop whose counter is a constant. One for each target, for inlining wants a loop and its body to be of the same.
+// Re-included, no guard.
+namespace kvc::kernels {
+inline namespace KVC_ABI {
+namespace KVC_TARGET {
+
+/// Calls step.operator()<0>() … <Steps - 1>().
+template <std::size_t Steps, std::size_t Step = 0, class Call>
+KVC_ALWAYS_INLINE constexpr void for_each_step(Call& call) {
+  if constexpr (Step < Steps) {
+    call.template operator()<Step>();
+    for_each_step<Steps, Step + 1>(call);
+  }
+}
+
+}  // namespace KVC_TARGET
+}  // namespace KVC_ABI
+}  // namespace kvc::kernels
