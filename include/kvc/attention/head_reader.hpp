@@ -6,15 +6,12 @@
 #include <limits>
 #include <span>
 
+#include "kvc/attention/piece_list.hpp"
 #include "kvc/attention/rotary.hpp"
 #include "kvc/kernels/dispatch.hpp"
 #include "kvc/storage/head_store.hpp"
 
 namespace kvc::attention {
-
-/// Rows of a head that are scored, exponentiated and summed before the next ones: their scores stay in the nearest cache.
-/// Chunks begin at fixed rows, so a query's result does not depend on how its prompt was cut into calls.
-inline constexpr std::size_t ChunkRows = 256;
 
 inline constexpr float MinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -52,77 +49,45 @@ inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, st
   return {memory.data(), layer_queries.count, group, dim, {}};
 }
 
-/// Multiplies column i of `rows` rows by the norm of row begin + i.
-inline void apply_norms(const Segment& segment, std::size_t begin, std::size_t count, float* x, std::size_t rows,
-                        std::size_t stride) {
-  const float* norms = segment.norms->data() + begin;
+/// Multiplies column i of `rows` rows by norms[i].
+inline void apply_norms(const float* norms, std::size_t count, float* x, std::size_t rows, std::size_t stride) {
   for (std::size_t row = 0; row < rows; ++row)
     for (std::size_t i = 0; i < count; ++i) x[row * stride + i] *= norms[i];
 }
 
-/// Scores of rows [first, first + count) of one segment, whatever multiple its codec wants ranges to begin on.
-inline void segment_scores(const Segment& segment, std::size_t first, std::size_t count,
-                           const kernels::Coefficients& queries, const kernels::Results& results) {
-  const Block& block = *segment.block;
-  const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
+/// Scores of `count` rows of a block from `begin` on, whatever multiple its codec wants ranges to begin on.
+inline void piece_scores(const Piece& piece, std::size_t begin, std::size_t count, const kernels::Coefficients& queries,
+                         const kernels::Results& results) {
+  const std::size_t outside = begin % piece.codec->range_granule();
   if (outside == 0) {
-    block.codec().scores(block.data(), block.capacity(), begin, count, queries, results);
+    piece.codec->scores(piece.data, piece.capacity, begin, count, queries, results);
   } else {
     const std::size_t wide = outside + count;
     auto memory = detail::scratch<struct UnalignedScores>(queries.rows * wide);
-    block.codec().scores(block.data(), block.capacity(), begin - outside, wide, queries, {memory.data(), wide, false});
+    piece.codec->scores(piece.data, piece.capacity, begin - outside, wide, queries, {memory.data(), wide, false});
     for (std::size_t row = 0; row < queries.rows; ++row)
       std::copy_n(memory.data() + row * wide + outside, count, results.data + row * results.stride);
   }
-  if (segment.norms) apply_norms(segment, begin, count, results.data, queries.rows, results.stride);
+  if (piece.norms) apply_norms(piece.norms + begin, count, results.data, queries.rows, results.stride);
 }
 
-/// results += weights · rows [first, first + count) of one segment.
-inline void segment_accumulate(const Segment& segment, std::size_t first, std::size_t count,
-                               const kernels::Coefficients& weights, const kernels::Results& results) {
-  const Block& block = *segment.block;
-  const std::size_t begin = segment.begin + first, outside = begin % block.codec().range_granule();
-  if (outside == 0 && !segment.norms)
-    return block.codec().accumulate(block.data(), block.capacity(), begin, count, weights, results);
+/// results += weights · `count` rows of a block from `begin` on.
+inline void piece_accumulate(const Piece& piece, std::size_t begin, std::size_t count,
+                             const kernels::Coefficients& weights, const kernels::Results& results) {
+  const std::size_t outside = begin % piece.codec->range_granule();
+  if (outside == 0 && !piece.norms)
+    return piece.codec->accumulate(piece.data, piece.capacity, begin, count, weights, results);
   const std::size_t wide = outside + count;
   auto memory = detail::scratch<struct UnalignedWeights>(weights.rows * wide);
   for (std::size_t row = 0; row < weights.rows; ++row) {
     std::fill_n(memory.data() + row * wide, outside, 0.0f);
     std::copy_n(weights.data + row * weights.stride, count, memory.data() + row * wide + outside);
   }
-  if (segment.norms) apply_norms(segment, begin, count, memory.data() + outside, weights.rows, wide);
+  if (piece.norms) apply_norms(piece.norms + begin, count, memory.data() + outside, weights.rows, wide);
   kernels::Coefficients moved = weights;
   moved.data = memory.data();
   moved.stride = wide;
-  block.codec().accumulate(block.data(), block.capacity(), begin - outside, wide, moved, results);
-}
-
-/// Calls visit(segment, first row inside it, count, offset from `begin`) for the segments that hold rows [begin, end).
-template <class Visit>
-void for_each_segment(std::span<const Segment> segments, std::size_t begin, std::size_t end, Visit visit) {
-  auto segment = std::upper_bound(segments.begin(), segments.end(), begin,
-                                  [](std::size_t row, const Segment& candidate) { return row < candidate.first; });
-  if (segment != segments.begin()) --segment;
-  for (; segment != segments.end() && segment->first < end; ++segment) {
-    const std::size_t from = std::max(begin, segment->first), to = std::min(end, segment->first + segment->rows());
-    if (from < to) visit(*segment, from - segment->first, to - from, from - begin);
-  }
-}
-
-/// How many bytes behind row `first` of a segment the row lies that is read a chunk later; 0 where it lies in another kind of
-/// place. Memory takes about as long as a chunk is worked on, so that row is prefetched now.
-inline std::ptrdiff_t bytes_to_next_chunk(std::span<const Segment> segments, const Segment& segment,
-                                          std::size_t first) {
-  const std::size_t row = segment.first + first + ChunkRows;
-  const Segment *other = &segment, *const end = segments.data() + segments.size();
-  while (other != end && other->first + other->rows() <= row) ++other;
-  if (other == end || row < other->first) return 0;
-  // The next call asks the block after this one where it lies.
-  if (other + 1 != end) __builtin_prefetch(other[1].block.get());
-  const Block &here = *segment.block, &there = *other->block;
-  const bool alike = &here.codec() == &there.codec() && here.capacity() == there.capacity() &&
-                     other->begin + (row - other->first) == segment.begin + first;
-  return alike ? there.data() - here.data() : 0;
+  piece.codec->accumulate(piece.data, piece.capacity, begin - outside, wide, moved, results);
 }
 
 /// Names the scratch memory of a HeadReader's bias.
@@ -133,7 +98,7 @@ struct BiasPurpose;
 class HeadReader {
  public:
   HeadReader(const HeadStore& head, const Settings& settings, std::span<const std::uint8_t> selected = {})
-      : head_(head), settings_(settings) {
+      : head_(head), settings_(settings), keys_(head.keys().segments()), values_(head.values().segments()) {
     bias_ = head.key_bias(detail::scratch<BiasPurpose>(kernels::round_up(head.keys().rows(), kernels::TileLanes)));
     if (!selected.empty()) mask_unselected(selected);
     if (settings.in_cache) find_runs();
@@ -161,14 +126,12 @@ class HeadReader {
   /// results += weights · value rows [begin, end).
   void accumulate(std::size_t begin, std::size_t end, const kernels::Coefficients& weights,
                   const kernels::Results& results) const {
-    const std::span<const Segment> segments = head_.values().segments();
-    for_each_segment(segments, begin, end,
-                     [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
-                       kernels::Coefficients part = prepared(weights, segments, segment, first);
-                       part.data += offset;
-                       part.weights = true;
-                       segment_accumulate(segment, first, count, part, results);
-                     });
+    for_each_piece(values_, begin, end, [&](const Piece& piece, std::size_t row, std::size_t count) {
+      kernels::Coefficients part = prepared(weights, values_, row);
+      part.data += row - begin;
+      part.weights = true;
+      piece_accumulate(piece, piece.begin + (row - piece.first), count, part, results);
+    });
   }
 
  private:
@@ -177,22 +140,30 @@ class HeadReader {
     std::int32_t shift;  // position in the text minus slot
   };
 
+  /// Calls visit(piece, row, count) for the pieces of rows [begin, end), from `row` of the head on.
+  template <class Visit>
+  static void for_each_piece(PieceList& pieces, std::size_t begin, std::size_t end, Visit visit) {
+    for (std::size_t row = begin; row < end;) {
+      const Piece* piece = pieces.find(row);
+      if (!piece) return;
+      const std::size_t count = std::min(end, piece->end) - row;
+      visit(*piece, row, count);
+      row += count;
+    }
+  }
+
   void score_rows(std::size_t begin, std::size_t end, const kernels::Coefficients& queries,
                   const kernels::Results& results) const {
-    const std::span<const Segment> segments = head_.keys().segments();
-    for_each_segment(segments, begin, end,
-                     [&](const Segment& segment, std::size_t first, std::size_t count, std::size_t offset) {
-                       segment_scores(segment, first, count, prepared(queries, segments, segment, first),
-                                      {results.data + offset, results.stride, false});
-                     });
+    for_each_piece(keys_, begin, end, [&](const Piece& piece, std::size_t row, std::size_t count) {
+      piece_scores(piece, piece.begin + (row - piece.first), count, prepared(queries, keys_, row),
+                   {results.data + (row - begin), results.stride, false});
+    });
   }
 
   /// Coefficients with the arithmetic asked for, and for a single token with what to prefetch.
-  kernels::Coefficients prepared(kernels::Coefficients coefficients, std::span<const Segment> segments,
-                                 const Segment& segment, std::size_t first) const {
+  kernels::Coefficients prepared(kernels::Coefficients coefficients, const PieceList& pieces, std::size_t row) const {
     coefficients.arithmetic = settings_.arithmetic;
-    if (coefficients.rows <= settings_.shape->group())
-      coefficients.ahead = bytes_to_next_chunk(segments, segment, first);
+    if (coefficients.rows <= settings_.shape->group()) coefficients.ahead = pieces.bytes_to_next_chunk(row);
     return coefficients;
   }
 
@@ -245,6 +216,7 @@ class HeadReader {
 
   const HeadStore& head_;
   Settings settings_;
+  mutable PieceList keys_, values_;  // what they know is no part of the reader's meaning
   std::span<const float> bias_;
   std::span<const Run> runs_;
   bool selects_ = false;

@@ -48,8 +48,12 @@ class HeadStore {
       keys_.seals() ? keys_.append(keys) : keys_.append_reusing(keys);
       values_.seals() ? values_.append(values) : values_.append_reusing(values);
     } else {
-      keys_.append(keys);
-      values_.append(values);
+      // In turns, so that a chunk's values lie behind its keys: attention reads them in this order.
+      for (std::size_t row = 0, count = 0; row < keys.count; row += count) {
+        count = std::min(RowStore::PromptRows - keys_.rows() % RowStore::PromptRows, keys.count - row);
+        keys_.append(keys.subrows(row, count));
+        values_.append(values.subrows(row, count));
+      }
     }
     for (const Position position : positions) positions_.push_back(position);
     if (!multiplicity_.empty()) multiplicity_.resize(size(), 1.0f);
