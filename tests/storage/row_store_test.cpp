@@ -179,6 +179,25 @@ std::string step(Pair& pair, support::Dice& dice) {
 
 }  // namespace
 
+TEST_CASE("rows sealed after several prompts lie in blocks that end where attention's chunks do") {
+  Pair pair({"values per token",
+             Role::value,
+             16,
+             {Scalar::f16},
+             sealing({.bits = 4, .axis = Axis::token, .group = 8}, 0, 100, 1)});
+  support::Dice dice(7);
+  for (const std::size_t tokens : {500u, 700u, 30u, 900u}) {
+    pair.append(dice, tokens);
+    pair.seal(true);
+  }
+  std::set<std::size_t> begins;
+  for (const Segment& segment : pair.store.segments())
+    if (segment.sealed) begins.insert(segment.first);
+  REQUIRE(pair.store.sealed_rows() == 2030);
+  for (std::size_t row = 0; row < pair.store.sealed_rows(); row += RowStore::PromptRows) CHECK(begins.count(row) == 1);
+  CHECK(pair.difference() == "");
+}
+
 TEST_CASE("A row store reads as the vector of rows it was told to be, through thousands of random steps") {
   for (const Setup& setup : setups())
     for (unsigned seed : {1u, 2u, 3u}) {

@@ -154,7 +154,11 @@ class RowStore {
     const std::size_t piece = whole ? count : std::max(PromptRows / stream_.batch * stream_.batch, stream_.batch);
     const bool in_order = map_.identity() && dead_rows() == 0;
     for (std::size_t done = 0; done < count;) {
-      const std::size_t rows = std::min(piece, count - done);
+      std::size_t rows = std::min(piece, count - done);
+      // Blocks that end where attention's chunks do are read whole.
+      if (const std::size_t first = candidates[done];
+          in_order && !whole && PromptRows % piece == 0 && first % stream_.batch == 0)
+        rows = std::min(rows, piece - first % piece);
       if (in_order)
         seal_in_order(candidates[done], rows);
       else
