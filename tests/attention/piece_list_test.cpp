@@ -93,3 +93,16 @@ TEST_CASE("the way to a row that lies elsewhere in its block is not known") {
   list.find(0);
   CHECK(list.bytes_to_next_chunk(0) == 0);
 }
+
+TEST_CASE("behind the last chunk the way leads to what is read after these rows, if it lies alike") {
+  const auto here = segments_of({256, 256}, 256), alike = segments_of({256}, 256), other = segments_of({64}, 64);
+  for (const bool same : {true, false}) {
+    const auto& after = same ? alike : other;
+    PieceList list(here, after);
+    list.find(0);
+    CHECK(here[0].block->data() + list.bytes_to_next_chunk(0) == here[1].block->data());
+    list.find(ChunkRows);
+    const std::ptrdiff_t way = list.bytes_to_next_chunk(ChunkRows);
+    CHECK((same ? here[1].block->data() + way == after[0].block->data() : way == 0));
+  }
+}

@@ -97,8 +97,13 @@ struct BiasPurpose;
 /// It works in the thread's scratch memory, so a thread has at most one at a time.
 class HeadReader {
  public:
-  HeadReader(const HeadStore& head, const Settings& settings, std::span<const std::uint8_t> selected = {})
-      : head_(head), settings_(settings), keys_(head.keys().segments()), values_(head.values().segments()) {
+  /// `next`: the head that will be read after this one, or null; nobody may be writing to it.
+  HeadReader(const HeadStore& head, const Settings& settings, std::span<const std::uint8_t> selected = {},
+             const HeadStore* next = nullptr)
+      : head_(head),
+        settings_(settings),
+        keys_(head.keys().segments(), next ? next->keys().segments() : std::span<const Segment>()),
+        values_(head.values().segments(), next ? next->values().segments() : std::span<const Segment>()) {
     bias_ = head.key_bias(detail::scratch<BiasPurpose>(kernels::round_up(head.keys().rows(), kernels::TileLanes)));
     if (!selected.empty()) mask_unselected(selected);
     if (settings.in_cache) find_runs();

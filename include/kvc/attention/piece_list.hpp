@@ -26,7 +26,12 @@ struct Piece {
 /// and while rows are read their bookkeeping is not.
 class PieceList {
  public:
-  explicit PieceList(std::span<const Segment> segments) : segments_(segments) {}
+  /// `after`: the segments that will be read after these.
+  explicit PieceList(std::span<const Segment> segments, std::span<const Segment> after = {}) : segments_(segments) {
+    if (after.empty()) return;
+    const Block& block = *after[0].block;
+    after_ = {block.data(), block.capacity(), block.bytes(), after[0].begin};
+  }
 
   /// The piece that holds `row`, null past the end; valid until the next call.
   const Piece* find(std::size_t row) {
@@ -42,13 +47,18 @@ class PieceList {
     return piece;
   }
 
-  /// How many bytes behind `row` of the piece found last the row lies that is read a chunk later; 0 where it lies in another
-  /// kind of place. Memory takes about as long as a chunk is worked on, so that row is prefetched now.
+  /// How many bytes behind `row` of the piece found last the row lies that is read a chunk later, or the first row of what comes
+  /// after; 0 where they lie in another kind of place. Memory takes about as long as a chunk is worked on, so that row is
+  /// prefetched now.
   std::ptrdiff_t bytes_to_next_chunk(std::size_t row) const {
     const Piece &here = pieces_[cursor_], *there = holding(row + ChunkRows, cursor_);
-    const bool alike = there && here.codec == there->codec && here.capacity == there->capacity &&
-                       there->begin + (row + ChunkRows - there->first) == here.begin + (row - here.first);
-    return alike ? there->data - here.data : 0;
+    const std::size_t in_block = here.begin + (row - here.first);
+    if (there && here.codec == there->codec && here.capacity == there->capacity &&
+        there->begin + (row + ChunkRows - there->first) == in_block)
+      return there->data - here.data;
+    const bool alike = here.capacity == after_.capacity && in_block == after_.begin &&
+                       here.codec->block_bytes(here.capacity) == after_.bytes;
+    return alike ? after_.data - here.data : 0;
   }
 
  private:
@@ -84,7 +94,13 @@ class PieceList {
     }
   }
 
+  struct Start {
+    const std::byte* data = nullptr;
+    std::size_t capacity = 0, bytes = 0, begin = 0;
+  };
+
   std::span<const Segment> segments_;
+  Start after_;
   std::size_t next_ = 0, count_ = 0, cursor_ = 0;  // the segment behind the list, pieces known, the one found last
   Piece pieces_[Capacity];
 };

@@ -86,6 +86,7 @@ struct CacheCore::Impl {
     Position probe_begin = 0, probe_end = 0;
     Feed feed = Feed::none;
     bool behind = false;  ///< rows go behind all others, so that several passes can be looked at as one
+    bool serial = false;  ///< this thread takes one head after the other
   };
 
   std::size_t index(HeadId id) const;
@@ -112,6 +113,7 @@ struct CacheCore::Impl {
   std::span<const Position> begin_pass(const Pass& pass);
   void append_head(const Pass& pass, std::size_t head, std::span<const Position> positions);
   void run_pass(Pass& pass);
+  const HeadStore* next_head(const Pass& pass, std::size_t head) const;
   void token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head);
   void attend_tokens(const Pass& pass);
   void attend_tile(const Pass& pass, std::size_t local, std::size_t first, std::size_t most, float* sums,

@@ -110,7 +110,7 @@ inline void CacheCore::Impl::attend(std::size_t layer, ConstRows queries, Rows<f
   const std::size_t group = shape_.group(), value_dim = shape_.values_dim();
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
     const HeadStore& store = heads_[first_head(layer) + head];
-    const attention::HeadReader reader(store, settings());
+    const attention::HeadReader reader(store, settings(), {}, head + 1 < shape_.kv_heads ? &store + 1 : nullptr);
     for (std::size_t t = 0; t < queries.count; ++t) {
       auto memory = detail::scratch<struct AttendQueries>(group * shape_.head_dim);
       attention::Queries one = attention::load_queries(shape_, queries.subrows(t, 1), head, memory);
@@ -166,6 +166,7 @@ inline void CacheCore::Impl::run_pass(Pass& pass) {
   const auto positions = begin_pass(pass);
   LayerState& state = layers_[layer];
   const bool token = pass.event == Event::decode && count == 1;
+  pass.serial = executor_ == &serial_;
 
   std::size_t parts = 1;
   if (token && shape_.kv_heads < 64)
@@ -187,6 +188,11 @@ inline void CacheCore::Impl::run_pass(Pass& pass) {
   act(layer, pass.event);
 }
 
+/// The head that will be read after this one; null if other threads may be writing to it, or take it.
+inline const HeadStore* CacheCore::Impl::next_head(const Pass& pass, std::size_t head) const {
+  return pass.serial && (head + 1) % shape_.kv_heads != 0 ? &heads_[head + 1] : nullptr;
+}
+
 /// One token of one head, from append to the policy's act, on one thread.
 inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head) {
   append_head(pass, head, positions);
@@ -201,7 +207,7 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
     queries.shifts = {&shift, 1};
   }
   const auto selected = select(head, pass.tokens->q.columns(local * group * shape_.head_dim, group * shape_.head_dim));
-  const attention::HeadReader reader(store, settings(), selected);
+  const attention::HeadReader reader(store, settings(), selected, next_head(pass, head));
 
   const std::size_t rows = reader.rows();
   attention::KeptScores kept;
@@ -376,7 +382,7 @@ inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
       load_shifts(store, 1, {&shift, 1});
       queries.shifts = {&shift, 1};
     }
-    const attention::HeadReader reader(store, settings());
+    const attention::HeadReader reader(store, settings(), {}, next_head(pass, first + local));
     auto state = attention::Partial::empty_in(part_of(task), group, value_dim);
     const std::size_t begin = part * detail::PartRows, rows = reader.rows();
     if (!store.in_step()) {
