@@ -87,7 +87,7 @@ void compare(std::span<const char* const> words) {
   if (!options.json.empty()) json_file.emplace(options.json);
 
   engine::ThreadPool pool(options.threads);
-  const engine::Model model = engine::Model::load(options.model, pool);
+  const engine::Model model = engine::Model::load(options.model, pool, options.arithmetic);
   const Work work = prepare(options, text, model);
   set_heads(options, heads, model);
   Comparison comparison(model, options.contestants, options.comparison);
@@ -99,6 +99,7 @@ void compare(std::span<const char* const> words) {
                     .samples = work.samples.size(),
                     .dense = kvc::TextOf<kvc::Scalar>::write(options.comparison.dense),
                     .prompt_only = options.comparison.prompt_only,
+                    .fast = options.arithmetic == engine::Arithmetic::fast,
                     .threads = pool.threads()};
   protocol.windows.count = work.windows.size();
   const Result full = make_result(full_cache(), comparison.reference(), comparison.reference());

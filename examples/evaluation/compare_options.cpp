@@ -35,6 +35,7 @@ const std::vector<OptionText>& known_options() {
       {"--samples", "FILE", "", "passkey samples as literal ids, JSON: context_ids, question_ids, answer_ids"},
       {"--prompt-only", "", "", "policies act once, after the prompt, as in kvpress"},
       {"--dense", "TYPE", "f16", "of what no policy quantizes: f32, f16 or bf16"},
+      {"--fast", "", "", "the model's weights are multiplied by activations of 8 bits, as llama.cpp does"},
       {"--threads", "N", "0", "0: one per processor"},
       {"--json", "FILE", "", "write the results and the protocol here too"},
       {"--help", "", "", "show this and the policies"},
@@ -77,6 +78,7 @@ CompareOptions read_compare_options(std::span<const char* const> words) {
                      .decode = arguments.count("--decode", 1, Most)};
   options.passkeys = options.samples.empty() ? arguments.count("--passkey", 0, 10000) : 0;
   options.threads = arguments.count("--threads", 0, 1024);
+  options.arithmetic = arguments.has("--fast") ? engine::Arithmetic::fast : engine::Arithmetic::f32;
   options.comparison = {read_scalar(arguments.text("--dense")), arguments.has("--prompt-only")};
   options.contestants = read_contestants(arguments.text("--policies"), arguments.fractions("--keep"));
   if (options.model.empty())

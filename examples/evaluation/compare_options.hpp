@@ -6,6 +6,7 @@
 
 #include "comparison.hpp"
 #include "contestants.hpp"
+#include "engine/matmul.hpp"
 #include "windows.hpp"
 
 namespace evaluation {
@@ -20,6 +21,7 @@ struct CompareOptions {
   WindowPlan windows;
   std::size_t passkeys = 0;  ///< samples to make
   std::size_t threads = 0;   ///< 0: one per processor
+  engine::Arithmetic arithmetic = engine::Arithmetic::f32;  ///< of the model's linear layers
   ComparisonOptions comparison;
   std::vector<Contestant> contestants;
 

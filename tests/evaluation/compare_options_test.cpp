@@ -35,6 +35,11 @@ TEST_CASE("without options the comparison is the one of the reference protocol")
   CHECK(options.windows.prompt == 1024);
   CHECK(options.windows.decode == 128);
   CHECK_FALSE(options.comparison.prompt_only);
+  CHECK(options.arithmetic == engine::Arithmetic::f32);
+}
+
+TEST_CASE("--fast multiplies the model's weights as llama.cpp does") {
+  CHECK(read({"--model=m.gguf", "--text=t.txt", "--fast"}).arithmetic == engine::Arithmetic::fast);
 }
 
 TEST_CASE("the default policies are there, those with a budget once per keep fraction") {

@@ -112,7 +112,8 @@ struct CacheCore::Impl {
   // passes.hpp
   std::span<const Position> begin_pass(const Pass& pass);
   void append_head(const Pass& pass, std::size_t head, std::span<const Position> positions);
-  void run_pass(Pass& pass);
+  void run_pass(Pass& pass, std::span<const Position> positions);
+  void decode_on(Executor& executor, Pass& pass, std::span<const Position> positions);
   const HeadStore* next_head(const Pass& pass, std::size_t head) const;
   void token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head);
   void attend_tokens(const Pass& pass);

@@ -12,9 +12,9 @@ struct CacheOptions {
   Dense dense = {};              ///< element type of rows that no codec has sealed; default f16
   Executor* executor = nullptr;  ///< runs independent heads; null: the calling thread. Must outlive the cache
   std::pmr::memory_resource* memory =
-      nullptr;               ///< of the blocks; null: an Arena of the cache's own. Must outlive the cache
+      nullptr;  ///< of the blocks; null: an Arena of the cache's own. Must outlive the cache
   Arithmetic arithmetic = Arithmetic::accurate;  ///< of attention over quantized rows
-  bool check_finite = true;  ///< refuse NaN and infinity in queries, keys and values
+  bool check_finite = true;                      ///< refuse NaN and infinity in queries, keys and values
 };
 
 }  // namespace kvc

@@ -19,14 +19,14 @@ inline void CacheCore::Impl::prefill(std::size_t layer, const Tokens& tokens, Ro
             .tokens = &tokens,
             .out = out,
             .feed = needs_.prompt};
-  run_pass(pass);
+  run_pass(pass, begin_pass(pass));
 }
 
 inline void CacheCore::Impl::decode(std::size_t layer, const Tokens& tokens, Rows<float> out) {
   check_tokens("decode", layer, tokens, out, false);
   check_no_drafts("decode");
   Pass pass{.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .feed = needs_.decode};
-  run_pass(pass);
+  run_pass(pass, begin_pass(pass));
 }
 
 inline void CacheCore::Impl::draft(std::size_t layer, const Tokens& tokens, Rows<float> out) {
@@ -161,9 +161,9 @@ inline std::size_t CacheCore::Impl::parts_of(std::size_t head) const {
   return kernels::divide_up(heads_[head].keys().rows() + 1, detail::PartRows);
 }
 
-inline void CacheCore::Impl::run_pass(Pass& pass) {
+/// Everything that a pass does once begin_pass() has counted its tokens in.
+inline void CacheCore::Impl::run_pass(Pass& pass, std::span<const Position> positions) {
   const std::size_t layer = pass.layer, count = pass.tokens->k.count, first = first_head(layer);
-  const auto positions = begin_pass(pass);
   LayerState& state = layers_[layer];
   const bool token = pass.event == Event::decode && count == 1;
   pass.serial = executor_ == &serial_;

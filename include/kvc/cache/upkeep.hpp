@@ -223,6 +223,16 @@ inline void CacheCore::Impl::gather(HeadId id, Rows<float> keys, Rows<float> val
   head.values().gather(0, values);
 }
 
+/// The only cache of a batch: its heads may be fewer than the threads, which then share long ones.
+inline void CacheCore::Impl::decode_on(Executor& executor, Pass& pass, std::span<const Position> positions) {
+  struct Restored {
+    Executor*& place;
+    Executor* own;
+    ~Restored() { place = own; }
+  } const restored{executor_, std::exchange(executor_, &executor)};
+  run_pass(pass, positions);
+}
+
 inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::size_t layer, const Tokens& tokens,
                                           Rows<float> out, Executor& executor) {
   if (tokens.q.count != caches.size() || tokens.k.count != caches.size() || tokens.v.count != caches.size() ||
@@ -255,6 +265,7 @@ inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::si
                      .feed = caches[b]->needs_.decode};
     items[b].positions = caches[b]->begin_pass(items[b].pass);
   }
+  if (caches.size() == 1) return caches[0]->decode_on(executor, items[0].pass, items[0].positions);
   executor.parallel_for(caches.size() * heads, [&](std::size_t task) {
     Impl& cache = *caches[task / heads];
     cache.token_pass(items[task / heads].pass, items[task / heads].positions, cache.first_head(layer) + task % heads);
