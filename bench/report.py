@@ -4,6 +4,7 @@
   build/release/bench/decode_bench --benchmark_format=json > decode.json     (likewise encode, prefill, policy)
   python3 bench/report.py --out docs decode.json encode.json prefill.json policy.json
 
+Of runs with --benchmark_repetitions it takes the medians.
 Every table names the program, its filter-free command and the machine that the JSON was made on.
 """
 import argparse
@@ -36,10 +37,13 @@ def load(path):
     if "benchmarks" not in data:
         fail(f"{path}: no key 'benchmarks'; was the program run with --benchmark_format=json?")
     runs = []
+    repeated = any(run.get("aggregate_name") == "median" for run in data["benchmarks"])
     for run in data["benchmarks"]:
-        if run.get("run_type", "iteration") != "iteration" or run.get("error_occurred"):
+        wanted = run.get("aggregate_name") == "median" if repeated else run.get("run_type", "iteration") == "iteration"
+        if not wanted or run.get("error_occurred"):
             continue
-        parts = re.sub("/(manual_time|real_time|process_time)", "", run["name"]).split("/")
+        name = re.sub("/repeats:[0-9]+", "", run.get("run_name", run["name"]))
+        parts = re.sub("/(manual_time|real_time|process_time)", "", name).split("/")
         fields = dict(run, kind=parts[0], words=[p for p in parts[1:] if not re.match(r"^[a-z]:\d+$", p)])
         fields.update({p.split(":")[0]: int(p.split(":")[1]) for p in parts if re.match(r"^[a-z]:\d+$", p)})
         fields["seconds"] = run["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}[run["time_unit"]]
@@ -124,16 +128,19 @@ def decode_section(runs, kind, out):
     text = f"## {title}\n\n"
     if kind == "decode":
         text += ("One query token; at least 256 MiB of distinct caches walked in turn. *Bandwidth* is the share of what a loop that only "
-                 "reads reaches on as large a buffer with as many threads, *limit* the share of the larger of that time and the time of a "
-                 "bare unpack-and-multiply loop of the same format, group and arithmetic on L1-resident data, all in the same process.\n\n")
+                 "reads reaches on as large a buffer with as many threads; *bare* the time of a loop that only unpacks and multiplies, of the same "
+                 "format, group and arithmetic on L1-resident data; *limit* the share of the larger of these two times; all in the same "
+                 "process. A layer has eight KV heads.\n\n")
+    else:
+        text += "One query token over one KV head; 128 times that is the layer of eight KV heads and 16,384 tokens above.\n\n"
     for dim, group in sorted({(run["d"], run["g"]) for run in runs}, reverse=True):
         chosen = [run for run in runs if run["d"] == dim and run["g"] == group]
         rows = [[run["words"][0], run["words"][1], str(run["n"]), str(run["t"]), number(run["seconds"] * 1e6, 4),
-                 number(run["bytes_per_second"] / 1e9), number(run["elements_per_second"] / 1e9),
+                 number(run["bare_us"], 4), number(run["bytes_per_second"] / 1e9), number(run["elements_per_second"] / 1e9),
                  f"{100 * run.get('bandwidth_share', 0):.0f} %", f"{100 * run.get('limit_share', 0):.0f} %"]
                 for run in chosen]
         text += f"head_dim {dim}, {group} query head{'s' if group > 1 else ''} per KV head:\n\n"
-        text += table(["format", "instructions", "tokens", "threads", "µs", "GB/s", "Gelements/s", "bandwidth", "limit"], rows) + "\n"
+        text += table(["format", "instructions", "tokens", "threads", "µs", "bare µs", "GB/s", "Gelements/s", "bandwidth", "limit"], rows) + "\n"
     lengths = [run for run in runs if run["t"] == 1 and run["words"][0] == "kivi2"]
     best = ordered(run["words"][1] for run in lengths)[-1:]
     lengths = [run for run in lengths if run["words"][1] in best]
