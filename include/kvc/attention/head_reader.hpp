@@ -13,6 +13,8 @@
 
 namespace kvc::attention {
 
+static_assert(RowStore::PromptRows == ChunkRows, "blocks of prompts are chunks, which are read and prefetched whole");
+
 inline constexpr float MinusInfinity = -std::numeric_limits<float>::infinity();
 
 /// What attention needs to know of the model and of the policy's placement.
