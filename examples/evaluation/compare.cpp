@@ -8,6 +8,7 @@
 #include "command.hpp"
 #include "compare_options.hpp"
 #include "comparison.hpp"
+#include "engine/integer_kernels.hpp"
 #include "engine/thread_pool.hpp"
 #include "files.hpp"
 #include "kvc/error.hpp"
@@ -77,9 +78,16 @@ void run(Comparison& comparison, const Work& work) {
   if (work.windows.empty()) time();
 }
 
+/// Without the instructions the engine would multiply in f32, and the table would say otherwise.
+void check_arithmetic(engine::Arithmetic arithmetic) {
+  if (arithmetic == engine::Arithmetic::fast && engine::integer_kernels() == nullptr)
+    kvc::fail(kvc::ErrorCode::incompatible, "--fast needs AVX-512 VNNI, which this processor lacks; leave it out");
+}
+
 void compare(std::span<const char* const> words) {
   CompareOptions options = read_compare_options(words);
   if (options.help) return fmt::print("{}", compare_help());
+  check_arithmetic(options.arithmetic);
   const std::string text = options.needs_text() ? read_file(options.text, "--text") : "";
   std::optional<kvc::HeadTable> heads;
   if (!options.heads.empty()) heads = kvc::HeadTable::load(options.heads);

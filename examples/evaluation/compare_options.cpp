@@ -35,7 +35,7 @@ const std::vector<OptionText>& known_options() {
       {"--samples", "FILE", "", "passkey samples as literal ids, JSON: context_ids, question_ids, answer_ids"},
       {"--prompt-only", "", "", "policies act once, after the prompt, as in kvpress"},
       {"--dense", "TYPE", "f16", "of what no policy quantizes: f32, f16 or bf16"},
-      {"--fast", "", "", "the model's weights are multiplied by activations of 8 bits, as llama.cpp does"},
+      {"--fast", "", "", "Q4_0, Q4_1 and Q8_0 weights times activations of 8 bits, as llama.cpp does; AVX-512 VNNI"},
       {"--threads", "N", "0", "0: one per processor"},
       {"--json", "FILE", "", "write the results and the protocol here too"},
       {"--help", "", "", "show this and the policies"},

@@ -57,7 +57,8 @@ std::string legend(const Result& reference, const Protocol& protocol) {
         protocol.samples, reference.exact);
   text += "attention  processor time per token and layer, single-threaded, after the last decoded token\n";
   text += fmt::format("token      time of one token more through the whole model, {} threads\n", protocol.threads);
-  if (protocol.fast) text += "The model's weights were multiplied by activations of 8 bits, for the full cache too.\n";
+  if (protocol.fast)
+    text += "Q4_0, Q4_1 and Q8_0 weights were multiplied by activations of 8 bits, for the full cache in f32 too.\n";
   if (protocol.prompt_only) text += "Policies acted once, after the prompt.\n";
   return text;
 }
@@ -79,8 +80,7 @@ std::string json_protocol(const Protocol& protocol) {
   return fmt::format(
       "{{\"text\": {}, \"windows\": {}, \"offset\": {}, \"stride\": {}, \"prompt\": {}, \"decode\": {}, "
       "\"passkey_samples\": {}, \"dense\": {}, \"policies_act\": {}, \"fast\": {}, \"threads\": {}, "
-      "\"reference\": "
-      "\"full:type=f32\"}}",
+      "\"reference\": \"full:type=f32\"}}",
       quoted(protocol.text), plan.count, plan.offset, plan.stride, plan.prompt, plan.decode, protocol.samples,
       quoted(protocol.dense), quoted(protocol.prompt_only ? "after the prompt" : "after the prompt and every token"),
       protocol.fast, protocol.threads);

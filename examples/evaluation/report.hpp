@@ -17,7 +17,7 @@ struct Protocol {
   std::size_t samples = 0;
   std::string dense;
   bool prompt_only = false;
-  bool fast = false;  ///< the model's weights were multiplied by activations of 8 bits
+  bool fast = false;  ///< weights of 4 and 8 bits were multiplied by activations of 8 bits
   std::size_t threads = 0;
 };
 

@@ -81,6 +81,16 @@ TEST_CASE("the JSON report has one entry per policy and keep fraction, with ever
   CHECK(entry["token_ms"].number() == 7.25);
 }
 
+TEST_CASE("both reports say whether the model was computed in 8 bits") {
+  const Result one = make_result(contestant("full", 1), measured(), measured());
+  for (const bool fast : {false, true}) {
+    Protocol how = protocol();
+    how.fast = fast;
+    CHECK(Json::parse(json({one}, one, how))["protocol"]["fast"].boolean() == fast);
+    CHECK((table({one}, one, how).find("activations of 8 bits") != std::string::npos) == fast);
+  }
+}
+
 TEST_CASE("what was not measured is null in JSON and a dash in the table") {
   Tally tally = measured();
   tally.window_nll.clear();
