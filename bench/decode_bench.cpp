@@ -19,7 +19,7 @@
 
 #include "kvc/kernels/dispatch.hpp"
 #include "kvc/kvc.hpp"
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 #include "support/bare_loop.hpp"
 #include "support/read_bandwidth.hpp"
 #include "support/sequence.hpp"

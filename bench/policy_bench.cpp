@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "kvc/kvc.hpp"
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 #include "support/sequence.hpp"
 
 namespace {

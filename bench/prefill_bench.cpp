@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kvc/kvc.hpp"
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 #include "support/multiply_add_peak.hpp"
 #include "support/sequence.hpp"
 

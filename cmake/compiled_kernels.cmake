@@ -2,7 +2,7 @@
 add_library(kvc_kernels STATIC ${CMAKE_CURRENT_LIST_DIR}/kernels.cpp)
 add_library(kvc::compiled ALIAS kvc_kernels)
 set_target_properties(kvc_kernels PROPERTIES EXPORT_NAME compiled POSITION_INDEPENDENT_CODE ON)
-target_compile_definitions(kvc_kernels PUBLIC KVC_COMPILED_KERNELS)
+target_compile_definitions(kvc_kernels PUBLIC KVC_COMPILED)
 target_link_libraries(kvc_kernels PUBLIC kvc)
 if(TARGET kvc_warnings)
   target_compile_options(kvc_kernels PRIVATE $<TARGET_PROPERTY:kvc_warnings,INTERFACE_COMPILE_OPTIONS>)

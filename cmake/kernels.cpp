@@ -1,1 +1,1 @@
-#include <kvc/kernels.cpp.hpp>
+#include <kvc/implementation.hpp>

@@ -12,7 +12,7 @@
 #include "evaluation/command.hpp"
 #include "evaluation/scoring.hpp"
 #include "kvc/kvc.hpp"
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 
 namespace {
 

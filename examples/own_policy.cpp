@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "evaluation/compare.hpp"
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 
 int main(int argc, char** argv) {
   std::vector<kvc::Parameter<HeavyValues>> parameters = kvc::budget_parameters<HeavyValues>("slots a head may hold");

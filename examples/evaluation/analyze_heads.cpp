@@ -13,7 +13,7 @@
 #include "files.hpp"
 #include "kvc/error.hpp"
 #include "kvc/kvc.hpp"
-#include "kvc/policy/text.hpp"
+#include "kvc/named/text.hpp"
 
 namespace evaluation {
 namespace {

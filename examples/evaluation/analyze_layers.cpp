@@ -14,7 +14,7 @@
 #include "files.hpp"
 #include "kvc/analysis/layer_similarity_table.hpp"
 #include "kvc/kvc.hpp"
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 #include "progress.hpp"
 
 namespace evaluation {

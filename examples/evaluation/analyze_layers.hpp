@@ -4,7 +4,9 @@
 #include <span>
 #include <string>
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 struct LayerSimilarity;
 }
 

@@ -6,7 +6,7 @@
 #include <charconv>
 
 #include "kvc/error.hpp"
-#include "kvc/policy/text.hpp"
+#include "kvc/named/text.hpp"
 
 namespace evaluation {
 namespace {

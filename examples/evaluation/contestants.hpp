@@ -2,7 +2,7 @@
 #include <string>
 #include <vector>
 
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 
 namespace evaluation {
 

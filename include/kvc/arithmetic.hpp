@@ -1,7 +1,9 @@
 #pragma once
 #include <cstdint>
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 
 /// How attention multiplies with quantized rows, where its kernels multiply integers. Dense rows are always multiplied
 /// in f32.

@@ -6,7 +6,7 @@
 #include "kvc/cache/core.hpp"
 #include "kvc/views.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 using EigenRows = Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
                              Eigen::Unaligned, Eigen::OuterStride<>>;

@@ -4,7 +4,9 @@
 #include <stdexcept>
 #include <string>
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 
 /// What kind of mistake an Error reports, for callers that branch on it.
 enum class ErrorCode {

@@ -4,7 +4,9 @@
 #include <type_traits>
 #include <utility>
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 
 /// A callable that is not owned: cheap to pass, valid while the callable lives.
 template <class Signature>

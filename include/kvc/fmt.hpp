@@ -10,7 +10,7 @@
 #include "kvc/format.hpp"
 #include "kvc/policy/budget.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 inline const char* name_of(ErrorCode code) {
   switch (code) {
@@ -101,7 +101,7 @@ struct fmt::formatter<kvc::Budget> : fmt::formatter<fmt::string_view> {
   }
 };
 
-namespace kvc::detail {
+namespace kvc::inline KVC_ABI::detail {
 /// Base of the formatters without options.
 struct PlainFormatter {
   constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }

@@ -7,7 +7,7 @@
 
 #include "kvc/error.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Element type of unquantized rows and of quantization metadata.
 enum class Scalar : std::uint8_t { f32, f16, bf16 };

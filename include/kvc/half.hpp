@@ -2,7 +2,9 @@
 #include <bit>
 #include <cstdint>
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 
 /// IEEE binary16 bits of `value`, rounded to nearest even; overflow gives infinity.
 inline std::uint16_t to_half(float value) {

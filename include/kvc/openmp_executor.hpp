@@ -6,7 +6,7 @@
 
 #include "kvc/executor.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// An Executor over OpenMP's threads, for engines that already use them. Bodies must not throw.
 class OpenMPExecutor final : public Executor {

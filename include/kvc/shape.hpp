@@ -9,7 +9,7 @@
 #include "kvc/error.hpp"
 #include "kvc/views.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Index of a token in the original text; it survives eviction.
 using Position = std::int32_t;

@@ -1,7 +1,9 @@
 #pragma once
 #include <cstddef>
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 
 /// Bytes really held and tokens behind them, of one head, one layer or the whole cache. Sums add up field by field.
 struct Stats {

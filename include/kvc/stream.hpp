@@ -4,7 +4,7 @@
 
 #include "kvc/format.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// When and how the keys, or the values, of a head are sealed into their codec's blocks. After every pass the oldest dense
 /// slots are sealed, `batch` at a time, as long as that spares the first `sinks` and the newest `recent` slots.

@@ -11,7 +11,7 @@
 
 #include "kvc/executor.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// An Executor over threads of its own, for engines that have none. The calling thread works too, so ThreadPool(1) is
 /// serial. An exception of a body is thrown again from parallel_for, after all others are done. One parallel_for at a time.

@@ -3,7 +3,9 @@
 #include <span>
 #include <type_traits>
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 
 /// A strided 2-D view of `count` rows of `dim` elements, `stride` elements apart. It never owns.
 template <class T>

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "kvc/cache/kv_cache.hpp"
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 #include "kvc/simd/isa.hpp"
 #include "support/random_tokens.hpp"
 

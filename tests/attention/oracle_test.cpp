@@ -1,8 +1,8 @@
 #include "catch_shim.hpp"
 
 #include "kvc/cache/kv_cache.hpp"
-#include "kvc/policy/full.hpp"
-#include "kvc/policy/streaming_llm.hpp"
+#include "kvc/policies/full.hpp"
+#include "kvc/policies/streaming_llm.hpp"
 #include "support/naive_cache.hpp"
 #include "support/random_tokens.hpp"
 

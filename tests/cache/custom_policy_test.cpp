@@ -3,10 +3,10 @@
 #include <memory>
 
 #include "kvc/cache/kv_cache.hpp"
-#include "kvc/policy/full.hpp"
-#include "kvc/policy/kivi.hpp"
-#include "kvc/policy/quest.hpp"
-#include "kvc/policy/streaming_llm.hpp"
+#include "kvc/policies/full.hpp"
+#include "kvc/policies/kivi.hpp"
+#include "kvc/policies/quest.hpp"
+#include "kvc/policies/streaming_llm.hpp"
 #include "support/naive_cache.hpp"
 #include "support/random_tokens.hpp"
 

@@ -6,11 +6,11 @@
 #include <string>
 
 #include "kvc/cache/kv_cache.hpp"
-#include "kvc/policy/external_scores.hpp"
-#include "kvc/policy/full.hpp"
-#include "kvc/policy/h2o.hpp"
-#include "kvc/policy/kivi.hpp"
-#include "kvc/policy/streaming_llm.hpp"
+#include "kvc/policies/external_scores.hpp"
+#include "kvc/policies/full.hpp"
+#include "kvc/policies/h2o.hpp"
+#include "kvc/policies/kivi.hpp"
+#include "kvc/policies/streaming_llm.hpp"
 #include "support/random_tokens.hpp"
 
 using namespace kvc;

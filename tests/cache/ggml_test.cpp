@@ -6,7 +6,7 @@
 
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/codec/ggml.hpp"
-#include "kvc/policy/full.hpp"
+#include "kvc/policies/full.hpp"
 #include "kvc/storage/row_store.hpp"
 #include "support/oracle.hpp"
 

@@ -3,8 +3,8 @@
 #include <memory_resource>
 
 #include "kvc/cache/kv_cache.hpp"
-#include "kvc/policy/any_policy.hpp"
-#include "kvc/policy/built_in.hpp"
+#include "kvc/named/any_policy.hpp"
+#include "kvc/named/built_in.hpp"
 #include "support/allocation_counter.hpp"
 #include "support/random_tokens.hpp"
 

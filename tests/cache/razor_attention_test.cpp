@@ -1,9 +1,9 @@
 // RazorAttention in a cache: its compensation token through storage, sealing and kernels.
 #include <kvc/cache/kv_cache.hpp>
-#include <kvc/policy/full.hpp>
-#include <kvc/policy/kivi.hpp>
+#include <kvc/policies/full.hpp>
+#include <kvc/policies/kivi.hpp>
 #include <kvc/policy/pipeline.hpp>
-#include <kvc/policy/razor_attention.hpp>
+#include <kvc/policies/razor_attention.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -9,7 +9,7 @@
 #include "engine/model_file.hpp"
 #include "engine/sequences.hpp"
 #include "engine/thread_pool.hpp"
-#include "kvc/policy/full.hpp"
+#include "kvc/policies/full.hpp"
 #include "evaluation/json.hpp"
 
 using engine::Model;

@@ -7,8 +7,8 @@
 #include "engine/dense_attention.hpp"
 #include "engine/gguf_writer.hpp"
 #include "engine/thread_pool.hpp"
-#include "kvc/policy/full.hpp"
-#include "kvc/policy/streaming_llm.hpp"
+#include "kvc/policies/full.hpp"
+#include "kvc/policies/streaming_llm.hpp"
 
 // The engine with kvc's caches, on a model of two layers with random weights.
 

@@ -1,4 +1,4 @@
-#include <kvc/policy/kivi.hpp>
+#include <kvc/policies/kivi.hpp>
 
 #include "golden/group_quantized.hpp"
 #include "golden/sealed.hpp"

@@ -1,5 +1,5 @@
-#include <kvc/policy/h2o.hpp>
-#include <kvc/policy/h2o_mask.hpp>
+#include <kvc/policies/h2o.hpp>
+#include <kvc/policies/h2o_mask.hpp>
 
 #include <algorithm>
 

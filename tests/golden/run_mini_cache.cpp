@@ -1,4 +1,4 @@
-#include <kvc/policy/mini_cache.hpp>
+#include <kvc/policies/mini_cache.hpp>
 
 #include <algorithm>
 #include <memory>

@@ -1,6 +1,6 @@
 #include <kvc/analysis/retrieval_heads.hpp>
-#include <kvc/policy/full.hpp>
-#include <kvc/policy/razor_attention.hpp>
+#include <kvc/policies/full.hpp>
+#include <kvc/policies/razor_attention.hpp>
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include <kvc/policy/snapkv.hpp>
+#include <kvc/policies/snapkv.hpp>
 
 #include <memory>
 

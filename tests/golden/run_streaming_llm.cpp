@@ -1,4 +1,4 @@
-#include <kvc/policy/streaming_llm.hpp>
+#include <kvc/policies/streaming_llm.hpp>
 
 #include <algorithm>
 

@@ -42,7 +42,7 @@ case $way in
     tr -s '\n ' '  ' <refused.txt | grep -q 'compatible with requested version "99"'
     ;;
   compiled)
-    install_library -DKVC_COMPILED_KERNELS=ON
+    install_library -DKVC_COMPILED=ON
     consume -DCMAKE_PREFIX_PATH="$folder/moved" -DKVC_LIBRARY=kvc::compiled
     ;;
   pkg_config)

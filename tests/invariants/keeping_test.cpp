@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "kvc/policy/ada_kv.hpp"
+#include "kvc/policies/ada_kv.hpp"
 #include "support/fake_head.hpp"
 #include "support/sequence.hpp"
 

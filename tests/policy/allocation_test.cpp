@@ -1,8 +1,8 @@
 // What policies do at every generated token must not allocate. This file counts the program's calls of operator new.
-#include <kvc/policy/external_scores.hpp>
-#include <kvc/policy/h2o.hpp>
-#include <kvc/policy/quest.hpp>
-#include <kvc/policy/streaming_llm.hpp>
+#include <kvc/policies/external_scores.hpp>
+#include <kvc/policies/h2o.hpp>
+#include <kvc/policies/quest.hpp>
+#include <kvc/policies/streaming_llm.hpp>
 
 #include <atomic>
 #include <cstdlib>

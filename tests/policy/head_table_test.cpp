@@ -1,4 +1,4 @@
-#include <kvc/policy/any_policy.hpp>
+#include <kvc/named/any_policy.hpp>
 #include <kvc/policy/head_table.hpp>
 
 #include "catch_shim.hpp"

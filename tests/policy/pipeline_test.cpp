@@ -1,12 +1,12 @@
 #include <Eigen/Dense>
 
-#include <kvc/policy/full.hpp>
-#include <kvc/policy/h2o.hpp>
-#include <kvc/policy/kivi.hpp>
+#include <kvc/policies/full.hpp>
+#include <kvc/policies/h2o.hpp>
+#include <kvc/policies/kivi.hpp>
 #include <kvc/policy/pipeline.hpp>
-#include <kvc/policy/quest.hpp>
-#include <kvc/policy/snapkv.hpp>
-#include <kvc/policy/streaming_llm.hpp>
+#include <kvc/policies/quest.hpp>
+#include <kvc/policies/snapkv.hpp>
+#include <kvc/policies/streaming_llm.hpp>
 
 #include "catch_shim.hpp"
 #include "support/fake_head.hpp"

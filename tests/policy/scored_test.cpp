@@ -1,5 +1,5 @@
-#include <kvc/policy/external_scores.hpp>
-#include <kvc/policy/knorm.hpp>
+#include <kvc/policies/external_scores.hpp>
+#include <kvc/policies/knorm.hpp>
 #include <kvc/policy/pipeline.hpp>
 
 #include "catch_shim.hpp"

@@ -9,7 +9,7 @@ processors=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 find kvc -name '*.hpp' ! -name '*-inl.hpp' | sort | xargs -P "$processors" -n 1 sh -c '
   define=""
   case $1 in
-    *.cpp.hpp) define="#define KVC_COMPILED_KERNELS" ;;
+    */implementation.hpp) define="#define KVC_COMPILED" ;;
     */openmp_executor.hpp) COMPILE="$COMPILE -fopenmp" ;;
   esac
   printf "%s\n#include <%s>\n#include <%s>\n" "$define" "$1" "$1" | $COMPILE || { echo "FAILED: $1"; exit 1; }' header

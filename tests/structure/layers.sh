@@ -2,19 +2,20 @@
 # layers.sh: fails when a header includes one of a layer that it must not know. docs/architecture.md has the reasons.
 #   layer     its files (first match wins)                          it may include
 rules='
-  adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policy cache umbrella
-  analysis    analysis/.*.hpp                                       vocabulary kernels codec storage interface policy cache adaptor analysis
-  umbrella    kvc.hpp                                               vocabulary simd interface policy cache
-  compiled    kernels.cpp.hpp                                       vocabulary simd kernels cache
+  adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policies cache umbrella
+  analysis    analysis/.*.hpp                                       vocabulary kernels codec storage interface policies cache adaptor analysis
+  umbrella    kvc.hpp                                               vocabulary simd interface policies cache
+  compiled    implementation.hpp                                    vocabulary simd kernels cache
   vocabulary  [^/]*.hpp                                             vocabulary
   simd        simd/.*.hpp                                           vocabulary simd
   kernels     kernels/.*.hpp                                        vocabulary simd kernels
   codec       codec/.*.hpp                                          vocabulary kernels codec
-  interface   policy/(head|plan|verbs|stage|budget|head_table).hpp  vocabulary interface
-  policy      policy/.*.hpp                                         vocabulary interface policy
+  interface   policy/.*.hpp                                         vocabulary interface
+  policies    policies/.*.hpp                                       vocabulary interface
+  named       named/.*.hpp                                          vocabulary interface policies named
   storage     storage/.*.hpp                                        vocabulary kernels codec storage interface
   attention   attention/.*.hpp                                      vocabulary kernels codec storage attention interface
-  cache       cache/.*.hpp                                          vocabulary codec storage attention interface policy cache
+  cache       cache/.*.hpp                                          vocabulary codec storage attention interface cache
 '
 set -eu
 cd "$(dirname "$0")/../../include/kvc"
@@ -41,6 +42,7 @@ find . -name '*.hpp' | sed 's|^\./||' | sort | xargs grep -nE '^ *# *include *[<
     target = $0
     sub(/^[^<"]*/, "", target)                          # <vector> or "kvc/views.hpp", and what follows it
     if (target ~ /^<(sys\/)?[^\/]*>/) next               # the standard library, the operating system
+    if (target ~ /^"kvc needs /) next                    # a sentence for compilers that cannot compile the library
     if (target !~ /^.kvc\//) {
       # Eigen, fmt: paid for by who includes the adaptor, or the analysis
       if (layer_of(file) == "adaptor" || layer_of(file) == "analysis") next

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "kvc/policy/any_policy.hpp"
+#include "kvc/named/any_policy.hpp"
 #include "support/naive_policies.hpp"
 
 /// The one list of all policies and their variants. Every test of tests/invariants goes through all of it, so a new policy

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "kvc/eigen.hpp"
-#include "kvc/policy/mini_cache.hpp"
+#include "kvc/policies/mini_cache.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// The rows of one side, keys or values, in two adjacent layers, token by token.
 struct RowSimilarity {

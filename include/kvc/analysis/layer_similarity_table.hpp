@@ -8,7 +8,7 @@
 
 #include "kvc/analysis/layer_similarity.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// A line per pair of layers: mean, median and 5 % quantile of the cosine, mean distance, error of merging; keys, then
 /// values. With `heads`, also a line per KV head.

@@ -19,7 +19,7 @@
 #include "kvc/shape.hpp"
 #include "kvc/storage/block.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// The text on which heads show whether they retrieve: one BOS, then a block of random token ids again and again.
 /// RazorAttention's authors and Huawei's tools use a block of 2500 and 4 repeats.

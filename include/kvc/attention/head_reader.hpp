@@ -11,7 +11,7 @@
 #include "kvc/kernels/dispatch.hpp"
 #include "kvc/storage/head_store.hpp"
 
-namespace kvc::attention {
+namespace kvc::inline KVC_ABI::attention {
 
 static_assert(RowStore::PromptRows == ChunkRows, "blocks of prompts are chunks, which are read and prefetched whole");
 

@@ -5,7 +5,7 @@
 
 #include "kvc/attention/partial.hpp"
 
-namespace kvc::attention {
+namespace kvc::inline KVC_ABI::attention {
 
 /// Slot order out of row order: target[slot] = row_values[row of the slot's key].
 inline void to_slots(const HeadStore& head, const float* row_values, float* target) {

@@ -7,7 +7,7 @@
 #include "kvc/attention/head_reader.hpp"
 #include "kvc/attention/value_order.hpp"
 
-namespace kvc::attention {
+namespace kvc::inline KVC_ABI::attention {
 
 /// Attention over part of the rows, not yet divided by its sum: per query row its largest logit, the sum of
 /// exp(logit - largest), and the weighted sum of values. Partial results of disjoint rows merge exactly.

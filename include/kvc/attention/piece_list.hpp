@@ -5,7 +5,7 @@
 
 #include "kvc/storage/segment.hpp"
 
-namespace kvc::attention {
+namespace kvc::inline KVC_ABI::attention {
 
 /// Rows of a head that are scored, exponentiated and summed before the next ones: their scores stay in the nearest cache.
 /// Chunks begin at fixed rows, so a query's result does not depend on how its prompt was cut into calls.

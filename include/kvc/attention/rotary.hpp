@@ -5,7 +5,7 @@
 
 #include "kvc/shape.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Rotates a row that stands at one position so that it stands `delta` positions later (earlier if negative). Factors that
 /// some models put on cos and sin are in the row already and are not applied again.

@@ -8,7 +8,7 @@
 
 #include "kvc/storage/head_store.hpp"
 
-namespace kvc::attention {
+namespace kvc::inline KVC_ABI::attention {
 
 /// Takes weights from the rows of the keys to the rows of the values, in a head where the two differ.
 ///

@@ -2,7 +2,7 @@
 #include "kvc/cache/impl.hpp"
 
 // Policies at work: observe, allocate, evict, seal, in that order, over the stages of the pipeline.
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 inline AnyHead CacheCore::Impl::any_head(std::size_t stage, std::size_t head, Event event, HeadSource& source) {
   HeadStore& store = heads_[head];

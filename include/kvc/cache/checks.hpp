@@ -1,7 +1,7 @@
 #pragma once
 #include "kvc/cache/impl.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 inline std::size_t CacheCore::Impl::index(HeadId id) const {
   if (id.layer >= shape_.layers || id.head >= shape_.kv_heads)

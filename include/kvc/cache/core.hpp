@@ -9,7 +9,7 @@
 #include "kvc/policy/pipeline.hpp"
 #include "kvc/stats.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 class HeadStore;
 class RowStore;
@@ -105,6 +105,6 @@ void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const T
 
 }  // namespace kvc
 
-#if !defined(KVC_COMPILED_KERNELS)
+#if !defined(KVC_COMPILED)
 #include "kvc/cache/impl.hpp"
 #endif

@@ -7,7 +7,7 @@
 #include "kvc/policy/head.hpp"
 #include "kvc/policy/scoring.hpp"
 
-namespace kvc::detail {
+namespace kvc::inline KVC_ABI::detail {
 
 /// The core's side of a HeadView: decodes and computes what the policy asks for, once per event.
 class HeadFeed final : public HeadSource {

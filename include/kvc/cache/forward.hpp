@@ -3,8 +3,8 @@
 
 #include "kvc/cache/impl.hpp"
 
-// CacheCore's public face, forwarded to its inside: in this file, so that KVC_COMPILED_KERNELS can compile the inside once.
-namespace kvc {
+// CacheCore's public face, forwarded to its inside: in this file, so that KVC_COMPILED can compile the inside once.
+namespace kvc::inline KVC_ABI {
 
 KVC_FORWARD CacheCore::CacheCore(const CacheShape& shape, Stages stages, const CacheOptions& options)
     : impl_(std::make_unique<Impl>(shape, std::move(stages), options)) {}

@@ -15,7 +15,7 @@
 #include "kvc/storage/arena.hpp"
 #include "kvc/storage/head_store.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// The inside of CacheCore. checks.hpp refuses what cannot be done, passes.hpp appends and attends, acting.hpp lets the
 /// policies act, upkeep.hpp constructs, forks and counts.
@@ -180,6 +180,6 @@ struct CacheCore::Impl {
 #include "kvc/cache/checks.hpp"
 #include "kvc/cache/passes.hpp"
 #include "kvc/cache/upkeep.hpp"
-#if !defined(KVC_COMPILED_KERNELS)
+#if !defined(KVC_COMPILED)
 #include "kvc/cache/forward.hpp"
 #endif

@@ -3,7 +3,7 @@
 
 #include "kvc/cache/core.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// The KV cache of one sequence under `PolicyType`: a policy, a pipeline of policies (`SnapKV{} | KIVI{}`), or AnyPolicy.
 /// Everything an engine calls is in CacheCore.

@@ -5,7 +5,7 @@
 #include "kvc/executor.hpp"
 #include "kvc/format.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// What an engine may set about a cache besides the policy.
 struct CacheOptions {

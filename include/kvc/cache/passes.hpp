@@ -2,7 +2,7 @@
 #include "kvc/cache/impl.hpp"
 
 // A pass: tokens are appended to every head of a layer, their queries attend, policies observe.
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 namespace detail {
 /// Column sums of a prompt are added up in this many parts, which different threads can take.

@@ -2,7 +2,7 @@
 #include "kvc/cache/impl.hpp"
 
 // Construction, forks, and what an engine asks of a cache between passes.
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 inline CacheCore::Impl::Impl(const CacheShape& shape, Stages stages, const CacheOptions& options)
     : shape_(shape),

@@ -8,7 +8,7 @@
 #include "kvc/kernels/dispatch.hpp"
 #include "kvc/views.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Whether a codec's rows are keys (read by scores) or values (read by accumulate).
 enum class Role : std::uint8_t { key, value };

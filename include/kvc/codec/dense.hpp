@@ -6,7 +6,7 @@
 #include "kvc/codec/codec.hpp"
 #include "kvc/kernels/dispatch.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Unquantized rows in f32, f16 or bf16. Keys lie channel-major in tiles of 16 tokens, values token-major.
 class DenseCodec final : public Codec {

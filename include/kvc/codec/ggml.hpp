@@ -5,7 +5,7 @@
 #include "kvc/codec/codec.hpp"
 #include "kvc/codec/ggml_blocks.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Rows in the GgmlBlocks format, keys and values alike: row r begins at byte r * row_bytes(), as in a cache of llama.cpp
 /// that is not transposed. Scores and sums run on decoded tiles (Codec's own).

@@ -12,7 +12,7 @@
 /// One block of each ggml type, in the bytes that ggml's reference quantizers write for finite elements. Where ggml leaves
 /// the result open (NaN, a scale beyond its type, the codes of an iq4_nl block without a scale) codes saturate here; a NaN
 /// gets the highest code of q types and the lowest of the others.
-namespace kvc::ggml {
+namespace kvc::inline KVC_ABI::ggml {
 
 /// Keeps what was computed from being fused with what follows: ggml rounds products before it adds.
 inline void rounded(const float* values) {

@@ -9,7 +9,7 @@
 #include "kvc/half.hpp"
 #include "kvc/kernels/table.hpp"
 
-namespace kvc::detail {
+namespace kvc::inline KVC_ABI::detail {
 
 /// The fits of GroupQuant beyond min_max: replaces minima and codes of groups that packed_encode has just written; scales
 /// stay. Element by element, since only encoding pays for it.

@@ -6,7 +6,7 @@
 #include "kvc/codec/group_fit.hpp"
 #include "kvc/kernels/dispatch.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Rows in the GroupQuant format; scores and sums are computed from the codes.
 class GroupQuantCodec final : public Codec {

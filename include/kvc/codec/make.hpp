@@ -6,7 +6,7 @@
 #include "kvc/codec/ggml.hpp"
 #include "kvc/codec/group_quant.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// The codec of `format` for rows of `dim` floats. Throws Error if the format cannot encode them.
 inline std::shared_ptr<const Codec> make_codec(const Format& format, Role role, std::size_t dim) {

@@ -14,7 +14,7 @@
 #endif
 
 #include "kvc/kernels/table.hpp"
-#include "kvc/simd/abi.hpp"
+#include "kvc/simd/inlining.hpp"
 #include "kvc/simd/isa.hpp"
 
 #if !defined(__clang__)
@@ -138,9 +138,7 @@
 #pragma GCC diagnostic pop
 #endif
 
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-
+namespace kvc::inline KVC_ABI::kernels {
 /// The table of a level that this architecture has; the portable one otherwise.
 inline const Table& compiled_table(Isa isa) {
   switch (isa) {
@@ -157,5 +155,4 @@ inline const Table& compiled_table(Isa isa) {
   }
 }
 
-}  // namespace KVC_ABI
 }  // namespace kvc::kernels

@@ -1,7 +1,5 @@
 // Writing and reading unquantized blocks. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 template <Scalar Type>
 KVC_ALWAYS_INLINE void store_as(typename StoredAs<Type>::Element* p, Vector a) {
@@ -173,6 +171,4 @@ inline void dense_decode(const DenseLayout& layout, const void* block, const Win
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -1,7 +1,5 @@
 // Products of unquantized blocks. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 template <Scalar Type>
 struct StoredAs {
@@ -193,6 +191,4 @@ inline void dense_product(const DenseLayout& layout, const void* block, const Wi
   run_product(kernel, coefficients.rows, results);
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -2,22 +2,20 @@
 #include "kvc/kernels/table.hpp"
 #include "kvc/simd/isa.hpp"
 
-#if !defined(KVC_COMPILED_KERNELS)
+#if !defined(KVC_COMPILED)
 #include "kvc/kernels/all_targets.hpp"
 #endif
 
-namespace kvc::kernels {
+namespace kvc::inline KVC_ABI::kernels {
 
-#if defined(KVC_COMPILED_KERNELS)
+#if defined(KVC_COMPILED)
 
-/// The kernels of one level; Error(incompatible) where the machine lacks it. Defined in kvc/kernels.cpp.hpp.
+/// The kernels of one level; Error(incompatible) where the machine lacks it. Defined in kvc/implementation.hpp.
 const Table& table(Isa isa);
 /// The kernels of current_isa().
 const Table& active();
 
 #else
-
-inline namespace KVC_ABI {
 
 /// The kernels of one level; Error(incompatible) where the machine lacks it.
 inline const Table& table(Isa isa) {
@@ -29,8 +27,6 @@ inline const Table& table(Isa isa) {
 inline const Table& active() {
   return compiled_table(current_isa());
 }
-
-}  // namespace KVC_ABI
 
 #endif
 

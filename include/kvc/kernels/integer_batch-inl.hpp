@@ -1,7 +1,5 @@
 // What a product in integers reads, and the blocks it is cut into, several of which run together. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 /// The block's parts, what is asked, and how to quantize.
 struct IntegerSource {
@@ -105,6 +103,4 @@ class IntegerBatch {
   IntegerBlock blocks_[MaxBlocks];
 };
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -9,9 +9,7 @@
 //
 // One dword of them is one part. Where coefficients of 16 bits are multiplied whole (MultipliesShorts), the first "part"
 // holds those of the step's bytes 0 and 2, the second those of its bytes 1 and 3.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline constexpr std::size_t IntegerChunk = 256;                // coefficients of a row that are quantized together
 inline constexpr std::size_t IntegerDwords = IntegerChunk / 4;  // of one part of them
@@ -290,6 +288,4 @@ inline const IntegerFunctions& integer_functions(unsigned bits) {
   return functions_of_width<InRegisters>(bits);
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -6,9 +6,7 @@
 //
 // y are integers of 16 bits in one or two bytes. What multiplies the centre is the sum of the *quantized* coefficients, so their
 // rounding meets codes whose mean is about zero; the second sum is exact, in floating point.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline constexpr float Negligible = 1e-30f;  // a scale or coefficient below counts as zero
 
@@ -422,6 +420,4 @@ inline void integer_product(const PackedLayout& layout, const void* block, const
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -1,7 +1,5 @@
 // The table of a level that only adds integer products to the kernels below it. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline void packed_product_in_integers(const PackedLayout& layout, const void* block, const Window& window,
                                        const Coefficients& coefficients, const Results& results) {
@@ -19,6 +17,4 @@ constexpr Table with_integer_products(Table table, const char* name, decltype(Ta
 
 inline constexpr Table KernelTable = with_integer_products(KernelTableBelow, LevelName, packed_product_in_integers);
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -4,7 +4,7 @@
 
 #include "kvc/format.hpp"
 
-namespace kvc::kernels {
+namespace kvc::inline KVC_ABI::kernels {
 
 /// Lanes come in tiles of 16 on every machine: one AVX-512 register, two of AVX2, four of NEON.
 inline constexpr std::size_t TileLanes = 16;

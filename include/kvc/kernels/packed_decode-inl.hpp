@@ -1,7 +1,5 @@
 // Reading group-quantized blocks back as floats. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline void decode_span(const MetadataView& view, const std::uint32_t* codes, const Window& window,
                         const TileSpan& span, const FloatMatrix& target) {
@@ -54,6 +52,4 @@ inline void packed_decode(const PackedLayout& layout, const void* block, const W
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

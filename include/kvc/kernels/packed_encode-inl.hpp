@@ -1,7 +1,5 @@
 // Quantizing the window of a block: token by token, in strips, or a unit of dwords at a time. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline void packed_encode(const PackedLayout& layout, void* block, const Window& window,
                           const ConstFloatMatrix& source) {
@@ -10,6 +8,4 @@ inline void packed_encode(const PackedLayout& layout, void* block, const Window&
   if (!encode_tokens(view, codes, window, source)) encode_strips(view, codes, window, source);
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -5,9 +5,7 @@
 //   groups along p:      sum_g scale[g] (sum_p in g c[p] code[p]) + minimum[g] (sum_p in g c[p])
 //
 // Both walk p in chunks, whose coefficients lie in a buffer padded with zeros to whole dwords of codes.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline constexpr std::size_t ChunkSize = 128;  // coefficients per row and chunk: buffers of a few KiB, L1-resident
 
@@ -358,6 +356,4 @@ inline void packed_product(const PackedLayout& layout, const void* block, const 
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -1,7 +1,5 @@
 // Quantizing whole strips of 16 lanes × 32 p: the fast way to the same codes. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 /// A strip is 16 lanes × 32 consecutive p, whole units of every width, with the metadata of its elements: one scale a p
 /// (groups along lanes) or one a lane (groups along p).
@@ -232,6 +230,4 @@ inline void encode_strips(const MetadataView& view, std::uint32_t* codes, const 
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

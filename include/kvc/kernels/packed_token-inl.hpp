@@ -2,9 +2,7 @@
 //
 // A tile needs 16 tokens to fill it; a token that is sealed alone is read along its channels instead, 16 at a time. Its
 // codes take one plane of the value tiles, and one lane of the key tiles.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 /// Smallest and largest of `count` floats that follow each other.
 KVC_ALWAYS_INLINE void find_range(const float* x, std::size_t count, float& least, float& most) {
@@ -190,6 +188,4 @@ inline bool encode_tokens(const MetadataView& view, std::uint32_t* codes, const 
   return true;
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -3,9 +3,7 @@
 // Encoding is two passes. The first finds scale and minimum, 16 groups at a time (16 p, or 16 lanes); the second walks
 // the dwords of a tile, where 16 lanes of one p quantize at once and a plane is one shift. Every step is elementwise
 // and correctly rounded, so codes, scales and minima are the same bits on every machine.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 /// Lanes [lane, lane + count) of the block lie in one tile, from its lane `first` on.
 struct TileSpan {
@@ -243,6 +241,4 @@ inline void encode_units(const MetadataView& view, std::uint32_t* codes, const W
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

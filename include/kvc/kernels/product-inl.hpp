@@ -5,9 +5,7 @@
 //   row R … 2R-1               |
 //
 // Each block walks p once from first to last, with one accumulator per result, so the cut never changes a result.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline constexpr std::size_t TileVectors = TileLanes / Width;
 inline constexpr std::size_t MaxTiles = 4;
@@ -163,6 +161,4 @@ inline void run_product(Kernel& kernel, std::size_t rows, const Results& results
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

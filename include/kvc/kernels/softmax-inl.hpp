@@ -1,7 +1,5 @@
 // Softmax, soft cap and checks over rows of scores. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline constexpr float MinusInfinity = -__builtin_inff();
 
@@ -129,6 +127,4 @@ inline bool all_finite(const float* x, std::size_t count) {
   return true;
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

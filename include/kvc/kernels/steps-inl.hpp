@@ -1,8 +1,6 @@
 // A loop whose counter is a constant. One for each target, for inlining wants a loop and its body to be of the same.
 // Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 /// Calls step.operator()<0>() … <Steps - 1>().
 template <std::size_t Steps, std::size_t Step = 0, class Call>
@@ -13,6 +11,4 @@ KVC_ALWAYS_INLINE constexpr void for_each_step(Call& call) {
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

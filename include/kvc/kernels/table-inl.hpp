@@ -12,9 +12,7 @@
 #include "kvc/kernels/packed_decode-inl.hpp"
 #include "kvc/kernels/softmax-inl.hpp"
 
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 #define KVC_NAME_OF(target) #target
 #define KVC_NAME(target) KVC_NAME_OF(target)
@@ -27,6 +25,4 @@ inline constexpr Table KernelTable = {KVC_NAME(KVC_TARGET), dense_product, packe
 #undef KVC_NAME
 #undef KVC_NAME_OF
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -6,7 +6,7 @@
 #include "kvc/format.hpp"
 #include "kvc/kernels/layout.hpp"
 
-namespace kvc::kernels {
+namespace kvc::inline KVC_ABI::kernels {
 
 /// Rows of coefficients: queries when scores are computed, attention weights when values are summed.
 struct Coefficients {

@@ -4,9 +4,7 @@
 // that none waits for what the one before it has just stored:
 //
 //   unpack step i + 1 | multiply step i | add up the segment that ended before it
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 inline constexpr std::size_t StepsInFlight = 4;
 struct TileBuffers {
@@ -218,6 +216,4 @@ constexpr Table with_passes(Table table) {
 inline constexpr Table KernelTable =
     with_passes(with_integer_products(KernelTableBelow, "amx", packed_product_in_tiles));
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

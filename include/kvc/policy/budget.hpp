@@ -13,7 +13,7 @@
 #include "kvc/error.hpp"
 #include "kvc/shape.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// How many slots a head may hold: a number of tokens, a fraction of what was seen, a pyramid over the layers, or a
 /// table.

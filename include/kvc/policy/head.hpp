@@ -7,7 +7,7 @@
 #include "kvc/shape.hpp"
 #include "kvc/views.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// What just happened to a head.
 enum class Event : std::uint8_t {

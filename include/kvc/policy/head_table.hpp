@@ -11,7 +11,7 @@
 
 #include "kvc/shape.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Which KV heads of a model retrieve: find what was said earlier, and so need every token. A property of the model, found
 /// once (kvc/analysis/retrieval_heads.hpp) and kept in a small text file:

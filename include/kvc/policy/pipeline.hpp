@@ -7,7 +7,7 @@
 
 #include "kvc/policy/stage.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Something that holds a list of stages already: a Pipeline, an AnyPolicy.
 template <class P>

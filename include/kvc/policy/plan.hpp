@@ -9,7 +9,7 @@
 
 #include "kvc/policy/head.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 namespace detail {
 /// Sets the flags [begin, end), clipped to those there are.

@@ -10,7 +10,7 @@
 #include "kvc/policy/plan.hpp"
 #include "kvc/views.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// How the query heads that share a KV head become one.
 enum class Reduce : std::uint8_t { sum, mean, max };

@@ -8,8 +8,10 @@
 #include <span>
 #include <vector>
 
+#include "kvc/abi.hpp"
+
 // The arithmetic of merging two rows into one direction, in double precision whatever the rows' own.
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Two rows of the same token in adjacent layers: their norms, at least 1e-6, and the angle between them in radians, from
 /// a cosine clamped to +-(1 - 1e-6). A row of zeros is at a right angle to everything.

@@ -10,7 +10,7 @@
 #include "kvc/policy/budget.hpp"
 #include "kvc/policy/verbs.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// No limit: what a head may hold under a policy without a Budget.
 inline constexpr std::size_t Unlimited = std::numeric_limits<std::size_t>::max();

@@ -9,7 +9,7 @@
 #include "kvc/policy/plan.hpp"
 #include "kvc/stream.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Where tokens stand for the rotary embedding.
 enum class Positions : std::uint8_t {

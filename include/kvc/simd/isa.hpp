@@ -17,9 +17,15 @@
 #endif
 
 #include "kvc/error.hpp"
-#include "kvc/simd/abi.hpp"
+#include "kvc/simd/inlining.hpp"
 
-namespace kvc {
+namespace kvc::process {
+/// The level in use, or -1 before the first question. One for the process, whatever flags its parts were built with, so it
+/// stands outside KVC_ABI: it is a variable, and no instruction of it can be the wrong machine's.
+inline std::atomic<int> isa_in_use{-1};
+}  // namespace kvc::process
+
+namespace kvc::inline KVC_ABI {
 
 /// Instruction sets that kernels exist for. Each level of an architecture contains the ones before it.
 enum class Isa : int {
@@ -34,14 +40,6 @@ enum class Isa : int {
 
 inline constexpr Isa AllIsas[] = {Isa::portable, Isa::avx2, Isa::avx512,     Isa::avx512vnni,
                                   Isa::amx,      Isa::neon, Isa::neondotprod};
-
-namespace process {
-/// The level in use, or -1 before the first question. One for the process, whatever flags its parts were built with.
-inline std::atomic<int> isa_in_use{-1};
-}  // namespace process
-
-// The functions that lead to a choice carry the ABI tag: they run before anything is known about the machine.
-inline namespace KVC_ABI {
 
 constexpr const char* to_string(Isa isa) {
   constexpr const char* Names[] = {"portable", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondotprod"};
@@ -168,5 +166,4 @@ class ScopedIsa {
   int before_;
 };
 
-}  // namespace KVC_ABI
 }  // namespace kvc

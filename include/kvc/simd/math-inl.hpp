@@ -1,7 +1,5 @@
 // Elementary functions over the facade. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 /// exp(x) for x <= 88, relative error below 2e-7; 0 below the smallest normal result, exp(-inf) = 0, NaN stays NaN.
 KVC_ALWAYS_INLINE Vector exponential(Vector x) {
@@ -38,6 +36,4 @@ KVC_ALWAYS_INLINE Vector hyperbolic_tangent(Vector x) {
   return select_less(magnitude, set(0.625f), small, with_sign);
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -3,9 +3,7 @@
 //   sums [row and part][16 lanes] += coefficients [row and part][4 p of 16 dwords] × codes [16 dwords][4 p of 16 lanes]
 //
 // Tiles 0 and 1 are sums; 4 and 5 coefficients and codes of 16 dwords, 6 and 7 of 8.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using namespace avx512vnni;  // everything else
 inline constexpr const Table& KernelTableBelow = avx512vnni::KernelTable;
@@ -65,6 +63,4 @@ KVC_ALWAYS_INLINE void store_tile(std::uint32_t* first) {
                    : "r"(first), "r"(std::size_t{64}), "i"(Tile));
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -1,7 +1,5 @@
 // The facade in AVX2 + FMA + F16C: eight lanes. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using Vector = __m256;
 using Words = __m256i;
@@ -194,6 +192,4 @@ inline void transpose_tile(const float* from, std::size_t stride, float* to) {
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

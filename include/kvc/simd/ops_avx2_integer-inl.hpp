@@ -3,9 +3,7 @@
 // There is no sum of four products of bytes. Coefficients of 16 bits are multiplied whole by codes spread to 16 bits
 // (vpmaddwd: exact; IntegerChunk products of 255 and 32,500 fit 31 bits). Coefficients of one byte are multiplied by bytes
 // (vpmaddubsw), with sums of 16 bits for as long as they cannot overflow.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using namespace avx2;  // everything in floating point
 inline constexpr const Table& KernelTableBelow = avx2::KernelTable;
@@ -140,6 +138,4 @@ KVC_ALWAYS_INLINE Words store_parts(const Shorts* x, std::uint32_t* high, std::u
   return sum;
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

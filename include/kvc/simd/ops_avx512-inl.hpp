@@ -1,7 +1,5 @@
 // The facade in AVX-512 F, BW, DQ, VL: sixteen lanes. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using Vector = __m512;
 using Words = __m512i;
@@ -183,6 +181,4 @@ inline void transpose_tile(const float* from, std::size_t stride, float* to) {
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -1,7 +1,5 @@
 // AVX-512 without VNNI multiplies integers as AVX2 does. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using avx2_integer::integer_functions;
 using avx2_integer::integer_product;
@@ -9,6 +7,4 @@ using avx512::packed_product;
 inline constexpr const Table& KernelTableBelow = avx512::KernelTable;
 inline constexpr const char* LevelName = "avx512";
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -1,7 +1,5 @@
 // Integer operations in AVX-512 VNNI, on top of the facade of AVX-512. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using namespace avx512;  // everything in floating point
 inline constexpr const Table& KernelTableBelow = avx512::KernelTable;
@@ -108,6 +106,4 @@ KVC_ALWAYS_INLINE Words store_parts(const Shorts* x, std::uint32_t* high, std::u
   }
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

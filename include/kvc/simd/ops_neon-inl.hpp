@@ -1,7 +1,5 @@
 // The facade in AArch64 Advanced SIMD: four lanes. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using Vector = float32x4_t;
 using Words = uint32x4_t;
@@ -156,6 +154,4 @@ inline void transpose_tile(const float* from, std::size_t stride, float* to) {
     for (std::size_t i = 0; i < 16; ++i) to[i * 16 + j] = from[j * stride + i];
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -2,9 +2,7 @@
 //
 // Both operands are signed (sdot) or both are not (udot). Codes below 128 are either, whatever their coefficients are; codes
 // of 8 bits count from 128.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using namespace neon;  // everything in floating point
 inline constexpr const Table& KernelTableBelow = neon::KernelTable;
@@ -129,6 +127,4 @@ KVC_ALWAYS_INLINE Words store_parts(const Shorts* x, std::uint32_t* high, std::u
   return sum;
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

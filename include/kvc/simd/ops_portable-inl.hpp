@@ -1,7 +1,5 @@
 // The facade in GNU vector extensions: four lanes, SSE2 on x86-64, whatever fits elsewhere. Re-included, no guard.
-namespace kvc::kernels {
-inline namespace KVC_ABI {
-namespace KVC_TARGET {
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 typedef float Vector __attribute__((vector_size(16)));
 typedef std::uint32_t Words __attribute__((vector_size(16)));
@@ -183,6 +181,4 @@ inline void transpose_tile(const float* from, std::size_t stride, float* to) {
     for (std::size_t i = 0; i < 16; ++i) to[i * 16 + j] = from[j * stride + i];
 }
 
-}  // namespace KVC_TARGET
-}  // namespace KVC_ABI
-}  // namespace kvc::kernels
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

@@ -11,7 +11,9 @@
 #include <sys/mman.h>
 #endif
 
-namespace kvc {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI {
 
 /// Where blocks live by default: 64-byte aligned pieces of large chunks, huge pages where the system gives them. Freed
 /// pieces are kept by size and reused, so a cache in a steady state asks its upstream for nothing. Thread-safe.

@@ -7,7 +7,7 @@
 
 #include "kvc/codec/codec.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Rows encoded together: the unit of allocation and of sharing between forks. Whoever writes owns it alone (see
 /// RowStore::own).

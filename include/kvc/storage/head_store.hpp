@@ -15,7 +15,7 @@
 #include "kvc/storage/row_store.hpp"
 #include "kvc/storage/runs.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// Everything one KV head holds: its slots in ascending position, with the rows of their keys and values, how many tokens
 /// each stands for, and the columns that policies keep per slot. All of it moves together, so nothing can lose its key.

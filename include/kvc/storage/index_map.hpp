@@ -9,7 +9,7 @@
 
 #include "kvc/storage/runs.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// A list of indices that costs nothing while entry i is i: positions, and slot to row, before anything was evicted.
 class IndexMap {

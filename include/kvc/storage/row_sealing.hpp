@@ -9,7 +9,7 @@
 
 #include "kvc/storage/row_store.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 inline std::span<const std::uint32_t> RowStore::seal_candidates(std::size_t least) const {
   const std::size_t slots = map_.size();

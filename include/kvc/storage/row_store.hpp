@@ -16,7 +16,7 @@
 #include "kvc/storage/segment.hpp"
 #include "kvc/stream.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// The keys, or the values, of one head. Rows are numbered through the segments:
 ///

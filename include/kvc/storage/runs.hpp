@@ -4,7 +4,9 @@
 #include <cstring>
 #include <span>
 
-namespace kvc::detail {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI::detail {
 
 /// Index of the first flag that is 0, else the number of flags.
 inline std::size_t first_unset(std::span<const std::uint8_t> flags) {

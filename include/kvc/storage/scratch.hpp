@@ -5,7 +5,9 @@
 #include <type_traits>
 #include <vector>
 
-namespace kvc::detail {
+#include "kvc/abi.hpp"
+
+namespace kvc::inline KVC_ABI::detail {
 
 /// Working memory of the calling thread, one buffer per Purpose. It only grows, so a steady state allocates nothing; a
 /// second call with the same Purpose on the same thread returns the same memory.

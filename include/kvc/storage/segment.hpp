@@ -5,7 +5,7 @@
 
 #include "kvc/storage/block.hpp"
 
-namespace kvc {
+namespace kvc::inline KVC_ABI {
 
 /// A run of rows in one block: rows [begin, end) of it belong to the head.
 struct Segment {

@@ -1,16 +1,16 @@
 // accepted
-#include <kvc/policy/ada_kv.hpp>
-#include <kvc/policy/external_scores.hpp>
-#include <kvc/policy/full.hpp>
-#include <kvc/policy/h2o.hpp>
-#include <kvc/policy/kivi.hpp>
-#include <kvc/policy/knorm.hpp>
-#include <kvc/policy/mini_cache.hpp>
+#include <kvc/policies/ada_kv.hpp>
+#include <kvc/policies/external_scores.hpp>
+#include <kvc/policies/full.hpp>
+#include <kvc/policies/h2o.hpp>
+#include <kvc/policies/kivi.hpp>
+#include <kvc/policies/knorm.hpp>
+#include <kvc/policies/mini_cache.hpp>
 #include <kvc/policy/pipeline.hpp>
-#include <kvc/policy/quest.hpp>
-#include <kvc/policy/razor_attention.hpp>
-#include <kvc/policy/snapkv.hpp>
-#include <kvc/policy/streaming_llm.hpp>
+#include <kvc/policies/quest.hpp>
+#include <kvc/policies/razor_attention.hpp>
+#include <kvc/policies/snapkv.hpp>
+#include <kvc/policies/streaming_llm.hpp>
 
 using namespace kvc;
 

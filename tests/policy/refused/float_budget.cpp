@@ -1,5 +1,5 @@
 // refused: could not convert|no viable conversion|cannot convert
-#include <kvc/policy/snapkv.hpp>
+#include <kvc/policies/snapkv.hpp>
 
 kvc::SnapKV policy() {
   return {.budget = 0.25};

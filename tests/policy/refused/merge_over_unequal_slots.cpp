@@ -1,6 +1,6 @@
 // refused: cross-layer merging needs stages that keep the same positions
 #include <kvc/policy/pipeline.hpp>
-#include <kvc/policy/snapkv.hpp>
+#include <kvc/policies/snapkv.hpp>
 
 struct PairsLayers {
   bool pairs(std::size_t, const kvc::CacheShape&) const { return true; }

@@ -1,6 +1,6 @@
 // refused: cross-layer merging needs stages that keep the same positions
-#include <kvc/policy/h2o.hpp>
-#include <kvc/policy/mini_cache.hpp>
+#include <kvc/policies/h2o.hpp>
+#include <kvc/policies/mini_cache.hpp>
 #include <kvc/policy/pipeline.hpp>
 
 auto pipeline() {

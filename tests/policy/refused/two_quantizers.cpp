@@ -1,6 +1,6 @@
 // refused: two quantizers in one pipeline
-#include <kvc/policy/full.hpp>
-#include <kvc/policy/kivi.hpp>
+#include <kvc/policies/full.hpp>
+#include <kvc/policies/kivi.hpp>
 #include <kvc/policy/pipeline.hpp>
 
 auto pipeline() {

@@ -1,0 +1,61 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "kvc/policy/budget.hpp"
+#include "kvc/policy/scoring.hpp"
+#include "kvc/policy/verbs.hpp"
+
+namespace kvc::inline KVC_ABI {
+
+/// Evicts the tokens to which the engine gave the lowest scores (Tokens::scores, one per token and KV head): for
+/// trained scorers such as Locret (Huang et al., arXiv 2410.01805), whose small network runs in the engine. A token's
+/// score never changes. Locret itself, huangyuxiang03/Locret: `.budget = 6000, .recent = 2500, .chunks = true,
+/// .positions = Positions::in_cache`; its stabilizers, our `recent`, count in every chunk but the last, here also in
+/// the last.
+struct ExternalScores {
+  Budget budget = 1024;    ///< slots a head may hold
+  std::size_t recent = 0;  ///< newest slots that always stay
+  bool chunks = false;     ///< also evict after each chunk of a prompt
+  bool decoding = false;   ///< also evict after each generated token
+  Positions positions = Positions::original;
+
+  /// What the engine said.
+  struct Slot {
+    float score = 0;
+  };
+  Needs needs() const { return {.external_scores = true}; }
+
+  void observe(Head<ExternalScores>& head, const Observation& seen) const {
+    const std::size_t count = std::min(seen.scores.size(), head.size() - std::min(head.size(), seen.first_new));
+    for (std::size_t i = 0; i < count; ++i) head.slots[seen.first_new + i].score = seen.scores[i];
+  }
+
+  /// The engine's scores; the newest tokens are Protected.
+  void score(const Head<ExternalScores>& head, std::span<float> scores) const {
+    for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = head.slots[slot].score;
+    const std::size_t spared = std::min(recent, scores.size());
+    std::fill(scores.end() - static_cast<std::ptrdiff_t>(spared), scores.end(), Protected);
+  }
+
+  /// A fractional budget below `recent` keeps `recent` slots.
+  void evict(Head<ExternalScores>& head, Plan& plan) const {
+    const bool acts = head.event == Event::prompt_end || (head.event == Event::prompt_chunk && chunks) ||
+                      (head.event == Event::decode && decoding);
+    if (!acts || head.size() <= head.budget) return;
+    const std::span<float> scores = plan.scratch(head.size());
+    score(head, scores);
+    keep_best(plan, scores, head.budget);
+  }
+
+  /// Throws Error if the budget cannot hold the recent tokens, or in-cache positions lack the model's rotary table.
+  void validate(const CacheShape& shape) const {
+    budget.require(std::max<std::size_t>(1, recent), "ExternalScores: recent", shape);
+    if (positions == Positions::in_cache && shape.rotary.inv_freq.empty())
+      fail(ErrorCode::invalid_argument,
+           "ExternalScores: positions = in_cache needs the model's table in CacheShape::rotary");
+  }
+};
+
+}  // namespace kvc

@@ -1,0 +1,127 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "kvc/policy/scoring.hpp"
+#include "kvc/policy/verbs.hpp"
+
+namespace kvc::inline KVC_ABI {
+
+/// Quest (Tang et al., "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference", arXiv 2406.10774):
+/// evicts nothing; every step attends to the pages of tokens whose keys could answer its query best. A page's upper
+/// bound comes from the smallest and largest value of each key channel in it. Authors' code: mit-han-lab/Quest.
+/// Differs: their heads choose one by one (they had no GQA), here the query heads of a group read the same pages,
+/// chosen by their largest bound.
+struct Quest {
+  std::size_t tokens = 1024;     ///< that a step attends to, in whole pages, at least 3 of them
+  std::size_t page = 16;         ///< tokens per page
+  std::size_t dense_layers = 2;  ///< first layers that attend to everything
+  Reduce reduce = Reduce::max;   ///< over the bounds of a group's query heads
+
+  /// The channel ranges of the pages, 16 pages at a time so that their bounds are computed side by side.
+  struct State {
+    std::vector<float> low, high;  // [pages / 16, head_dim, 16]
+    std::size_t slots = 0;         // that they cover
+
+    std::size_t bytes() const { return sizeof(State) + (low.capacity() + high.capacity()) * sizeof(float); }
+  };
+
+  /// Brings the ranges of the pages from slot `from` on up to date. Slots behind those already covered widen their page's
+  /// ranges; from an earlier one on, pages are read again.
+  void index(Head<Quest>& head, std::size_t from) const {
+    const std::size_t dim = head.shape->head_dim, pages = (head.size() + page - 1) / page;
+    State& state = *head.state;
+    const std::size_t first = std::min(from, head.size()) / page;
+    const std::size_t begin = from == state.slots ? std::min(from, head.size()) : first * page;
+    const std::size_t floats = (pages + Tile - 1) / Tile * Tile * dim;
+    state.low.resize(floats);
+    state.high.resize(floats);
+    for (std::size_t p = pages; p < std::min((state.slots + page - 1) / page, floats / dim); ++p)
+      for (std::size_t c = 0; c < dim; ++c)  // pages that went leave nothing behind
+        state.low[place_of(p, dim) + c * Tile] = state.high[place_of(p, dim) + c * Tile] = 0;
+    state.slots = head.size();
+    if (begin >= head.size()) return;
+
+    const ConstRows keys = head.keys_from(begin);
+    for (std::size_t slot = begin; slot < head.size(); ++slot) {
+      const std::span<const float> key = keys[slot - begin];
+      const std::size_t place = place_of(slot / page, dim);
+      float* low = state.low.data() + place;
+      float* high = state.high.data() + place;
+      const bool opens = slot % page == 0;
+      for (std::size_t c = 0; c < dim; ++c) {
+        low[c * Tile] = opens ? key[c] : std::min(low[c * Tile], key[c]);
+        high[c * Tile] = opens ? key[c] : std::max(high[c * Tile], key[c]);
+      }
+    }
+  }
+
+  /// The last page, where the newest tokens are, and the best of the others; of equal bounds the older page.
+  void select(const Head<Quest>& head, ConstRows queries, Selection& selection) const {
+    const std::size_t pages = (head.size() + page - 1) / page, wanted = std::max<std::size_t>(3, tokens / page);
+    if (head.id.layer < dense_layers || pages <= wanted) return selection.range(0, head.size());
+
+    const std::size_t others = pages - 1;
+    const std::span<float> memory = selection.scratch(2 * others);
+    const std::span<float> bounds = memory.first(others), sorted = memory.last(others);
+    for (std::size_t p = 0; p < others; p += Tile)
+      bound_tile(*head.state, p, queries, bounds.subspan(p, std::min(Tile, others - p)));
+    std::copy(bounds.begin(), bounds.end(), sorted.begin());
+    const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(wanted - 2);
+    std::nth_element(sorted.begin(), last, sorted.end(), std::greater<>());
+
+    const float limit = *last;  // the lowest bound that is still read
+    std::size_t free = wanted - 1;
+    for (const float value : bounds) free -= value > limit;
+    for (std::size_t p = 0; p < others; ++p) {
+      const bool tie = bounds[p] == limit && free > 0;
+      if (tie) --free;
+      if (tie || bounds[p] > limit) selection.range(p * page, (p + 1) * page);
+    }
+    selection.range(others * page, head.size());
+  }
+
+  /// Throws Error if pages are empty.
+  void validate(const CacheShape&) const {
+    if (page == 0) fail(ErrorCode::invalid_argument, "Quest: page must be at least 1");
+  }
+
+ private:
+  static constexpr std::size_t Tile = Strip;  ///< pages whose bounds are computed together
+
+  /// Where the first channel of a page lies.
+  static std::size_t place_of(std::size_t p, std::size_t dim) { return p / Tile * Tile * dim + p % Tile; }
+
+  /// For pages from `p` on: at least the largest logit, before scaling, that the queries have with any of the page's keys (if
+  /// `reduce` is max). The largest product with a channel is the one with the end of its range on the query's side.
+  void bound_tile(const State& state, std::size_t p, ConstRows queries, std::span<float> bounds) const {
+    const float *low = state.low.data() + place_of(p, queries.dim),
+                *high = state.high.data() + place_of(p, queries.dim);
+    float results[Tile];
+    std::fill_n(results, Tile, reduce == Reduce::max ? -std::numeric_limits<float>::infinity() : 0.0f);
+    for (std::size_t row = 0; row < queries.count; ++row) {
+      const float* query = queries[row].data();
+      float sums[Tile] = {};
+      const auto ends = [&](std::size_t c) { return (query[c] > 0 ? high : low) + c * Tile; };
+      std::size_t c = 0;
+      for (; c + 4 <= queries.dim; c += 4) {  // four at a time: the sums are written to memory after each step
+        const float *a = ends(c), *b = ends(c + 1), *d = ends(c + 2), *e = ends(c + 3), *q = query + c;
+        for (std::size_t i = 0; i < Tile; ++i)
+          sums[i] = sums[i] + q[0] * a[i] + q[1] * b[i] + q[2] * d[i] + q[3] * e[i];
+      }
+      for (; c < queries.dim; ++c)
+        for (std::size_t i = 0; i < Tile; ++i) sums[i] += query[c] * ends(c)[i];
+      for (std::size_t i = 0; i < Tile; ++i)
+        results[i] = reduce == Reduce::max ? std::max(results[i], sums[i]) : results[i] + sums[i];
+    }
+    for (std::size_t i = 0; i < bounds.size(); ++i)  // overflow must not lose a page
+      bounds[i] = std::isnan(results[i]) ? std::numeric_limits<float>::infinity() : results[i];
+  }
+};
+
+}  // namespace kvc

@@ -1,0 +1,78 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kvc/policy/budget.hpp"
+#include "kvc/policy/scoring.hpp"
+#include "kvc/policy/verbs.hpp"
+
+namespace kvc::inline KVC_ABI {
+
+/// SnapKV (Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation", arXiv 2404.14469): once, after
+/// the prompt, the tokens that its last `window` queries attend to, and the window itself; generated tokens all stay.
+/// Authors' code: FasterDecoding/SnapKV, snapkv/monkeypatch/snapkv_utils.py (`SnapKVCluster.update_kv`), whose class
+/// defaults are ours; its LongBench runs use window 32, budget 1024 to 4096, kernel 7 and max pooling. Differs by
+/// default: the votes of the query heads that share a KV head are averaged, so the cache stays as small as GQA makes
+/// it. The authors repeat keys and values to all query heads first and let each choose: feed the cache such rows
+/// (kv_heads = query_heads) and the choice is theirs. kvpress reduces after pooling: `.order = Order::after_pooling`.
+struct SnapKV {
+  /// Where the group is reduced: it matters for max pooling only.
+  enum class Order : std::uint8_t { before_pooling, after_pooling };
+
+  Budget budget = 320;      ///< slots after the prompt, the window included; a shorter prompt stays as it is
+  std::size_t window = 64;  ///< newest queries that vote, and newest tokens that stay
+  std::size_t kernel = 5;   ///< tokens over which votes are pooled; odd
+  Pooling pooling = Pooling::average;
+  Reduce reduce = Reduce::mean;  ///< over the query heads of a group
+  Order order = Order::before_pooling;
+
+  Needs needs() const { return {.query_window = window}; }
+
+  /// Pooled votes of the tokens before the window; the window is Protected. Throws Error(missing_feed) if no query is
+  /// kept: a prompt's end lets go of them.
+  void score(const Head<SnapKV>& head, std::span<float> scores) const {
+    const std::size_t spared = std::min(window, scores.size());
+    const std::span<float> voted = scores.first(scores.size() - spared);
+    std::fill(scores.begin() + static_cast<std::ptrdiff_t>(voted.size()), scores.end(), Protected);
+    if (voted.empty()) return;
+
+    const std::size_t heads = head.group();
+    const ConstRows sums = head.window_sums(window);
+    if (sums.count == 0)
+      fail(ErrorCode::missing_feed,
+           "SnapKV: there are no queries to vote; they are kept until the end of their prompt");
+    std::vector<float> votes(heads * voted.size()), pooled(voted.size());
+    const Rows<float> by_head(votes.data(), heads, voted.size());
+    for (std::size_t h = 0; h < heads; ++h) std::ranges::copy(sums[h].first(voted.size()), by_head[h].begin());
+    if (order == Order::before_pooling) {
+      reduce_rows(by_head, 0, 1, reduce, pooled);
+      pool(pooled, kernel, pooling, voted);
+      return;
+    }
+    for (std::size_t h = 0; h < heads; ++h) {
+      pool(by_head[h], kernel, pooling, pooled);
+      std::copy(pooled.begin(), pooled.end(), by_head[h].begin());
+    }
+    reduce_rows(by_head, 0, 1, reduce, voted);
+  }
+
+  /// A fractional budget below the window keeps the window.
+  void evict(Head<SnapKV>& head, Plan& plan) const {
+    if (head.event != Event::prompt_end || head.size() <= head.budget) return;
+    const std::span<float> scores = plan.scratch(head.size());
+    score(head, scores);
+    keep_best(plan, scores, head.budget);
+  }
+
+  /// Throws Error for an even kernel, no window, or a budget that holds nothing beside the window.
+  void validate(const CacheShape& shape) const {
+    if (kernel % 2 == 0) fail(ErrorCode::invalid_argument, "SnapKV: kernel must be odd, got " + std::to_string(kernel));
+    if (window == 0) fail(ErrorCode::invalid_argument, "SnapKV: window must be at least 1");
+    budget.require(window + 1, "SnapKV: window + 1", shape);
+  }
+};
+
+}  // namespace kvc
