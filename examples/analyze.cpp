@@ -12,7 +12,7 @@
 #include "evaluation/analyze_layers.hpp"
 #include "evaluation/command.hpp"
 #include "kvc/error.hpp"
-#include "kvc/named/text.hpp"
+#include "kvc/named/suggestion.hpp"
 
 namespace {
 

@@ -5,9 +5,15 @@
 /// The attention that a token received, times the length of its value: a token with a tiny value adds little to any
 /// output, however much it is looked at. docs/write_a_policy.md explains every line.
 struct HeavyValues {
-  kvc::Budget budget = 1024;  ///< slots a head may hold
-  std::size_t sinks = 4;      ///< first tokens that always stay
-  std::size_t recent = 16;    ///< newest slots that always stay
+  kvc::Budget budget = 1024;
+  std::size_t sinks = 4;
+  std::size_t recent = 16;
+
+  static constexpr auto parameters() {
+    return kvc::list(kvc::parameter("budget", &HeavyValues::budget, "Slots that a head may hold."),
+                     kvc::parameter("sinks", &HeavyValues::sinks, "So many first tokens always stay."),
+                     kvc::parameter("recent", &HeavyValues::recent, "So many newest tokens always stay."));
+  }
 
   struct Slot {
     float attention = 0, length = 0;
@@ -34,6 +40,8 @@ struct HeavyValues {
     plan.top(scores, head.budget);
   }
   void validate(const kvc::CacheShape& shape) const {
+    kvc::require_between("HeavyValues: sinks", sinks, 0);
+    kvc::require_between("HeavyValues: recent", recent, 0);
     budget.require(sinks + recent + 1, "HeavyValues: sinks + recent + 1", shape);
   }
 };

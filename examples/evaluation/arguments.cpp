@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "kvc/error.hpp"
+#include "kvc/named/suggestion.hpp"
 #include "kvc/named/text.hpp"
 
 namespace evaluation {

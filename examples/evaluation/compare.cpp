@@ -35,14 +35,14 @@ void check_context(std::size_t tokens, const engine::Config& config) {
 void set_heads(CompareOptions& options, const std::optional<kvc::HeadTable>& given, const engine::Model& model) {
   std::optional<kvc::HeadTable> heads = given;
   for (Contestant& contestant : options.contestants) {
-    if (!contestant.policy.wants_heads()) continue;
+    if (!contestant.policy.wants<kvc::HeadTable>()) continue;
     if (!heads) {
       const HeadsOptions analysis;
       fmt::print(stderr, "compare: looking for the model's retrieval heads ({} tokens; --heads FILE saves the time)\n",
                  analysis.text.tokens());
       heads = kvc::retrieval_heads(score_heads(model, analysis), analysis.shares);
     }
-    contestant.policy.set_default_heads(*heads);
+    contestant.policy.set_default(*heads);
   }
 }
 
@@ -87,10 +87,11 @@ void check_arithmetic(engine::Arithmetic arithmetic) {
 void compare(std::span<const char* const> words) {
   CompareOptions options = read_compare_options(words);
   if (options.help) return fmt::print("{}", compare_help());
+  if (options.parameters) return fmt::print("{}", compare_parameters());
   check_arithmetic(options.arithmetic);
   const std::string text = options.needs_text() ? read_file(options.text, "--text") : "";
   std::optional<kvc::HeadTable> heads;
-  if (!options.heads.empty()) heads = kvc::HeadTable::load(options.heads);
+  if (!options.heads.empty()) heads = kvc::load_head_table(options.heads);
   std::optional<OutputFile> json_file;
   if (!options.json.empty()) json_file.emplace(options.json);
 
@@ -105,7 +106,7 @@ void compare(std::span<const char* const> words) {
                     .text = options.windows_file.empty() ? options.text : options.windows_file,
                     .windows = options.windows,
                     .samples = work.samples.size(),
-                    .dense = kvc::TextOf<kvc::Scalar>::write(options.comparison.dense),
+                    .dense = kvc::name_of(options.comparison.dense),
                     .prompt_only = options.comparison.prompt_only,
                     .fast = options.arithmetic == engine::Arithmetic::fast,
                     .threads = pool.threads()};

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "arguments.hpp"
+#include "h2o_mask.hpp"
 #include "kvc/error.hpp"
 
 namespace evaluation {
@@ -38,6 +39,7 @@ const std::vector<OptionText>& known_options() {
       {"--fast", "", "", "Q4_0, Q4_1 and Q8_0 weights times activations of 8 bits, as llama.cpp does; AVX-512 VNNI"},
       {"--threads", "N", "0", "0: one per processor"},
       {"--json", "FILE", "", "write the results and the protocol here too"},
+      {"--parameters", "", "", "print what docs/policies.md says about the parameters of every policy"},
       {"--help", "", "", "show this and the policies"},
   };
   return all;
@@ -62,7 +64,8 @@ CompareOptions read_compare_options(std::span<const char* const> words) {
   const Arguments arguments(words, known_options());
   CompareOptions options;
   options.help = arguments.has("--help");
-  if (options.help) return options;
+  options.parameters = arguments.has("--parameters");
+  if (options.help || options.parameters) return options;
   refuse_both(arguments, "--windows", "--windows-file");
   refuse_both(arguments, "--passkey", "--samples");
   options.model = arguments.text("--model");
@@ -91,7 +94,15 @@ CompareOptions read_compare_options(std::span<const char* const> words) {
   return options;
 }
 
+std::string compare_parameters() {
+  std::string text;
+  for (const std::string& name : kvc::AnyPolicy::names())
+    text += (text.empty() ? "" : "\n") + kvc::AnyPolicy::markdown(name);
+  return text;
+}
+
 std::string compare_help() {
+  add_h2o_mask();
   std::string help =
       "compare: what KV-cache compression policies cost in quality, and save, on a real language model\n\n"
       "usage: compare --model FILE --text FILE [OPTIONS]\n\n" +

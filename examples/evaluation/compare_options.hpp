@@ -14,6 +14,7 @@ namespace evaluation {
 /// What `compare` was asked to do.
 struct CompareOptions {
   bool help = false;
+  bool parameters = false;            ///< print the tables of parameters
   std::string model, text;            ///< paths
   std::string windows_file, samples;  ///< paths; empty: windows and samples are made from the text
   std::string json;                   ///< path; empty: none
@@ -32,5 +33,8 @@ struct CompareOptions {
 CompareOptions read_compare_options(std::span<const char* const> words);
 
 std::string compare_help();
+
+/// The tables of parameters in docs/policies.md.
+std::string compare_parameters();
 
 }  // namespace evaluation

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 
+#include "h2o_mask.hpp"
+
 namespace evaluation {
 
 std::vector<Contestant> read_contestants(const std::string& policies, const std::vector<double>& keeps) {
+  add_h2o_mask();
   std::vector<Contestant> all;
   for (std::size_t begin = 0; begin <= policies.size();) {
     const std::size_t end = std::min(policies.find(';', begin), policies.size());

@@ -4,57 +4,28 @@
 
 #include <cstddef>
 #include <string>
+#include <tuple>
 #include <variant>
 
 #include "kvc/cache/core.hpp"
 #include "kvc/format.hpp"
+#include "kvc/named/any_policy.hpp"
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/pipeline.hpp"
 
 namespace kvc::inline KVC_ABI {
 
-inline const char* name_of(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::invalid_argument:
-      return "invalid_argument";
-    case ErrorCode::shape_mismatch:
-      return "shape_mismatch";
-    case ErrorCode::impossible_budget:
-      return "impossible_budget";
-    case ErrorCode::non_finite:
-      return "non_finite";
-    case ErrorCode::missing_feed:
-      return "missing_feed";
-    case ErrorCode::unknown_name:
-      return "unknown_name";
-    case ErrorCode::incompatible:
-      return "incompatible";
-    case ErrorCode::bad_file:
-      return "bad_file";
-    case ErrorCode::out_of_memory:
-      return "out_of_memory";
-  }
-  return "unknown";
+constexpr auto words_of(ErrorCode) {
+  using enum ErrorCode;
+  return words(word("invalid_argument", invalid_argument), word("shape_mismatch", shape_mismatch),
+               word("impossible_budget", impossible_budget), word("non_finite", non_finite),
+               word("missing_feed", missing_feed), word("unknown_name", unknown_name),
+               word("incompatible", incompatible), word("bad_file", bad_file), word("out_of_memory", out_of_memory));
 }
-inline const char* name_of(Scalar type) {
-  return type == Scalar::f32 ? "f32" : type == Scalar::f16 ? "f16" : "bf16";
-}
-inline const char* name_of(Axis axis) {
-  return axis == Axis::channel ? "channel" : "token";
-}
-inline const char* name_of(Event event) {
-  switch (event) {
-    case Event::prompt_chunk:
-      return "prompt_chunk";
-    case Event::prompt_end:
-      return "prompt_end";
-    case Event::decode:
-      return "decode";
-    case Event::probe:
-      return "probe";
-    case Event::make_room:
-      return "make_room";
-  }
-  return "unknown";
+constexpr auto words_of(Event) {
+  using enum Event;
+  return words(word("prompt_chunk", prompt_chunk), word("prompt_end", prompt_end), word("decode", decode),
+               word("probe", probe), word("make_room", make_room));
 }
 
 /// A line per layer and one for the whole cache: slots, bytes by kind, and the ratio to fp16.
@@ -70,27 +41,39 @@ inline std::string stats_table(const CacheCore& cache) {
   return table;
 }
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI
 
-template <>
-struct fmt::formatter<kvc::ErrorCode> : fmt::formatter<fmt::string_view> {
+/// Enumerations by their words.
+template <kvc::HasWords Enum>
+struct fmt::formatter<Enum> : fmt::formatter<fmt::string_view> {
   template <class Context>
-  auto format(kvc::ErrorCode code, Context& context) const {
-    return fmt::formatter<fmt::string_view>::format(kvc::name_of(code), context);
+  auto format(Enum value, Context& context) const {
+    return fmt::formatter<fmt::string_view>::format(kvc::name_of(value), context);
+  }
+};
+/// Policies and pipelines as the texts that AnyPolicy::parse reads: "snapkv:budget=128,window=16 | kivi".
+template <class P>
+requires(kvc::HasName<P>&& kvc::HasParameters<P>) struct fmt::formatter<P> : fmt::formatter<fmt::string_view> {
+  template <class Context>
+  auto format(const P& policy, Context& context) const {
+    return fmt::formatter<fmt::string_view>::format(kvc::policy_text(policy), context);
+  }
+};
+template <class... Policies>
+struct fmt::formatter<kvc::Pipeline<Policies...>> : fmt::formatter<fmt::string_view> {
+  template <class Context>
+  auto format(const kvc::Pipeline<Policies...>& pipeline, Context& context) const {
+    std::string text;
+    const auto append = [&](const auto& policy) { text += (text.empty() ? "" : " | ") + fmt::format("{}", policy); };
+    std::apply([&](const auto&... policy) { (append(policy), ...); }, pipeline.policies);
+    return fmt::formatter<fmt::string_view>::format(text, context);
   }
 };
 template <>
-struct fmt::formatter<kvc::Scalar> : fmt::formatter<fmt::string_view> {
+struct fmt::formatter<kvc::AnyPolicy> : fmt::formatter<fmt::string_view> {
   template <class Context>
-  auto format(kvc::Scalar type, Context& context) const {
-    return fmt::formatter<fmt::string_view>::format(kvc::name_of(type), context);
-  }
-};
-template <>
-struct fmt::formatter<kvc::Event> : fmt::formatter<fmt::string_view> {
-  template <class Context>
-  auto format(kvc::Event event, Context& context) const {
-    return fmt::formatter<fmt::string_view>::format(kvc::name_of(event), context);
+  auto format(const kvc::AnyPolicy& policy, Context& context) const {
+    return fmt::formatter<fmt::string_view>::format(policy.to_string(), context);
   }
 };
 template <>
@@ -106,7 +89,7 @@ namespace kvc::inline KVC_ABI::detail {
 struct PlainFormatter {
   constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
 };
-}  // namespace kvc::detail
+}  // namespace kvc::inline KVC_ABI::detail
 
 template <>
 struct fmt::formatter<kvc::HeadId> : kvc::detail::PlainFormatter {

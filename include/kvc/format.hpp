@@ -6,11 +6,15 @@
 #include <variant>
 
 #include "kvc/error.hpp"
+#include "kvc/words.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// Element type of unquantized rows and of quantization metadata.
 enum class Scalar : std::uint8_t { f32, f16, bf16 };
+constexpr auto words_of(Scalar) {
+  return words(word("f32", Scalar::f32), word("f16", Scalar::f16), word("bf16", Scalar::bf16));
+}
 
 constexpr std::size_t scalar_bytes(Scalar type) {
   return type == Scalar::f32 ? 4 : 2;
@@ -27,6 +31,9 @@ enum class Axis : std::uint8_t {
   channel,  ///< `group` consecutive tokens of one channel ("per channel", KIVI's keys)
   token,    ///< `group` consecutive channels of one token ("per token", KIVI's values)
 };
+constexpr auto words_of(Axis) {
+  return words(word("channel", Axis::channel), word("token", Axis::token));
+}
 
 /// How the minimum of a group follows from its elements; the scale is (max - min) / (2^bits - 1) in all of them.
 enum class Fit : std::uint8_t {
@@ -43,8 +50,9 @@ enum class Fit : std::uint8_t {
   /// takes about 150 times as long as with min_max; reading back is the same.
   half_quadratic,
 };
-constexpr const char* name_of(Fit fit) {
-  return fit == Fit::min_max ? "min_max" : fit == Fit::whole_zero ? "whole_zero" : "half_quadratic";
+constexpr auto words_of(Fit) {
+  return words(word("min_max", Fit::min_max), word("whole_zero", Fit::whole_zero),
+               word("half_quadratic", Fit::half_quadratic));
 }
 
 /// Asymmetric group quantization: value = code * scale + minimum, code = round_half_even((x - minimum) / scale) in
@@ -72,6 +80,11 @@ struct GroupQuant {
 
 /// The types in which llama.cpp can hold a cache (--cache-type-k, --cache-type-v), and two of its 4-bit floats.
 enum class GgmlType : std::uint8_t { q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, nvfp4 };
+constexpr auto words_of(GgmlType) {
+  using enum GgmlType;
+  return words(word("q4_0", q4_0), word("q4_1", q4_1), word("q5_0", q5_0), word("q5_1", q5_1), word("q8_0", q8_0),
+               word("iq4_nl", iq4_nl), word("mxfp4", mxfp4), word("nvfp4", nvfp4));
+}
 
 /// A type's name in ggml, the consecutive channels that form a block, and the block's bytes.
 struct GgmlBlockSize {

@@ -8,6 +8,7 @@
 #include "kvc/cache/forward.hpp"
 #include "kvc/kernels/all_targets.hpp"
 #include "kvc/kernels/dispatch.hpp"
+#include "kvc/named/implementation.hpp"
 
 namespace kvc::inline KVC_ABI::kernels {
 

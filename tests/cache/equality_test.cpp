@@ -3,9 +3,8 @@
 #include <algorithm>
 
 #include "kvc/cache/kv_cache.hpp"
-#include "kvc/policies/ada_kv.hpp"
 #include "kvc/named/any_policy.hpp"
-#include "kvc/named/built_in.hpp"
+#include "kvc/policies/all.hpp"
 #include "kvc/thread_pool.hpp"
 #include "support/naive_cache.hpp"
 #include "support/random_tokens.hpp"

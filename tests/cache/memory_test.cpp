@@ -4,7 +4,6 @@
 
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/named/any_policy.hpp"
-#include "kvc/named/built_in.hpp"
 #include "support/allocation_counter.hpp"
 #include "support/random_tokens.hpp"
 
@@ -70,10 +69,6 @@ TEST_CASE("After reserve() two hundred steady decode steps allocate nothing") {
 TEST_CASE("Quest allocates only when its table of pages doubles") {
   // Two vectors in each of four heads, at 16 and at 32 pages.
   CHECK(allocations_of_decode("quest:tokens=64,page=16,dense_layers=0", 200, 150, 200) <= 16);
-}
-
-TEST_CASE("H2OMask allocates only when its memory for sorting doubles") {
-  CHECK(allocations_of_decode("h2o_mask", 200, 150, 200) <= 4);  // once in each of four heads
 }
 
 TEST_CASE("After reserve() a long generation without a prompt allocates nothing either") {

@@ -79,9 +79,9 @@ TEST_CASE("only contestants that name no table want the model's heads") {
   const auto options = read_compare_options(std::vector<const char*>{
       "--model=m", "--text=t", "--keep=0.5", "--policies=razor_attention; snapkv; razor_attention:heads=none"});
   REQUIRE(options.contestants.size() == 3);
-  CHECK(options.contestants[0].policy.wants_heads());
-  CHECK_FALSE(options.contestants[1].policy.wants_heads());
-  CHECK_FALSE(options.contestants[2].policy.wants_heads());
+  CHECK(options.contestants[0].policy.wants<kvc::HeadTable>());
+  CHECK_FALSE(options.contestants[1].policy.wants<kvc::HeadTable>());
+  CHECK_FALSE(options.contestants[2].policy.wants<kvc::HeadTable>());
 }
 
 TEST_CASE("the model's induction and echo heads are those that PyTorch finds", "[model]") {

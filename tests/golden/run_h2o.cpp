@@ -1,8 +1,8 @@
 #include <kvc/policies/h2o.hpp>
-#include <kvc/policies/h2o_mask.hpp>
 
 #include <algorithm>
 
+#include "evaluation/h2o_mask.hpp"
 #include "golden/feeder.hpp"
 #include "golden/one_shot.hpp"
 #include "golden/runner.hpp"
@@ -142,8 +142,8 @@ void compare_mask(const Case& golden, Check& check, const kvc::CacheCore& cache,
   const std::vector<std::size_t> shape = golden.shape("next_mask", 3);
   for (std::size_t h = 0; h < shape[1]; ++h) {
     std::vector<std::int32_t> mask;
-    for (const kvc::H2OMask::Slot& slot : cache.slots<kvc::H2OMask>(head_id(h))) mask.push_back(slot.visible);
-    mask.push_back(cache.state<kvc::H2OMask>(head_id(h)).sees_itself);
+    for (const evaluation::H2OMask::Slot& slot : cache.slots<evaluation::H2OMask>(head_id(h))) mask.push_back(slot.visible);
+    mask.push_back(cache.state<evaluation::H2OMask>(head_id(h)).sees_itself);
     mask.resize(std::max(mask.size(), shape[2]), -1);
     check.integers("next_mask", mask, (step * shape[1] + h) * shape[2]);
   }
@@ -152,7 +152,7 @@ void compare_mask(const Case& golden, Check& check, const kvc::CacheCore& cache,
 void run_mask(const Case& golden, Check& check) {
   const Feeder feeder(golden, {}, golden.shape("next_mask", 3)[1] != golden.shape("k", 3)[0]);
   const std::size_t prompt = golden.count("prefill");
-  const kvc::H2OMask policy{golden.number("heavy_ratio", 0), golden.number("recent_ratio", 0)};
+  const evaluation::H2OMask policy{golden.number("heavy_ratio", 0), golden.number("recent_ratio", 0)};
   every_way(check, prompt, [&](std::size_t chunk) {
     kvc::KVCache cache(feeder.shape(), policy, in_float());
     const std::vector<float> out = feeder.prompt(cache, 0, prompt, chunk);

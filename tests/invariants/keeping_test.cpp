@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "kvc/policies/ada_kv.hpp"
+#include "kvc/policies/h2o.hpp"
 #include "support/fake_head.hpp"
 #include "support/sequence.hpp"
 

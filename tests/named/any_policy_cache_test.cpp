@@ -1,6 +1,7 @@
 // A cache under a policy that a text names is the cache under the same policy named in C++, bit by bit.
 #include <kvc/cache/kv_cache.hpp>
 #include <kvc/named/any_policy.hpp>
+#include <kvc/policies/all.hpp>
 
 #include <random>
 
@@ -57,7 +58,6 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   same("full:bits=4,fit=half_quadratic", Full{.bits = 4, .fit = kvc::Fit::half_quadratic});
   same("full:ggml=q8_0,value_ggml=q4_0", Full{.ggml = kvc::GgmlType::q8_0, .value_ggml = kvc::GgmlType::q4_0});
   same("h2o:budget=40,normalize", H2O{.budget = 40, .normalize = true});
-  same("h2o_mask:heavy_ratio=0.2", H2OMask{.heavy_ratio = 0.2});
   same("streaming_llm:recent=30", StreamingLLM{.budget = 34});
   same("snapkv:budget=40,window=8 | kivi:bits=2,residual=32",
        SnapKV{.budget = 40, .window = 8} | KIVI{.bits = 2, .residual = 32});
@@ -84,7 +84,6 @@ TEST_CASE("policies change what the cache holds") {
   CHECK(slots("full") == 4 * 130);
   CHECK(slots("quest:tokens=32,dense_layers=0") == 4 * 130);
   CHECK(slots("h2o:budget=40") == 4 * 40);
-  CHECK(slots("h2o_mask") == 4 * 130);
   CHECK(slots("streaming_llm:budget=40") == 4 * 40);
   CHECK(slots("snapkv:budget=40,window=8") == 4 * (40 + 40));
   CHECK(slots("razor_attention:heads=none,budget=40") == 4 * 40);

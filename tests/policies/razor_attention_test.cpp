@@ -245,7 +245,8 @@ TEST_CASE("RazorAttention refuses to run without a table, with a foreign one, an
         "of 2");
   CHECK(complaint({.heads = HeadTable{}, .budget = 5}) ==
         "RazorAttention: sinks, compensation token and the newest token (6) must not exceed the budget (5)");
-  CHECK(complaint({.heads = HeadTable{}, .local = 0}) == "RazorAttention: local must be at least 1, got 0");
+  CHECK(complaint({.heads = HeadTable{}, .local = 0}) ==
+        "RazorAttention: local must lie between 1 and 2147483647, got 0");
   CHECK(complaint({.heads = HeadTable{}, .budget = 5, .compensation = Compensation::none}) == "none");
   CHECK(complaint({.heads = HeadTable(2, 2, {0, 1, 0, 0})}) == "none");
 }

@@ -159,7 +159,8 @@ TEST_CASE("SnapKV asks for the window's queries and for nothing else") {
 TEST_CASE("SnapKV refuses an even kernel, an empty window and a budget that the window fills") {
   const kvc::CacheShape shape{};
   CHECK(support::error_text([&] { SnapKV{.kernel = 4}.validate(shape); }) == "SnapKV: kernel must be odd, got 4");
-  CHECK(support::error_text([&] { SnapKV{.window = 0}.validate(shape); }) == "SnapKV: window must be at least 1");
+  CHECK(support::error_text([&] { SnapKV{.window = 0}.validate(shape); }) ==
+        "SnapKV: window must lie between 1 and 2147483647, got 0");
   CHECK(support::error_text([&] { SnapKV{.budget = 32, .window = 32}.validate(shape); }) ==
         "SnapKV: window + 1 (33) must not exceed the budget (32)");
   CHECK(support::error_text([&] { SnapKV{.budget = 33, .window = 32}.validate(shape); }) == "none");

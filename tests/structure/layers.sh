@@ -2,17 +2,18 @@
 # layers.sh: fails when a header includes one of a layer that it must not know. docs/architecture.md has the reasons.
 #   layer     its files (first match wins)                          it may include
 rules='
-  adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policies cache umbrella
+  adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policies list named cache umbrella
   analysis    analysis/.*.hpp                                       vocabulary kernels codec storage interface policies cache adaptor analysis
-  umbrella    kvc.hpp                                               vocabulary simd interface policies cache
-  compiled    implementation.hpp                                    vocabulary simd kernels cache
+  umbrella    kvc.hpp                                               vocabulary simd interface list cache
+  compiled    implementation.hpp                                    vocabulary simd kernels named cache
   vocabulary  [^/]*.hpp                                             vocabulary
   simd        simd/.*.hpp                                           vocabulary simd
   kernels     kernels/.*.hpp                                        vocabulary simd kernels
   codec       codec/.*.hpp                                          vocabulary kernels codec
   interface   policy/.*.hpp                                         vocabulary interface
+  list        policies/all.hpp                                      policies
   policies    policies/.*.hpp                                       vocabulary interface
-  named       named/.*.hpp                                          vocabulary interface policies named
+  named       named/.*.hpp                                          vocabulary interface policies list named
   storage     storage/.*.hpp                                        vocabulary kernels codec storage interface
   attention   attention/.*.hpp                                      vocabulary kernels codec storage attention interface
   cache       cache/.*.hpp                                          vocabulary codec storage attention interface cache

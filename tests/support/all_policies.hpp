@@ -76,8 +76,6 @@ inline std::vector<PolicyCase> make_policies() {
       evicts_in_prompts{chunks, "it evicts between chunks, by the meaning of the parameter"},
       merges{allocations, "every 64 tokens two layers get new blocks of shared directions"},
       one_by_one{allocations, "a list in its State doubles now and then"};
-  const std::string masked =
-      "what it hides depends on what it hid; tests/policy/h2o_mask_test.cpp has an oracle of its own";
   const std::vector<Exemption> keeps_all{no_budget, no_slots, no_ties, no_scores},
       seals_all{no_budget, no_slots, no_ties, no_scores, always_seals}, streams{no_ties, no_scores}, ranks{no_nan},
       ranks_freely{no_nan, no_slots};
@@ -227,12 +225,6 @@ inline std::vector<PolicyCase> make_policies() {
        .state_bytes = 512,
        .state_bytes_per_token = 2 * 2 * 16 * sizeof(float) / 4,
        .exempt = with(keeps_all, {one_by_one})},
-
-      {.text = "h2o_mask:heavy_ratio=0.15,recent_ratio=0.15",
-       .roomy = "h2o_mask:heavy_ratio=1,recent_ratio=1",
-       .state_bytes = 64,
-       .state_bytes_per_token = 2 * sizeof(float),  // a list of masses, which doubles
-       .exempt = with(keeps_all, {one_by_one, {groups, masked}, {short_prompts, masked}, {walk, masked}})},
 
       {.text = "razor_attention:heads=none,budget=30",
        .acts = Acts::every_pass,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
 
@@ -21,6 +22,9 @@ enum class Safeguard : std::uint8_t {
   /// kvpress: its best max(1, int(floor_alpha * budget)) tokens, and the layer's sum is exact.
   minimum,
 };
+constexpr auto words_of(Safeguard) {
+  return words(word("interpolate", Safeguard::interpolate), word("minimum", Safeguard::minimum));
+}
 
 /// AdaKV (Feng et al., "Ada-KV: Optimizing KV Cache Eviction by Adaptive Budget Allocation for Efficient LLM
 /// Inference", arXiv 2407.11550): once, after the prompt, the heads of a layer share their budgets: tokens compete
@@ -34,10 +38,20 @@ struct AdaKV {
   static_assert(Scores<Base>, "AdaKV needs a policy that scores");
 
   Base base = {};
-  Budget budget = base.budget;  ///< average over the heads of a layer
-  /// Share not up for competition: 0.2 is widely used and kvpress's, the authors' README has 0.5.
+  Budget budget = base.budget;
+  /// 0.2 is widely used and kvpress's; the README of the authors has 0.5.
   double floor_alpha = 0.2;
   Safeguard safeguard = Safeguard::interpolate;
+
+  static constexpr PolicyName name{"ada_kv",
+                                   "Lets the heads of a layer compete for their slots by the scores of base."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("budget", &AdaKV::budget, "Slots of a head, on average over the heads of a layer."),
+        parameter("floor_alpha", &AdaKV::floor_alpha, "The share of the budget that heads keep without a competition."),
+        parameter("safeguard", &AdaKV::safeguard,
+                  "What a head keeps that loses: by the rule of the authors, or by that of kvpress (minimum)."));
+  }
 
   using Slot = kvc::Slot<Base>;
   using State = kvc::State<Base>;
@@ -64,7 +78,8 @@ struct AdaKV {
     std::size_t held = 0, allowed = 0;
     for (std::size_t h = 0; h < heads.size(); ++h) {
       held += heads[h].size();
-      allowed += budgets[h];
+      // What the cache holds bounds what it may hold, so that the sum of endless budgets does not overflow.
+      allowed += std::min(budgets[h], MostTokens);
     }
     if (held <= allowed) {  // nobody has to give, however uneven the heads are
       for (std::size_t h = 0; h < heads.size(); ++h) budgets[h] = std::max(budgets[h], heads[h].size());
@@ -84,8 +99,7 @@ struct AdaKV {
 
   /// Throws Error for a floor outside [0, 1], or what Base refuses with this budget.
   void validate(const CacheShape& shape) const {
-    if (!(floor_alpha >= 0 && floor_alpha <= 1))
-      fail(ErrorCode::invalid_argument, "AdaKV: floor_alpha must lie in [0, 1], got " + std::to_string(floor_alpha));
+    require_share("AdaKV: floor_alpha", floor_alpha);
     budget.require(1, "AdaKV: one slot", shape);
     if constexpr (requires { base.positions; })
       if (base.positions == Positions::in_cache)
@@ -172,4 +186,4 @@ struct AdaKV {
 template <class Base>
 AdaKV(Base) -> AdaKV<Base>;
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
 
@@ -13,13 +14,23 @@ namespace kvc::inline KVC_ABI {
 /// trained scorers such as Locret (Huang et al., arXiv 2410.01805), whose small network runs in the engine. A token's
 /// score never changes. Locret itself, huangyuxiang03/Locret: `.budget = 6000, .recent = 2500, .chunks = true,
 /// .positions = Positions::in_cache`; its stabilizers, our `recent`, count in every chunk but the last, here also in
-/// the last.
+/// the last. Scores must be finite: an infinite one would read as Protected, so the cache refuses it.
 struct ExternalScores {
-  Budget budget = 1024;    ///< slots a head may hold
-  std::size_t recent = 0;  ///< newest slots that always stay
-  bool chunks = false;     ///< also evict after each chunk of a prompt
-  bool decoding = false;   ///< also evict after each generated token
+  Budget budget = 1024;
+  std::size_t recent = 0;
+  bool chunks = false;
+  bool decoding = false;
   Positions positions = Positions::original;
+
+  static constexpr PolicyName name{"external_scores", "Keeps the tokens that the engine scores highest."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("budget", &ExternalScores::budget, "Slots that a head may hold."),
+        parameter("recent", &ExternalScores::recent, "So many newest slots always stay."),
+        parameter("chunks", &ExternalScores::chunks, "It also evicts after each part of a prompt."),
+        parameter("decoding", &ExternalScores::decoding, "It also evicts after each generated token."),
+        parameter("positions", &ExternalScores::positions, "Where the kept tokens stand for the rotary embedding."));
+  }
 
   /// What the engine said.
   struct Slot {
@@ -51,6 +62,7 @@ struct ExternalScores {
 
   /// Throws Error if the budget cannot hold the recent tokens, or in-cache positions lack the model's rotary table.
   void validate(const CacheShape& shape) const {
+    require_between("ExternalScores: recent", recent, 0);
     budget.require(std::max<std::size_t>(1, recent), "ExternalScores: recent", shape);
     if (positions == Positions::in_cache && shape.rotary.inv_freq.empty())
       fail(ErrorCode::invalid_argument,
@@ -58,4 +70,4 @@ struct ExternalScores {
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <optional>
 
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/verbs.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -10,13 +11,24 @@ namespace kvc::inline KVC_ABI {
 /// values alike along the channels of one token, with nothing left dense: what engines call a q8 or q4 cache. `ggml` does
 /// so in a type of llama.cpp (its --cache-type-k and --cache-type-v).
 struct Full {
-  std::optional<Scalar> type = std::nullopt;          ///< f32, f16 or bf16 rows; none: the cache's own type
-  unsigned bits = 0;                                  ///< 8, 4, 3 or 2: quantized; 0: dense
-  std::size_t group = 32;                             ///< channels that share a scale when quantized
-  Fit fit = Fit::min_max;                             ///< of the minimum of such a group
-  std::optional<GgmlType> ggml = std::nullopt;        ///< blocks of this type; none: not
-  std::optional<GgmlType> value_ggml = std::nullopt;  ///< of values, where they differ
+  std::optional<Scalar> type = std::nullopt;
+  unsigned bits = 0;
+  std::size_t group = 32;
+  Fit fit = Fit::min_max;
+  std::optional<GgmlType> ggml = std::nullopt;
+  std::optional<GgmlType> value_ggml = std::nullopt;
   static constexpr bool equal_slots = true;
+
+  static constexpr PolicyName name{"full", "Keeps every token, in dense rows or quantized."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("type", &Full::type, "The element type of dense rows; unset, it is the cache's own."),
+        parameter("bits", &Full::bits, "With 8, 4, 3 or 2 every token is quantized at once; with 0 none is."),
+        parameter("group", &Full::group, "So many neighbouring channels share a scale when bits is given."),
+        parameter("fit", &Full::fit, "How the minimum of such a group is chosen."),
+        parameter("ggml", &Full::ggml, "Every token is quantized at once to this cache type of llama.cpp."),
+        parameter("value_ggml", &Full::value_ggml, "The type of the values, where it is not that of the keys."));
+  }
 
   Streams quantize(HeadId) const {
     Streams streams;
@@ -51,4 +63,4 @@ struct Full {
   GroupQuant quantized() const { return {.bits = bits, .axis = Axis::token, .group = group, .fit = fit}; }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

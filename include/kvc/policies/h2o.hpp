@@ -6,6 +6,7 @@
 #include <span>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
 
@@ -22,15 +23,31 @@ namespace kvc::inline KVC_ABI {
 struct H2O {
   /// Evict after every pass, or once after the prompt.
   enum class When : std::uint8_t { always, prompt_end };
+  friend constexpr auto words_of(When) {
+    return words(word("always", When::always), word("prompt_end", When::prompt_end));
+  }
 
-  Budget budget = 1024;                              ///< heavy + recent slots
-  std::optional<std::size_t> recent = std::nullopt;  ///< newest slots that always stay; none: half of the budget
-  /// Over the group's masses. Sum and mean rank alike; max is of the sums of each pass, so it depends on a prompt's
-  /// chunks.
+  Budget budget = 1024;
+  /// None is half of the budget, at least one. With 0 a new token has less mass than all others and goes at once, so the
+  /// set would never change again: 0 is refused unless `normalize` or When::prompt_end makes it work.
+  std::optional<std::size_t> recent = std::nullopt;
+  /// Sum and mean rank alike. The maximum is over the sums of each pass, so it depends on how a prompt is cut.
   Reduce reduce = Reduce::sum;
-  bool normalize = false;  ///< rank by mass / number of queries that saw the token, which stops favouring old tokens
+  bool normalize = false;
   When when = When::always;
   Positions positions = Positions::original;
+
+  static constexpr PolicyName name{"h2o", "Keeps the tokens that received most attention so far, and the newest ones."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("budget", &H2O::budget, "Slots of a head: heavy and newest tokens together."),
+        parameter("recent", &H2O::recent, "So many newest tokens always stay; unset, they are half of the budget."),
+        parameter("reduce", &H2O::reduce, "How the attention of the query heads of a group becomes one number."),
+        parameter("normalize", &H2O::normalize,
+                  "It ranks by attention per query that saw the token, which does not favour old tokens."),
+        parameter("when", &H2O::when, "It evicts after every pass, or once when a prompt ends."),
+        parameter("positions", &H2O::positions, "Where the kept tokens stand for the rotary embedding."));
+  }
 
   /// Attention that the token has received, from itself too.
   struct Slot {
@@ -84,8 +101,13 @@ struct H2O {
     keep_best(plan, scores, head.budget);
   }
 
-  /// Throws Error if the budget cannot hold the recent tokens, or in-cache positions lack the model's rotary table.
+  /// Throws Error if the budget cannot hold the recent tokens, if there are none where they are needed, or if in-cache
+  /// positions lack the model's rotary table.
   void validate(const CacheShape& shape) const {
+    require_between("H2O: recent", recent.value_or(1), 0);
+    if (recent == std::size_t{0} && when == When::always && !normalize)
+      fail(ErrorCode::invalid_argument,
+           "H2O: recent = 0 would evict every new token at once; give recent, normalize or when = prompt_end");
     budget.require(std::max<std::size_t>(1, recent.value_or(0)), "H2O: recent", shape);
     if (positions == Positions::in_cache && shape.rotary.inv_freq.empty())
       fail(ErrorCode::invalid_argument, "H2O: positions = in_cache needs the model's table in CacheShape::rotary");
@@ -94,8 +116,8 @@ struct H2O {
  private:
   /// Slots that are not among the newest, which always stay.
   std::size_t older(const Head<H2O>& head) const {
-    return head.size() - std::min(recent.value_or(head.budget / 2), head.size());
+    return head.size() - std::min(recent.value_or(std::max<std::size_t>(1, head.budget / 2)), head.size());
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

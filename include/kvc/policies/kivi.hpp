@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/verbs.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -14,14 +15,25 @@ namespace kvc::inline KVC_ABI {
 /// here; `.metadata = Scalar::f32` is their code run in float. A constant group decodes exactly, where theirs divides 0
 /// by 0.
 struct KIVI {
-  unsigned bits = 2;  ///< 2, 3, 4 or 8; the authors advise 4 for grouped-query models
-  std::optional<unsigned> key_bits = std::nullopt, value_bits = std::nullopt;  ///< where keys and values differ
-  std::size_t group = 32;                                                      ///< elements that share a scale
-  std::size_t residual = 128;     ///< newest tokens kept dense; a multiple of group
-  Scalar metadata = Scalar::f16;  ///< of scales and minima: f16 or f32
-  /// First slots that stay dense; the authors spare none. `RazorAttention{} | KIVI{.sinks = 5}` keeps its four sinks and
-  /// the compensation token behind them dense, which would else be sealed anew whenever it changes.
+  unsigned bits = 2;
+  std::optional<unsigned> key_bits = std::nullopt, value_bits = std::nullopt;
+  std::size_t group = 32;
+  std::size_t residual = 128;
+  Scalar metadata = Scalar::f16;
   std::size_t sinks = 0;
+
+  static constexpr PolicyName name{"kivi", "Quantizes keys per channel and values per token."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("bits", &KIVI::bits, "2, 3, 4 or 8; the authors advise 4 for models with grouped queries."),
+        parameter("key_bits", &KIVI::key_bits, "The bits of the keys, where they are not those of the values."),
+        parameter("value_bits", &KIVI::value_bits, "The bits of the values, where they are not those of the keys."),
+        parameter("group", &KIVI::group, "So many elements share a scale."),
+        parameter("residual", &KIVI::residual, "So many newest tokens stay dense; it must be a multiple of group."),
+        parameter("metadata", &KIVI::metadata, "The element type of scales and minima, f16 or f32."),
+        parameter("sinks", &KIVI::sinks,
+                  "So many first slots stay dense; 5 behind razor_attention spares its compensation token."));
+  }
 
   Streams quantize(HeadId) const {
     return {.key = {.format = format(key_bits, Axis::channel), .sinks = sinks, .recent = 0, .batch = residual},
@@ -30,9 +42,12 @@ struct KIVI {
 
   /// Throws Error unless the groups divide the residual and the rows.
   void validate(const CacheShape& shape) const {
+    require_between("KIVI: group", group, 1);
+    require_between("KIVI: residual", residual, 1);
+    require_between("KIVI: sinks", sinks, 0);
     format(key_bits, Axis::channel).validate(shape.head_dim);
     format(value_bits, Axis::token).validate(shape.values_dim());
-    if (residual == 0 || residual % group != 0)
+    if (residual % group != 0)
       fail(ErrorCode::invalid_argument, "KIVI: residual (" + std::to_string(residual) +
                                             ") must be a positive multiple of group (" + std::to_string(group) + ")");
   }
@@ -43,4 +58,4 @@ struct KIVI {
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/verbs.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -13,7 +14,12 @@ namespace kvc::inline KVC_ABI {
 /// alessiodevoto/l2compress. Like kvpress, and unlike the authors' example, the first two layers are not spared; a
 /// Budget::table spares them. Nothing else is protected either.
 struct Knorm {
-  Budget budget = 1024;  ///< slots after the prompt
+  Budget budget = 1024;
+
+  static constexpr PolicyName name{"knorm", "Keeps the tokens whose keys have the lowest norm."};
+  static constexpr auto parameters() {
+    return list(parameter("budget", &Knorm::budget, "Slots that a head keeps when a prompt ends."));
+  }
 
   /// Minus the norm of the key; the rotary embedding does not change it.
   void score(const Head<Knorm>& head, std::span<float> scores) const {
@@ -29,4 +35,4 @@ struct Knorm {
   void validate(const CacheShape& shape) const { budget.require(1, "Knorm: one slot", shape); }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

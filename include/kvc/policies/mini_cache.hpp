@@ -1,11 +1,16 @@
 #pragma once
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <vector>
 
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/slerp.hpp"
 #include "kvc/policy/verbs.hpp"
 
@@ -15,6 +20,18 @@ namespace kvc::inline KVC_ABI {
 struct LayerPair {
   std::size_t below = 0, above = 0;
   friend bool operator==(const LayerPair&, const LayerPair&) = default;
+
+  static constexpr const char* Expected = "pairs of layers, as in 15-16+17-18";
+  std::string to_string() const { return std::to_string(below) + "-" + std::to_string(above); }
+  /// The pair that a text such as "15-16" names.
+  static std::optional<LayerPair> parse(std::string_view text) {
+    LayerPair pair;
+    const char* const end = text.data() + text.size();
+    const auto [dash, error] = std::from_chars(text.data(), end, pair.below);
+    if (error != std::errc{} || dash == end || *dash != '-') return std::nullopt;
+    const auto [stop, second] = std::from_chars(dash + 1, end, pair.above);
+    return second == std::errc{} && stop == end ? std::optional(pair) : std::nullopt;
+  }
 };
 
 /// MiniCache (Liu et al., "MiniCache: KV Cache Compression in Depth Dimension for Large Language Models", arXiv
@@ -43,12 +60,25 @@ struct LayerPair {
 /// cosine of keys -0.01): there perplexity rises to 2.05 times that of the full cache on Emma, to 2.75 times on Emma and
 /// Wikitext. kvc/analysis/layer_similarity.hpp, or `analyze layers`, tells before, and chooses pairs.
 struct MiniCache {
-  double t = 0.6;      ///< where the direction lies between the lower layer's (0) and the upper one's (1)
-  double start = 0.5;  ///< depth of the first pair, as a fraction of the layers (rounded down)
-  std::vector<LayerPair> chosen = {};  ///< the pairs to merge, instead of all from `start` on
+  double t = 0.6;
+  double start = 0.5;
+  std::vector<LayerPair> chosen = {};
   Retention retention = Retention::far;
-  double gamma = 0.05;  ///< of far and literal: share of the range of distances that is retained
-  double ratio = 0.05;  ///< of count: share of the tokens that is retained
+  double gamma = 0.05;
+  double ratio = 0.05;
+
+  static constexpr PolicyName name{"mini_cache", "Lets adjacent layers share the directions of their keys and values."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("t", &MiniCache::t,
+                  "Where a shared direction lies between that of the lower layer (0) and the upper (1)."),
+        parameter("start", &MiniCache::start, "The depth of the first pair of layers, as a share of all layers."),
+        parameter("pairs", &MiniCache::chosen, "The pairs of layers to merge, instead of all from start on."),
+        parameter("retention", &MiniCache::retention, "Which tokens stay as they are."),
+        parameter("gamma", &MiniCache::gamma,
+                  "With far and literal: the share of the range of distances whose tokens stay as they are."),
+        parameter("ratio", &MiniCache::ratio, "With count: the share of the tokens that stay as they are."));
+  }
 
   /// Whether `layer` is the upper one of a pair.
   bool pairs(std::size_t layer, const CacheShape& shape) const {
@@ -73,21 +103,20 @@ struct MiniCache {
   /// Throws Error unless t, start, gamma and ratio lie in [0, 1] and the chosen pairs are adjacent layers of the model,
   /// each in one pair at most.
   void validate(const CacheShape& shape) const {
-    check_fraction("t", t);
-    check_fraction("start", start);
-    check_fraction("gamma", gamma);
-    check_fraction("ratio", ratio);
+    require_share("MiniCache: t", t);
+    require_share("MiniCache: start", start);
+    require_share("MiniCache: gamma", gamma);
+    require_share("MiniCache: ratio", ratio);
     std::vector<bool> taken(shape.layers);
     for (const LayerPair& pair : chosen) {
-      const std::string name = std::to_string(pair.below) + "-" + std::to_string(pair.above);
-      if (pair.above != pair.below + 1)
+      if (pair.above == 0 || pair.below != pair.above - 1)
         fail(ErrorCode::invalid_argument,
-             "MiniCache: pair " + name + " is not two adjacent layers, the lower one first");
+             "MiniCache: pair " + pair.to_string() + " is not two adjacent layers, the lower one first");
       if (pair.above >= shape.layers)
-        fail(ErrorCode::invalid_argument,
-             "MiniCache: pair " + name + " is beyond the model's last layer, " + std::to_string(shape.layers - 1));
+        fail(ErrorCode::invalid_argument, "MiniCache: pair " + pair.to_string() +
+                                              " is beyond the model's last layer, " + std::to_string(shape.layers - 1));
       if (taken[pair.below] || taken[pair.above])
-        fail(ErrorCode::invalid_argument, "MiniCache: pair " + name + " shares a layer with another pair");
+        fail(ErrorCode::invalid_argument, "MiniCache: pair " + pair.to_string() + " shares a layer with another pair");
       taken[pair.below] = taken[pair.above] = true;
     }
   }
@@ -115,12 +144,6 @@ struct MiniCache {
       share(i, std::span<const float>(direction), rows[i]);
     }
   }
-
-  static void check_fraction(const char* name, double value) {
-    if (value >= 0 && value <= 1) return;
-    fail(ErrorCode::invalid_argument,
-         "MiniCache: " + std::string(name) + " must lie between 0 and 1, got " + std::to_string(value));
-  }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

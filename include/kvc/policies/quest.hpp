@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
 
@@ -18,10 +19,19 @@ namespace kvc::inline KVC_ABI {
 /// Differs: their heads choose one by one (they had no GQA), here the query heads of a group read the same pages,
 /// chosen by their largest bound.
 struct Quest {
-  std::size_t tokens = 1024;     ///< that a step attends to, in whole pages, at least 3 of them
-  std::size_t page = 16;         ///< tokens per page
-  std::size_t dense_layers = 2;  ///< first layers that attend to everything
-  Reduce reduce = Reduce::max;   ///< over the bounds of a group's query heads
+  std::size_t tokens = 1024;
+  std::size_t page = 16;
+  std::size_t dense_layers = 2;
+  Reduce reduce = Reduce::max;
+
+  static constexpr PolicyName name{"quest", "Keeps every token, but attends only to the pages that could matter most."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("tokens", &Quest::tokens, "A step attends to so many tokens, in whole pages, at least 3 of them."),
+        parameter("page", &Quest::page, "So many neighbouring tokens form a page."),
+        parameter("dense_layers", &Quest::dense_layers, "So many first layers attend to every token."),
+        parameter("reduce", &Quest::reduce, "How the bounds of the query heads of a group become one."));
+  }
 
   /// The channel ranges of the pages, 16 pages at a time so that their bounds are computed side by side.
   struct State {
@@ -34,14 +44,14 @@ struct Quest {
   /// Brings the ranges of the pages from slot `from` on up to date. Slots behind those already covered widen their page's
   /// ranges; from an earlier one on, pages are read again.
   void index(Head<Quest>& head, std::size_t from) const {
-    const std::size_t dim = head.shape->head_dim, pages = (head.size() + page - 1) / page;
+    const std::size_t dim = head.shape->head_dim, pages = pages_of(head.size());
     State& state = *head.state;
     const std::size_t first = std::min(from, head.size()) / page;
     const std::size_t begin = from == state.slots ? std::min(from, head.size()) : first * page;
     const std::size_t floats = (pages + Tile - 1) / Tile * Tile * dim;
     state.low.resize(floats);
     state.high.resize(floats);
-    for (std::size_t p = pages; p < std::min((state.slots + page - 1) / page, floats / dim); ++p)
+    for (std::size_t p = pages; p < std::min(pages_of(state.slots), floats / dim); ++p)
       for (std::size_t c = 0; c < dim; ++c)  // pages that went leave nothing behind
         state.low[place_of(p, dim) + c * Tile] = state.high[place_of(p, dim) + c * Tile] = 0;
     state.slots = head.size();
@@ -63,7 +73,7 @@ struct Quest {
 
   /// The last page, where the newest tokens are, and the best of the others; of equal bounds the older page.
   void select(const Head<Quest>& head, ConstRows queries, Selection& selection) const {
-    const std::size_t pages = (head.size() + page - 1) / page, wanted = std::max<std::size_t>(3, tokens / page);
+    const std::size_t pages = pages_of(head.size()), wanted = std::max<std::size_t>(3, tokens / page);
     if (head.id.layer < dense_layers || pages <= wanted) return selection.range(0, head.size());
 
     const std::size_t others = pages - 1;
@@ -86,14 +96,14 @@ struct Quest {
     selection.range(others * page, head.size());
   }
 
-  /// Throws Error if pages are empty.
-  void validate(const CacheShape&) const {
-    if (page == 0) fail(ErrorCode::invalid_argument, "Quest: page must be at least 1");
-  }
+  /// Throws Error if pages are empty or larger than any cache.
+  void validate(const CacheShape&) const { require_between("Quest: page", page, 1); }
 
  private:
   static constexpr std::size_t Tile = Strip;  ///< pages whose bounds are computed together
 
+  /// How many pages so many slots take.
+  std::size_t pages_of(std::size_t slots) const { return slots / page + (slots % page != 0); }
   /// Where the first channel of a page lies.
   static std::size_t place_of(std::size_t p, std::size_t dim) { return p / Tile * Tile * dim + p % Tile; }
 
@@ -124,4 +134,4 @@ struct Quest {
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

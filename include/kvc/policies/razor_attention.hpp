@@ -10,6 +10,7 @@
 
 #include "kvc/policy/budget.hpp"
 #include "kvc/policy/head_table.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/verbs.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -36,20 +37,45 @@ struct RazorAttention {
     unweighted,  ///< their mean with the weight of one token (Huawei)
     none,        ///< nothing
   };
+  friend constexpr auto words_of(Compensation) {
+    return words(word("weighted", Compensation::weighted), word("unweighted", Compensation::unweighted),
+                 word("none", Compensation::none));
+  }
   /// Compress after every pass, or once after a prompt.
   enum class When : std::uint8_t { always, prompt_end };
+  friend constexpr auto words_of(When) {
+    return words(word("always", When::always), word("prompt_end", When::prompt_end));
+  }
 
   /// The retrieval heads of the model. None given: refused, because every head would lose tokens; `HeadTable{}` says that
   /// this is meant.
   std::optional<HeadTable> heads = std::nullopt;
-  std::size_t sinks = 4;     ///< first tokens that always stay (N0)
-  std::size_t local = 4000;  ///< newest tokens that stay at least (S0)
-  std::size_t divisor = 5;   ///< seen / divisor of them stay, if that is more (C); 0: always `local`
+  std::size_t sinks = 4;     ///< the paper's N0
+  std::size_t local = 4000;  ///< the paper's S0
+  std::size_t divisor = 5;   ///< the paper's C
   /// Instead of local and divisor: slots of a compressed head, sinks and compensation token included. A fraction is of the
   /// whole cache, retrieval heads included: the others hold that much less, at least sinks, compensation and newest token.
   std::optional<Budget> budget = std::nullopt;
   Compensation compensation = Compensation::weighted;
   When when = When::always;
+
+  static constexpr PolicyName name{
+      "razor_attention",
+      "Keeps every token in retrieval heads, and a window and a mean of the other tokens in the others."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("budget", &RazorAttention::budget,
+                  "Slots of a compressed head; a fraction is of the whole cache, retrieval heads included."),
+        parameter("heads", &RazorAttention::heads, "The retrieval heads of the model, which `analyze heads` finds."),
+        parameter("local", &RazorAttention::local, "At least so many newest tokens stay, by the rule of the paper.")
+            .instead_of("budget"),
+        parameter("divisor", &RazorAttention::divisor,
+                  "With local: the newest seen / divisor tokens stay, if they are more; with 0 always local."),
+        parameter("sinks", &RazorAttention::sinks, "So many first tokens always stay."),
+        parameter("compensation", &RazorAttention::compensation,
+                  "The weight of the mean token that stands for those that went."),
+        parameter("when", &RazorAttention::when, "It compresses after every pass, or once when a prompt ends."));
+  }
 
   /// Sums over the tokens that went.
   struct State {
@@ -77,10 +103,9 @@ struct RazorAttention {
            "RazorAttention: heads: no table of the model's retrieval heads; `analyze heads --model FILE --out "
            "heads.txt` makes one for heads=heads.txt, and heads=none compresses every head");
     heads->require(shape, "RazorAttention: heads");
-    if (budget)
-      budget->require(fixed() + 1, "RazorAttention: sinks, compensation token and the newest token", shape);
-    else if (local == 0)
-      fail(ErrorCode::impossible_budget, "RazorAttention: local must be at least 1, got 0");
+    require_between("RazorAttention: sinks", sinks, 0);
+    require_between("RazorAttention: local", local, 1);
+    if (budget) budget->require(fixed() + 1, "RazorAttention: sinks, compensation token and the newest token", shape);
   }
 
  private:
@@ -141,4 +166,4 @@ struct RazorAttention {
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

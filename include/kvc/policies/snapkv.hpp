@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
 
@@ -21,13 +22,27 @@ namespace kvc::inline KVC_ABI {
 struct SnapKV {
   /// Where the group is reduced: it matters for max pooling only.
   enum class Order : std::uint8_t { before_pooling, after_pooling };
+  friend constexpr auto words_of(Order) {
+    return words(word("before_pooling", Order::before_pooling), word("after_pooling", Order::after_pooling));
+  }
 
-  Budget budget = 320;      ///< slots after the prompt, the window included; a shorter prompt stays as it is
-  std::size_t window = 64;  ///< newest queries that vote, and newest tokens that stay
-  std::size_t kernel = 5;   ///< tokens over which votes are pooled; odd
+  Budget budget = 320;
+  std::size_t window = 64;
+  std::size_t kernel = 5;
   Pooling pooling = Pooling::average;
-  Reduce reduce = Reduce::mean;  ///< over the query heads of a group
+  Reduce reduce = Reduce::mean;
   Order order = Order::before_pooling;
+
+  static constexpr PolicyName name{"snapkv", "Keeps the tokens that the last queries of a prompt attend to."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("budget", &SnapKV::budget, "Slots that a head keeps when a prompt ends, the window included."),
+        parameter("window", &SnapKV::window, "So many newest queries vote, and their tokens always stay."),
+        parameter("kernel", &SnapKV::kernel, "Votes are pooled over so many neighbouring tokens, an odd number."),
+        parameter("pooling", &SnapKV::pooling, "How the votes of neighbouring tokens become one."),
+        parameter("reduce", &SnapKV::reduce, "How the votes of the query heads of a group become one."),
+        parameter("order", &SnapKV::order, "Whether the group becomes one before its votes are pooled, or after."));
+  }
 
   Needs needs() const { return {.query_window = window}; }
 
@@ -70,9 +85,10 @@ struct SnapKV {
   /// Throws Error for an even kernel, no window, or a budget that holds nothing beside the window.
   void validate(const CacheShape& shape) const {
     if (kernel % 2 == 0) fail(ErrorCode::invalid_argument, "SnapKV: kernel must be odd, got " + std::to_string(kernel));
-    if (window == 0) fail(ErrorCode::invalid_argument, "SnapKV: window must be at least 1");
+    require_between("SnapKV: window", window, 1);
+    require_between("SnapKV: kernel", kernel, 1);
     budget.require(window + 1, "SnapKV: window + 1", shape);
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/verbs.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -18,12 +19,29 @@ struct StreamingLLM {
   /// Evict after every pass, as the perplexity script does, or only when the engine announces tokens, as the chat demo
   /// does. An announcement is heeded either way.
   enum class When : std::uint8_t { every_pass, make_room };
+  friend constexpr auto words_of(When) {
+    return words(word("every_pass", When::every_pass), word("make_room", When::make_room));
+  }
 
-  Budget budget = 1024;   ///< sinks + recent tokens
-  std::size_t sinks = 4;  ///< first tokens that always stay
+  Budget budget = 1024;
+  std::size_t sinks = 4;
   Positions positions = Positions::original;
   When when = When::every_pass;
   static constexpr bool equal_slots = true;
+
+  static constexpr PolicyName name{"streaming_llm", "Keeps the first tokens and a window of the newest ones."};
+  static constexpr auto parameters() {
+    return list(
+        parameter("budget", &StreamingLLM::budget, "Slots of a head: the sinks and the newest tokens together."),
+        parameter("sinks", &StreamingLLM::sinks, "So many first tokens always stay."),
+        alias(
+            "recent", +[](StreamingLLM& policy, std::size_t recent) { policy.budget = policy.sinks + recent; },
+            "So many newest tokens stay; the budget is then sinks + recent.")
+            .instead_of("budget"),
+        parameter("positions", &StreamingLLM::positions, "Where the kept tokens stand for the rotary embedding."),
+        parameter("when", &StreamingLLM::when,
+                  "It evicts after every pass, or only when the engine announces tokens by make_room()."));
+  }
 
   /// Keeps the sinks and the newest budget - sinks slots; a prompt sees all of itself first. Before `incoming` tokens
   /// the window is that much shorter, at worst only the sinks stay. A fractional budget below the sinks keeps the
@@ -33,7 +51,7 @@ struct StreamingLLM {
     const bool passed = head.event == Event::prompt_end || head.event == Event::decode;
     if (!room && !(passed && when == When::every_pass)) return;
     const std::size_t coming = room ? head.incoming : 0;
-    if (head.size() + coming <= head.budget) return;
+    if (head.size() <= head.budget && coming <= head.budget - head.size()) return;
     const std::size_t recent = head.budget - std::min(head.budget, sinks);
     plan.first(sinks);
     plan.last(recent - std::min(recent, coming));
@@ -41,6 +59,7 @@ struct StreamingLLM {
 
   /// Throws Error if the budget cannot hold the sinks, or in-cache positions lack the model's rotary table.
   void validate(const CacheShape& shape) const {
+    require_between("StreamingLLM: sinks", sinks, 0);
     budget.require(std::max<std::size_t>(1, sinks), "StreamingLLM: sinks", shape);
     if (positions == Positions::in_cache && shape.rotary.inv_freq.empty())
       fail(ErrorCode::invalid_argument,
@@ -48,4 +67,4 @@ struct StreamingLLM {
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

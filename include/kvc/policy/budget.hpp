@@ -20,9 +20,9 @@ namespace kvc::inline KVC_ABI {
 class Budget {
  public:
   /// The same number of slots for every head; implicit, so that `.budget = 1024` works. A floating-point number does
-  /// not convert: fraction() says what is meant.
+  /// not convert: fraction() says what is meant. Nor does a bool.
   template <std::integral Integer>
-  constexpr Budget(Integer tokens) : tokens_(static_cast<std::size_t>(tokens)) {  // NOLINT
+  requires(!std::same_as<Integer, bool>) constexpr Budget(Integer tokens) : tokens_(static_cast<std::size_t>(tokens)) {  // NOLINT
     if constexpr (std::signed_integral<Integer>)
       if (tokens < 0)
         fail(ErrorCode::invalid_argument, "Budget: tokens must not be negative, got " + std::to_string(tokens));

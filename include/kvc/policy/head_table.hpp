@@ -3,7 +3,6 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -68,31 +67,6 @@ class HeadTable {
   /// expected.
   static HeadTable parse(std::string_view text, const std::string& file = "head table") {
     return Parser(text, file).table();
-  }
-  /// Throws Error(bad_file), also if the file cannot be read or written.
-  static HeadTable load(const std::string& path) {
-    std::FILE* file = std::fopen(path.c_str(), "rb");
-    if (!file) fail(ErrorCode::bad_file, path + ": cannot be opened; a head table was expected");
-    std::string text;
-    char piece[4096];
-    // A table of any model is far smaller than this; a larger file is something else and need not be read to its end.
-    constexpr std::size_t Most = std::size_t{1} << 24;
-    std::size_t count = 1;
-    while (count != 0 && text.size() < Most) {
-      count = std::fread(piece, 1, sizeof(piece), file);
-      text.append(piece, count);
-    }
-    const bool failed = std::ferror(file) != 0;
-    std::fclose(file);
-    if (failed) fail(ErrorCode::bad_file, path + ": cannot be read; a head table was expected");
-    return parse(text, path);
-  }
-  void save(const std::string& path) const {
-    const std::string text = to_string();
-    std::FILE* file = std::fopen(path.c_str(), "wb");
-    bool stored = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-    if (file) stored = std::fclose(file) == 0 && stored;
-    if (!stored) fail(ErrorCode::bad_file, path + ": the head table cannot be written there");
   }
 
  private:

@@ -9,13 +9,20 @@
 
 #include "kvc/policy/plan.hpp"
 #include "kvc/views.hpp"
+#include "kvc/words.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// How the query heads that share a KV head become one.
 enum class Reduce : std::uint8_t { sum, mean, max };
+constexpr auto words_of(Reduce) {
+  return words(word("sum", Reduce::sum), word("mean", Reduce::mean), word("max", Reduce::max));
+}
 /// How a score spreads to its neighbours along the tokens.
 enum class Pooling : std::uint8_t { average, max };
+constexpr auto words_of(Pooling) {
+  return words(word("average", Pooling::average), word("max", Pooling::max));
+}
 
 /// The score of a slot that a policy protects: it stays whatever the budget.
 inline constexpr float Protected = std::numeric_limits<float>::infinity();

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "kvc/abi.hpp"
+#include "kvc/words.hpp"
 
 // The arithmetic of merging two rows into one direction, in double precision whatever the rows' own.
 namespace kvc::inline KVC_ABI {
@@ -68,6 +68,10 @@ enum class Retention : std::uint8_t {
   count,    ///< the ceil(ratio * tokens) farthest; on equal distances the older ones
   none,
 };
+constexpr auto words_of(Retention) {
+  return words(word("far", Retention::far), word("literal", Retention::literal), word("count", Retention::count),
+               word("none", Retention::none));
+}
 
 /// A flag per token, 1 where it is retained.
 inline std::vector<std::uint8_t> choose_retained(std::span<const double> distances, Retention rule, double gamma,

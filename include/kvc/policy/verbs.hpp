@@ -8,6 +8,7 @@
 #include "kvc/policy/head.hpp"
 #include "kvc/policy/plan.hpp"
 #include "kvc/stream.hpp"
+#include "kvc/words.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -16,6 +17,9 @@ enum class Positions : std::uint8_t {
   original,  ///< at their index in the text
   in_cache,  ///< at their slot index (StreamingLLM, H2O's position rolling)
 };
+constexpr auto words_of(Positions) {
+  return words(word("original", Positions::original), word("in_cache", Positions::in_cache));
+}
 
 // A policy is an aggregate of parameters with any of these members. The argument says the scope.
 //

@@ -8,10 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "kvc/named/any_policy.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
 
-namespace kvc::inline KVC_ABI {
+namespace evaluation {
 
 /// H2O as its authors simulate it to measure accuracy: no token is ever dropped, so no byte is saved, but each generated
 /// token attends only to those that H2O might have kept. Use it to repeat their figures; use H2O to save memory. Authors'
@@ -25,8 +27,18 @@ namespace kvc::inline KVC_ABI {
 /// Their code has no GQA; the query heads of a group add up here and share one mask. Only single generated tokens are
 /// masked: prompts, later ones too, and drafts of several tokens attend to everything.
 struct H2OMask {
-  double heavy_ratio = 0.1;   ///< of the first prompt's tokens; 0.1 + 0.1 is the paper's budget of 20 %
-  double recent_ratio = 0.1;  ///< of the first prompt's tokens
+  double heavy_ratio = 0.1;  ///< 0.1 + 0.1 is the paper's budget of 20 %
+  double recent_ratio = 0.1;
+
+  static constexpr kvc::PolicyName name{
+      "h2o_mask", "Hides tokens as the authors of H2O simulate it, but drops none and saves nothing."};
+  static constexpr auto parameters() {
+    return kvc::list(
+        kvc::parameter("heavy_ratio", &H2OMask::heavy_ratio,
+                       "So large a share of the first prompt's tokens are visible because they are heavy."),
+        kvc::parameter("recent_ratio", &H2OMask::recent_ratio,
+                       "So large a share of the first prompt's tokens are visible because they are new."));
+  }
 
   struct Slot {
     float mass = 0;       ///< attention received while it was heavy or recent
@@ -40,15 +52,15 @@ struct H2OMask {
     std::size_t bytes() const { return sizeof(State) + sorted.capacity() * sizeof(float); }
   };
 
-  Needs needs() const { return {.prompt = Feed::sums, .decode = Feed::sums}; }
+  kvc::Needs needs() const { return {.prompt = kvc::Feed::sums, .decode = kvc::Feed::sums}; }
 
-  void observe(Head<H2OMask>& head, const Observation& seen) const {
+  void observe(kvc::Head<H2OMask>& head, const kvc::Observation& seen) const {
     if (seen.attention.count == 0) return;
     for (std::size_t slot = 0; slot < head.size(); ++slot) {
-      const float sum = reduce_column(seen.attention, slot, Reduce::sum);
+      const float sum = kvc::reduce_column(seen.attention, slot, kvc::Reduce::sum);
       head.slots[slot].mass += std::isnan(sum) ? 0 : sum;
     }
-    if (seen.event == Event::prompt_chunk) return;
+    if (seen.event == kvc::Event::prompt_chunk) return;
 
     State& state = *head.state;
     if (!state.counted) {
@@ -66,24 +78,24 @@ struct H2OMask {
   }
 
   /// What the last pass left visible, and the new token.
-  void select(const Head<H2OMask>& head, ConstRows, Selection& selection) const {
+  void select(const kvc::Head<H2OMask>& head, kvc::ConstRows, kvc::Selection& selection) const {
     for (std::size_t slot = 0; slot + 1 < head.size(); ++slot)
       if (head.slots[slot].visible) selection.range(slot, slot + 1);
     if (head.size() != 0 && head.state->sees_itself) selection.range(head.size() - 1, head.size());
   }
 
   /// Throws Error unless both ratios lie in [0, 1] and one of them is positive.
-  void validate(const CacheShape&) const {
+  void validate(const kvc::CacheShape&) const {
     const auto in_range = [](double ratio) { return ratio >= 0 && ratio <= 1; };
     if (!in_range(heavy_ratio) || !in_range(recent_ratio) || heavy_ratio + recent_ratio == 0)
-      fail(ErrorCode::invalid_argument, "H2OMask: heavy_ratio (" + std::to_string(heavy_ratio) +
-                                            ") and recent_ratio (" + std::to_string(recent_ratio) +
-                                            ") must lie in [0, 1], and one of them must be positive");
+      kvc::fail(kvc::ErrorCode::invalid_argument, "H2OMask: heavy_ratio (" + std::to_string(heavy_ratio) +
+                                                      ") and recent_ratio (" + std::to_string(recent_ratio) +
+                                                      ") must lie in [0, 1], and one of them must be positive");
   }
 
  private:
   /// Decides what the next token sees, and takes the mass of what is neither heavy nor recent.
-  void hide(Head<H2OMask>& head) const {
+  void hide(kvc::Head<H2OMask>& head) const {
     State& state = *head.state;
     const std::size_t others = head.size() - state.recent;
     const float limit = smallest_heavy(head, others);
@@ -99,7 +111,7 @@ struct H2OMask {
   }
 
   /// The mass of the last of the heavy tokens among the first `others` slots.
-  float smallest_heavy(Head<H2OMask>& head, std::size_t others) const {
+  float smallest_heavy(kvc::Head<H2OMask>& head, std::size_t others) const {
     State& state = *head.state;
     if (state.heavy == 0) return std::numeric_limits<float>::infinity();
     state.sorted.clear();
@@ -110,4 +122,9 @@ struct H2OMask {
   }
 };
 
-}  // namespace kvc
+/// Makes it available to policy texts, once.
+inline void add_h2o_mask() {
+  [[maybe_unused]] static const bool Added = (kvc::AnyPolicy::add<H2OMask>(), true);
+}
+
+}  // namespace evaluation

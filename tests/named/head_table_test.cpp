@@ -37,8 +37,8 @@ TEST_CASE("a head table is written as it is read") {
   CHECK(table.to_string() == Text);
   CHECK(HeadTable::parse(Text) == table);
   const TemporaryFile file("");
-  table.save(file.path());
-  CHECK(HeadTable::load(file.path()) == table);
+  kvc::save_head_table(table, file.path());
+  CHECK(kvc::load_head_table(file.path()) == table);
 }
 
 TEST_CASE("comments, empty lines and foreign line ends do not matter to a head table") {
@@ -73,9 +73,9 @@ TEST_CASE("a head table that promises more layers than any file holds is refused
 }
 
 TEST_CASE("files that are not there, and places that cannot be written, are named") {
-  CHECK(support::error_text([] { HeadTable::load("/no/such/heads.txt"); }) ==
+  CHECK(support::error_text([] { kvc::load_head_table("/no/such/heads.txt"); }) ==
         "/no/such/heads.txt: cannot be opened; a head table was expected");
-  CHECK(support::error_text([] { HeadTable(1, 1, {1}).save("/no/such/heads.txt"); }) ==
+  CHECK(support::error_text([] { kvc::save_head_table(HeadTable(1, 1, {1}), "/no/such/heads.txt"); }) ==
         "/no/such/heads.txt: the head table cannot be written there");
 }
 
@@ -100,14 +100,14 @@ TEST_CASE("a policy text names a head table by its file, or says that there is n
 
 TEST_CASE("a head table that a text does not name can be given to every stage that wants one") {
   auto policy = kvc::AnyPolicy::parse("razor_attention:local=64 | kivi:sinks=5");
-  CHECK(policy.wants_heads());
-  policy.set_default_heads(HeadTable(2, 3, {0, 1, 0, 1, 0, 1}));
-  CHECK_FALSE(policy.wants_heads());
+  CHECK(policy.wants<HeadTable>());
+  policy.set_default(HeadTable(2, 3, {0, 1, 0, 1, 0, 1}));
+  CHECK_FALSE(policy.wants<HeadTable>());
   const kvc::CacheShape fits{.layers = 2, .query_heads = 6, .kv_heads = 3}, other{.layers = 3};
   CHECK(support::error_text([&] { kvc::check_stages(policy.stages(), fits); }) == "none");
   CHECK(support::error_text([&] { kvc::check_stages(policy.stages(), other); }) != "none");
-  CHECK_FALSE(kvc::AnyPolicy::parse("razor_attention:heads=none").wants_heads());
-  CHECK_FALSE(kvc::AnyPolicy::parse("snapkv").wants_heads());
+  CHECK_FALSE(kvc::AnyPolicy::parse("razor_attention:heads=none").wants<HeadTable>());
+  CHECK_FALSE(kvc::AnyPolicy::parse("snapkv").wants<HeadTable>());
 }
 
 TEST_CASE("a default budget goes to razor_attention unless its text says local or budget") {

@@ -1,15 +1,15 @@
 #include <kvc/cache/kv_cache.hpp>
-#include <kvc/policies/h2o_mask.hpp>
 
 #include <algorithm>
 #include <numeric>
 
 #include "catch_shim.hpp"
+#include "evaluation/h2o_mask.hpp"
 #include "support/fake_head.hpp"
 #include "support/random_tokens.hpp"
 
 using kvc::Event;
-using kvc::H2OMask;
+using evaluation::H2OMask;
 using support::FakeHead;
 
 namespace {
