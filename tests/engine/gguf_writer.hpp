@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <string>
 #include <utility>
@@ -36,12 +37,16 @@ class GGUFWriter {
   void add_f32_tensor(const std::string& name, const std::vector<std::uint64_t>& dims,
                       const std::vector<float>& values) {
     while (data_.size() % 32 != 0) data_.push_back('\0');
+    list_f32_tensor(name, dims, data_.size());
+    data_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+  }
+  /// A directory entry alone, for data that another tensor has already put at `offset`.
+  void list_f32_tensor(const std::string& name, const std::vector<std::uint64_t>& dims, std::uint64_t offset) {
     put_text(directory_, name);
     put(directory_, static_cast<std::uint32_t>(dims.size()));
     for (const auto dim : dims) put(directory_, dim);
     put(directory_, std::uint32_t{0});
-    put(directory_, std::uint64_t{data_.size()});
-    data_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    put(directory_, offset);
     ++tensors_;
   }
 
@@ -127,14 +132,18 @@ inline GGUFWriter tiny_model_metadata() {
   return writer;
 }
 
+/// Lets a test change a tensor's values before they are written.
+using ChangeTensor = std::function<void(const std::string& name, std::vector<float>& values)>;
+
 /// That model with random weights.
-inline GGUFWriter tiny_model() {
+inline GGUFWriter tiny_model(const ChangeTensor& change = {}) {
   GGUFWriter writer = tiny_model_metadata();
   std::mt19937 random(11);
   std::normal_distribution<float> normal(0.0f, 0.2f);
   auto add = [&](const std::string& name, std::uint64_t columns, std::uint64_t rows) {
     std::vector<float> values(columns * rows);
     for (float& value : values) value = (rows == 1 ? 1.0f : 0.0f) + normal(random);
+    if (change) change(name, values);
     writer.add_f32_tensor(
         name, rows == 1 ? std::vector<std::uint64_t>{columns} : std::vector<std::uint64_t>{columns, rows}, values);
   };

@@ -1,9 +1,6 @@
 #include "engine/thread_pool.hpp"
 
-#include <sys/resource.h>
-
 #include <atomic>
-#include <fstream>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -37,15 +34,6 @@ class OpenMPPool {
 #else
 #define KVC_THREAD_EXECUTORS engine::ThreadPool, kvc::ThreadPool
 #endif
-
-/// Leaves this process 64 MiB of address space beyond what it has, which is room for a few threads' stacks.
-void forbid_many_threads() {
-  std::size_t pages = 0;
-  std::ifstream("/proc/self/statm") >> pages;
-  const rlim_t limit = pages * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)) + (rlim_t{64} << 20);
-  const rlimit both{limit, limit};
-  ::setrlimit(RLIMIT_AS, &both);
-}
 
 /// Three threads have 2000 sections of four indices each done, all at once. Returns how many were done wholly.
 template <class Pool>
@@ -174,11 +162,11 @@ TEST_CASE("the workers help both callers of the library's pool, not only the fir
   CHECK(together == 2);
 }
 
-#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(KVC_TEST_LIMITS_MEMORY)
 TEMPLATE_TEST_CASE("a pool whose threads the system refuses is an error, and leaves no thread behind", "",
                    engine::ThreadPool, kvc::ThreadPool) {
   const ChildEnd end = run_in_child([] {
-    forbid_many_threads();
+    leave_memory(std::size_t{64} << 20);  // room for the stacks of a few threads
     try {
       TestType pool(100);
     } catch (const kvc::Error& error) {
