@@ -39,7 +39,7 @@ std::string help() {
 
 void analyze(Words words) {
   const std::string_view name = words.empty() ? "" : words[0];
-  if (name == "--help") return fmt::print("{}", help());
+  if (name == "--help") return evaluation::print(help());
   const auto found = std::ranges::find(Analyses, name, &Analysis::name);
   if (found != std::end(Analyses)) return found->run(words.subspan(1));
   std::vector<std::string> names;

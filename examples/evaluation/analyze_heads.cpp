@@ -8,6 +8,7 @@
 #include <random>
 
 #include "arguments.hpp"
+#include "command.hpp"
 #include "engine/sequences.hpp"
 #include "engine/thread_pool.hpp"
 #include "files.hpp"
@@ -125,7 +126,7 @@ kvc::HeadScores score_heads(const engine::Model& model, const HeadsOptions& opti
 
 void analyze_heads(std::span<const char* const> words) {
   const HeadsOptions options = read_heads_options(words);
-  if (options.help) return fmt::print("{}", help());
+  if (options.help) return print(help());
   std::optional<OutputFile> file;
   if (!options.out.empty()) file.emplace(options.out);
   engine::ThreadPool pool(options.threads);
@@ -133,15 +134,14 @@ void analyze_heads(std::span<const char* const> words) {
   const kvc::HeadScores scores = score_heads(model, options);
   const kvc::HeadTable table = kvc::retrieval_heads(scores, options.shares);
 
-  fmt::print("{}: {} tokens, a block of {} random ones {} times (seed {})\n", options.model, options.text.tokens(),
-             options.text.block, options.text.repeats, options.seed);
-  fmt::print("best by induction: {}\n", best_heads(scores.induction, scores.query_heads));
-  fmt::print("best by echo:      {}\n", best_heads(scores.echo, scores.query_heads));
-  fmt::print("\n{} of {} KV heads retrieve ({:.1f} %):\n{}", table.count(), table.layers() * table.kv_heads(),
-             100 * table.share(), table.to_string());
-  if (!file) return;
-  file->write(file_content(table, options));
-  fmt::print("\nwritten to {}; use it as razor_attention:heads={}\n", options.out, options.out);
+  if (file) file->write(file_content(table, options));
+  print(fmt::format("{}: {} tokens, a block of {} random ones {} times (seed {})\n", options.model,
+                    options.text.tokens(), options.text.block, options.text.repeats, options.seed));
+  print(fmt::format("best by induction: {}\n", best_heads(scores.induction, scores.query_heads)));
+  print(fmt::format("best by echo:      {}\n", best_heads(scores.echo, scores.query_heads)));
+  print(fmt::format("\n{} of {} KV heads retrieve ({:.1f} %):\n{}", table.count(), table.layers() * table.kv_heads(),
+                    100 * table.share(), table.to_string()));
+  if (file) print(fmt::format("\nwritten to {}; use it as razor_attention:heads={}\n", options.out, options.out));
 }
 
 }  // namespace evaluation

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arguments.hpp"
+#include "command.hpp"
 #include "engine/model.hpp"
 #include "engine/sequences.hpp"
 #include "engine/thread_pool.hpp"
@@ -125,7 +126,7 @@ std::string layers_verdict(std::span<const kvc::LayerSimilarity> report, double 
 
 void analyze_layers(std::span<const char* const> words) {
   const LayersOptions options = read_layers_options(words);
-  if (options.help) return fmt::print("{}", layers_help());
+  if (options.help) return print(layers_help());
   const std::string text = read_file(options.text, "--text");
   engine::ThreadPool pool(options.threads);
   const engine::Model model = engine::Model::load(options.model, pool);
@@ -143,13 +144,12 @@ void analyze_layers(std::span<const char* const> words) {
 
   const std::vector<kvc::LayerSimilarity> report = kvc::layer_similarity(full, options.t);
   const double limit = options.error ? *options.error : difference(full, rounded);
-  fmt::print("{}\n", kvc::similarity_table(report, options.heads));
-  fmt::print(
+  print(kvc::similarity_table(report, options.heads) + "\n");
+  print(
       "cosine    between the two layers' rows of a token: mean, median, and what 5 % of the tokens fall below\n"
       "distance  mean angle / pi; 0.5: unrelated\n"
       "error     what merging does to the rows of both layers: RMS of the difference over RMS of the rows\n\n");
-  fmt::print("{}",
-             layers_verdict(report, limit, options.error ? "--error" : "what 2-bit KIVI does here", options.pairs));
+  print(layers_verdict(report, limit, options.error ? "--error" : "what 2-bit KIVI does here", options.pairs));
 }
 
 }  // namespace evaluation

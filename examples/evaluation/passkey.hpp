@@ -33,7 +33,7 @@ std::vector<Sample> make_samples(std::span<const int> text, const engine::Tokeni
                                  std::size_t context_tokens);
 
 /// Samples as literal ids: a JSON object with a list `samples` (or just the list) of objects with `context_ids`,
-/// `question_ids` and `answer_ids`. Throws kvc::Error (bad_file).
+/// `question_ids` and `answer_ids`. Throws kvc::Error (bad_file), also if there is none.
 std::vector<Sample> read_samples(const std::string& path);
 
 }  // namespace evaluation

@@ -19,13 +19,12 @@ std::string json_optional(std::optional<double> value) {
 }
 
 std::string table_row(const Result& result, std::size_t width) {
-  return fmt::format(
-      "{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9.1f}  {:>6.2f}\n",
-      result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
-      result.kept_fraction * 100, number(result.perplexity(), 3), number(result.perplexity_ratio, 3),
-      number(result.kl, 4), number(result.top1, 1, 100),
-      result.samples == 0 ? "-" : fmt::format("{}/{}", result.exact, result.samples), result.attend_us,
-      result.token_ms);
+  return fmt::format("{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9}  {:>6}\n",
+                     result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
+                     result.kept_fraction * 100, number(result.perplexity(), 3), number(result.perplexity_ratio, 3),
+                     number(result.kl, 4), number(result.top1, 1, 100),
+                     result.samples == 0 ? "-" : fmt::format("{}/{}", result.exact, result.samples),
+                     number(result.attend_us, 1), number(result.token_ms, 2));
 }
 
 std::string table_head(std::size_t width) {
@@ -71,8 +70,8 @@ std::string json_result(const Result& result) {
       quoted(result.policy), json_number(result.keep), json_number(result.bytes), json_number(result.dense_bytes),
       json_number(result.ratio()), json_number(result.kept_fraction), json_optional(result.nll),
       json_optional(result.perplexity()), json_optional(result.perplexity_ratio), json_optional(result.kl),
-      json_optional(result.top1), json_optional(result.passkey), json_number(result.attend_us),
-      json_number(result.token_ms));
+      json_optional(result.top1), json_optional(result.passkey), json_optional(result.attend_us),
+      json_optional(result.token_ms));
 }
 
 std::string json_protocol(const Protocol& protocol) {

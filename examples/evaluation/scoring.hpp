@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -40,7 +41,7 @@ struct Tally {
   std::size_t samples = 0, exact = 0;
   std::size_t prompts = 0;  ///< over which the cache was measured, at the prompt's end
   double bytes = 0, dense_bytes = 0, kept = 0;
-  double attend_us = 0, token_ms = 0;
+  std::optional<double> attend_us, token_ms;  ///< none: not timed
 
   double mean_nll() const;
 };

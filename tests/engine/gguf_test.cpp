@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "catch_shim.hpp"
-#include "engine/child_process.hpp"
+#include "support/child_process.hpp"
 #include "engine/config.hpp"
 #include "engine/dequantize.hpp"
 #include "engine/gguf_writer.hpp"

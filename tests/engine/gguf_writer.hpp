@@ -1,15 +1,13 @@
 #pragma once
-#include <unistd.h>
-
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "support/temporary_file.hpp"
 
 /// Writes GGUF bytes for tests, field by field, so that a test can also write them wrong.
 class GGUFWriter {
@@ -84,28 +82,6 @@ class GGUFWriter {
 
   std::string metadata_, directory_, data_;
   std::uint64_t tensors_ = 0, entries_ = 0;
-};
-
-/// A file that lasts as long as the object.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::string& bytes) {
-    static int count = 0;
-    const std::string name = "kvc_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++) + ".gguf";
-    path_ = (std::filesystem::temp_directory_path() / name).string();
-    std::ofstream(path_, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  }
-  ~TemporaryFile() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 /// The metadata of a llama model of 2 layers, 4 query heads over 2 KV heads of 8, hidden 32, ffn 64, context 64, with a

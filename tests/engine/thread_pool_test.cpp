@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "catch_shim.hpp"
-#include "engine/child_process.hpp"
+#include "support/child_process.hpp"
 #include "kvc/error.hpp"
 #include "kvc/thread_pool.hpp"
 #if defined(_OPENMP)

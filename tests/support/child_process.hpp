@@ -21,8 +21,17 @@ inline void leave_memory(std::size_t bytes) {
   const rlimit both{limit, limit};
   ::setrlimit(RLIMIT_AS, &both);
 }
-// Sanitizers take address space themselves, without end.
-#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+
+// KVC_TEST_LIMITS_MEMORY: tests may use leave_memory(). Sanitizers take address space themselves, without end.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define KVC_TEST_SANITIZED
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KVC_TEST_SANITIZED
+#endif
+#if defined(__linux__) && !defined(KVC_TEST_SANITIZED)
 #define KVC_TEST_LIMITS_MEMORY
 #endif
 
@@ -32,8 +41,8 @@ template <class Body>
 ChildEnd run_in_child(Body body) {
   const pid_t child = ::fork();
   if (child == 0) {
-    for (const int signal : {SIGABRT, SIGBUS, SIGSEGV})
-      std::signal(signal, SIG_DFL);  // not the test program's handlers
+    // Not the test program's handlers, which would print a report.
+    for (const int signal : {SIGABRT, SIGBUS, SIGSEGV, SIGINT, SIGTERM, SIGHUP}) std::signal(signal, SIG_DFL);
     ::alarm(30);
     int code = 99;
     try {
