@@ -20,12 +20,12 @@ using evaluation::OptionText;
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
-      {"--model", "FILE", "", "the language model, a GGUF file of the llama architecture"},
+      {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture"},
       {"--prompt", "TEXT", "", "what the model continues or, with --chat, answers"},
-      {"--policy", "TEXT", "full", "how the cache is compressed, e.g. \"snapkv:budget=256 | kivi:bits=4\""},
-      {"--tokens", "N", "200", "how many to write at most"},
-      {"--chat", "", "", "put the prompt into the ChatML form that instruction models expect"},
-      {"--threads", "N", "0", "0: one per processor"},
+      {"--policy", "TEXT", "full", "how the cache is compressed; \"snapkv:budget=256 | kivi:bits=4\" for example"},
+      {"--tokens", "N", "200", "how many tokens to write at most"},
+      {"--chat", "", "", "put the prompt into the form (ChatML) that instruction models expect"},
+      {"--threads", "N", "0", "how many threads compute; 0: one per processor"},
       {"--help", "", "", "show this and the policies"},
   };
   return all;
@@ -33,9 +33,10 @@ const std::vector<OptionText>& known_options() {
 
 std::string help() {
   std::string text =
-      "generate: a language model writes, its cache under a policy\n\n"
+      "generate: lets a language model write, with its KV cache compressed by a policy\n\n"
       "usage: generate --model FILE --prompt TEXT [OPTIONS]\n\n" +
-      evaluation::option_table(known_options()) + "\npolicies:\n";
+      evaluation::option_table(known_options()) +
+      "\npolicies, with their parameters and defaults; several act one after the other if they are joined by |:\n";
   for (const std::string& name : kvc::AnyPolicy::names()) text += kvc::AnyPolicy::describe(name);
   return text;
 }

@@ -20,7 +20,8 @@ namespace engine {
 /// with their positions and fills `out`, [tokens, query_heads * head_dim].
 using Attention = kvc::FunctionRef<void(std::size_t layer, const kvc::Tokens& tokens, kvc::Rows<float> out)>;
 
-/// Memory of a forward pass. It grows to the longest pass once and is then reused; one per concurrent pass.
+/// Memory of a forward pass. It grows to the longest pass once and is then reused. Passes that run at the same time need
+/// one each.
 class Workspace {
  public:
   /// The residual stream after the last forward pass, [tokens, hidden], before the final norm.
@@ -52,7 +53,8 @@ class Model {
   /// What a cache for this model must be made with, the rotary table included.
   kvc::CacheShape cache_shape() const;
 
-  /// Runs all layers over `tokens`, one row each; what the rows have to do with each other is the attention's affair.
+  /// Runs all layers over `tokens`, one row each. Only `attention` relates the rows to each other: they may be one
+  /// sequence, or tokens of several.
   /// `positions` has one entry per token. Afterwards `logits`, [0, 1 or all tokens, vocabulary], holds the logits after
   /// no, the last, or every token. Throws kvc::Error (invalid_argument) for an id outside the vocabulary, a position
   /// outside the model's context, or another number of rows; (non_finite) if a logit is not a finite number.

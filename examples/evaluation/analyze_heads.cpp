@@ -21,26 +21,28 @@ namespace {
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
-      {"--model", "FILE", "", "the language model, a GGUF file of the llama architecture"},
-      {"--block", "TOKENS", "400", "random tokens that are repeated; the paper has 2500"},
-      {"--repeats", "N", "4", "how often the block comes"},
-      {"--seed", "N", "1", "of the random tokens"},
-      {"--induction", "SHARE", "0.14", "of the KV heads that are taken for their induction score"},
-      {"--echo", "SHARE", "0.01", "of the KV heads that are taken for their echo score"},
-      {"--out", "FILE", "", "write the table here, for razor_attention:heads=FILE"},
-      {"--threads", "N", "0", "0: one per processor"},
+      {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture"},
+      {"--block", "TOKENS", "400", "how many random tokens the repeated block has; the paper takes 2500"},
+      {"--repeats", "N", "4", "how often the block stands in the text"},
+      {"--seed", "N", "1", "another seed makes other random tokens"},
+      {"--induction", "SHARE", "0.14", "the share of the KV heads that retrieve by their induction score"},
+      {"--echo", "SHARE", "0.01", "the share of the KV heads that retrieve by their echo score"},
+      {"--out", "FILE", "", "write the table of retrieval heads to this file, for razor_attention:heads=FILE"},
+      {"--threads", "N", "0", "how many threads compute; 0: one per processor"},
       {"--help", "", "", "show this"},
   };
   return all;
 }
 
 std::string help() {
-  return "analyze heads: which heads look back for what was said before, and so must keep every token\n\n"
+  return "analyze heads: finds the heads that look back for what was said before, and so must keep every token\n\n"
          "usage: analyze heads --model FILE [--out FILE] [OPTIONS]\n\n" +
          option_table(known_options()) +
-         "\nThe text is a BOS and a block of random tokens again and again. Induction: attention to the tokens that "
-         "followed\nthe same token earlier; echo: attention to the same token earlier; means over all tokens after the "
-         "first block.\n";
+         "\nThe model reads a block of random tokens several times over. Every token after the first block has stood "
+         "in the text\nbefore, so a head can look back for it in two ways, and each has a score:\n"
+         "  induction  how much attention goes to the tokens that followed the same token earlier\n"
+         "  echo       how much attention goes to the same token earlier\n"
+         "The KV heads with the highest scores are the model's retrieval heads.\n";
 }
 
 double share(const Arguments& arguments, const std::string& name) {

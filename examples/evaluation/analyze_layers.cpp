@@ -23,15 +23,16 @@ namespace {
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
-      {"--model", "FILE", "", "the language model, a GGUF file of the llama architecture"},
+      {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture"},
       {"--text", "FILE", "", "a plain text of the kind that the model will read"},
-      {"--offset", "TOKENS", "4096", "where the stretch of text that is read starts"},
-      {"--tokens", "N", "1024", "how long it is"},
-      {"--t", "T", "0.6", "where merged directions lie, from the lower layer's (0) to the upper one's (1)"},
-      {"--error", "E", "", "the largest error of a chosen pair; left out: what 2-bit KIVI causes on this text"},
-      {"--pairs", "N", "0", "how many pairs to choose at most; 0: all that --error allows"},
-      {"--heads", "", "", "a line for every KV head too"},
-      {"--threads", "N", "0", "0: one per processor"},
+      {"--offset", "TOKENS", "4096", "where in the text the model starts to read"},
+      {"--tokens", "N", "1024", "how much of the text it reads"},
+      {"--t", "T", "0.6", "where the shared direction lies between the lower layer's (0) and the upper layer's (1)"},
+      {"--error", "E", "",
+       "the largest error that merging a chosen pair may cause; left out: as much as 2-bit KIVI causes on this text"},
+      {"--pairs", "N", "0", "how many pairs of layers to choose at most; 0: all that --error allows"},
+      {"--heads", "", "", "show a line for every KV head too"},
+      {"--threads", "N", "0", "how many threads compute; 0: one per processor"},
       {"--help", "", "", "show this"},
   };
   return all;
@@ -94,7 +95,9 @@ LayersOptions read_layers_options(std::span<const char* const> words) {
 }
 
 std::string layers_help() {
-  return "analyze layers: how much the keys and values of adjacent layers resemble each other\n\n"
+  return "analyze layers: how much the keys and values of adjacent layers resemble each other, and so whether "
+         "mini_cache,\n"
+         "which lets such layers share their directions, suits the model\n\n"
          "usage: analyze layers --model FILE --text FILE [OPTIONS]\n\n" +
          option_table(known_options());
 }

@@ -41,23 +41,33 @@ std::string table_head(std::size_t width) {
 std::string legend(const Result& reference, const Protocol& protocol) {
   const WindowPlan& plan = protocol.windows;
   std::string text =
-      "keep       budget, as a fraction of the tokens seen, of policies that take one and were given none\n"
-      "cache      bytes really held at the prompt's end; ratio: fp16 keys and values of all tokens seen over them\n"
-      "kept       share of the tokens still held at the prompt's end; these three are means over the prompts\n";
+      "keep       the fraction of the tokens that a policy with a budget keeps; 1 for policies without, or with their "
+      "own\n"
+      "cache      what the cache holds at the prompt's end, all its bytes counted, as a mean over the prompts\n"
+      "ratio      how many times more the keys and values of all tokens would take in fp16\n"
+      "kept       share of the tokens that are still in the cache at the prompt's end\n";
   if (plan.count != 0)
     text += fmt::format(
-        "x full     ratio to the perplexity of the full cache in f32, {}; {} windows of {} prompt + {} decoded tokens\n"
-        "KL, top-1  KL(full || compressed), and share of tokens with the same best guess as the full cache in f32\n",
+        "perplexity of the tokens after the prompt, over {1} windows of {2} prompt + {3} decoded tokens\n"
+        "x full     that perplexity over the one of the full cache in f32, which is {0}\n"
+        "KL         how far predictions are from those of the full cache in f32: mean KL(full || compressed)\n"
+        "top-1      share of the tokens for which both caches have the same best guess\n",
         number(reference.perplexity(), 3), plan.count, plan.prompt, plan.decode);
   if (protocol.samples != 0)
     text += fmt::format(
-        "passkey    numbers found of {} hidden ones (full cache in f32: {}); policies act before they see the "
-        "question\n",
+        "passkey    hidden numbers that were found, of {}; the full cache in f32 finds {}. Policies act before they "
+        "see "
+        "the question\n",
         protocol.samples, reference.exact);
-  text += "attention  processor time per token and layer, single-threaded, after the last decoded token\n";
-  text += fmt::format("token      time of one token more through the whole model, {} threads\n", protocol.threads);
+  text +=
+      "attention  processor time of a token's attention in one layer, on one thread, after the last decoded token\n";
+  text += fmt::format(
+      "token      time of one more token through the whole model, on {} threads; -: the model's context was full\n",
+      protocol.threads);
   if (protocol.fast)
-    text += "Q4_0, Q4_1 and Q8_0 weights were multiplied by activations of 8 bits, for the full cache in f32 too.\n";
+    text +=
+        "The model's Q4_0, Q4_1 and Q8_0 weights were multiplied by activations of 8 bits, for the full cache in f32 "
+        "too.\n";
   if (protocol.prompt_only) text += "Policies acted once, after the prompt.\n";
   return text;
 }

@@ -21,7 +21,7 @@ struct Score {
 /// A prediction that others are scored against.
 class ReferencePrediction {
  public:
-  /// Takes the logits in; the memory must outlive the scoring.
+  /// Sets the logits of the reference. They are not copied: their memory must outlive the scoring.
   void set(std::span<const float> logits);
   /// Scores `logits` for the token that really comes. A pure read.
   Score score(std::span<const float> logits, std::size_t target) const;
