@@ -25,21 +25,24 @@ struct Analysis {
 };
 
 constexpr Analysis Analyses[] = {
-    {"heads", "which heads look back for what was said before, for razor_attention", evaluation::analyze_heads},
-    {"layers", "which adjacent layers could share directions, for mini_cache", evaluation::analyze_layers},
+    {"heads", "finds the heads that look back for what was said before; razor_attention needs to know them",
+     evaluation::analyze_heads},
+    {"layers", "shows which adjacent layers resemble each other, and so whether mini_cache suits the model",
+     evaluation::analyze_layers},
 };
 
 std::string help() {
   std::string text =
-      "analyze: what a language model is like, as far as policies depend on it\n\n"
-      "usage: analyze ANALYSIS [OPTIONS]; analyze ANALYSIS --help shows the options\n\n";
+      "analyze: finds out about a language model what some compression policies must know\n\n"
+      "usage: analyze ANALYSIS [OPTIONS]\n\n"
+      "analyses, each with a --help of its own:\n";
   for (const Analysis& analysis : Analyses) text += fmt::format("  {:<10}{}\n", analysis.name, analysis.help);
   return text;
 }
 
 void analyze(Words words) {
   const std::string_view name = words.empty() ? "" : words[0];
-  if (name == "--help") return fmt::print("{}", help());
+  if (name == "--help") return evaluation::print(help());
   const auto found = std::ranges::find(Analyses, name, &Analysis::name);
   if (found != std::end(Analyses)) return found->run(words.subspan(1));
   std::vector<std::string> names;

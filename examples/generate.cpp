@@ -20,12 +20,12 @@ using evaluation::OptionText;
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
-      {"--model", "FILE", "", "the language model, a GGUF file of the llama architecture"},
+      {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture"},
       {"--prompt", "TEXT", "", "what the model continues or, with --chat, answers"},
-      {"--policy", "TEXT", "full", "how the cache is compressed, e.g. \"snapkv:budget=256 | kivi:bits=4\""},
-      {"--tokens", "N", "200", "how many to write at most"},
-      {"--chat", "", "", "put the prompt into the ChatML form that instruction models expect"},
-      {"--threads", "N", "0", "0: one per processor"},
+      {"--policy", "TEXT", "full", "how the cache is compressed; \"snapkv:budget=256 | kivi:bits=4\" for example"},
+      {"--tokens", "N", "200", "how many tokens to write at most"},
+      {"--chat", "", "", "put the prompt into the form (ChatML) that instruction models expect"},
+      {"--threads", "N", "0", "how many threads compute; 0: one per processor"},
       {"--help", "", "", "show this and the policies"},
   };
   return all;
@@ -33,9 +33,10 @@ const std::vector<OptionText>& known_options() {
 
 std::string help() {
   std::string text =
-      "generate: a language model writes, its cache under a policy\n\n"
+      "generate: lets a language model write, with its KV cache compressed by a policy\n\n"
       "usage: generate --model FILE --prompt TEXT [OPTIONS]\n\n" +
-      evaluation::option_table(known_options()) + "\npolicies:\n";
+      evaluation::option_table(known_options()) +
+      "\npolicies, with their parameters and defaults; several act one after the other if they are joined by |:\n";
   for (const std::string& name : kvc::AnyPolicy::names()) text += kvc::AnyPolicy::describe(name);
   return text;
 }
@@ -77,8 +78,7 @@ std::size_t write_answer(const engine::Model& model, kvc::CacheCore& cache, std:
   for (std::size_t written = 0; written < limit; ++written, ++position) {
     const int token = static_cast<int>(evaluation::argmax(logits));
     if (token == model.tokenizer().eos()) return written;
-    fmt::print("{}", model.tokenizer().decode(token));
-    std::fflush(stdout);
+    evaluation::print(model.tokenizer().decode(token));
     const auto place = static_cast<kvc::Position>(position);
     engine::step(model, batch, {&token, 1}, {&place, 1}, {logits.data(), 1, logits.size()}, workspace);
   }
@@ -87,7 +87,7 @@ std::size_t write_answer(const engine::Model& model, kvc::CacheCore& cache, std:
 
 void generate(std::span<const char* const> words) {
   const evaluation::Arguments arguments(words, known_options());
-  if (arguments.has("--help")) return fmt::print("{}", help());
+  if (arguments.has("--help")) return evaluation::print(help());
   const auto policy = kvc::AnyPolicy::parse(arguments.text("--policy"));
   const std::size_t limit = arguments.count("--tokens", 1, 1'000'000);
   if (!arguments.has("--model")) kvc::fail(kvc::ErrorCode::invalid_argument, "--model FILE is missing");
@@ -107,12 +107,13 @@ void generate(std::span<const char* const> words) {
   const double write_seconds = writing.seconds();
 
   const kvc::Stats stats = cache.stats();
-  fmt::print("\n\n{}: {} tokens read at {:.1f} tokens/s, {} written at {:.1f} tokens/s\n", policy.to_string(),
-             prompt.size(), static_cast<double>(prompt.size()) / read_seconds, written,
-             static_cast<double>(written) / write_seconds);
-  fmt::print("cache: {:.0f} KiB for {} tokens, ratio {:.2f} (fp16 keys and values would take {:.0f} KiB)\n",
-             static_cast<double>(stats.bytes()) / 1024, stats.seen, stats.ratio(),
-             static_cast<double>(stats.dense_bytes) / 1024);
+  evaluation::print(fmt::format("\n\n{}: {} tokens read at {:.1f} tokens/s, {} written at {:.1f} tokens/s\n",
+                                policy.to_string(), prompt.size(), static_cast<double>(prompt.size()) / read_seconds,
+                                written, static_cast<double>(written) / write_seconds));
+  evaluation::print(
+      fmt::format("cache: {:.0f} KiB for {} tokens, ratio {:.2f} (fp16 keys and values would take {:.0f} KiB)\n",
+                  static_cast<double>(stats.bytes()) / 1024, stats.seen, stats.ratio(),
+                  static_cast<double>(stats.dense_bytes) / 1024));
 }
 
 }  // namespace

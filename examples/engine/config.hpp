@@ -21,8 +21,9 @@ struct Config {
   std::size_t kv_width() const { return kv_heads * head_dim; }
 };
 
-/// Reads and checks the metadata. Throws kvc::Error: bad_file for absent or impossible entries, incompatible for an
-/// architecture or rotary scaling other than the plain llama one.
+/// Reads the metadata and checks it before any memory is taken by it. Throws kvc::Error: bad_file for entries that are
+/// absent, impossible, or at odds with the tensors; incompatible for an architecture or a rotary scaling other than the
+/// plain llama one, and for shapes that kvc's caches do not take.
 Config read_config(const GGUFFile& file);
 
 }  // namespace engine

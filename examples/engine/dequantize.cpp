@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "kvc/error.hpp"
 #include "kvc/half.hpp"
@@ -182,7 +183,56 @@ void dequantize_block(TensorType type, const std::byte* block, float* out) {
   }
 }
 
+/// Where the f16 numbers of a format lie in its block; of unquantized formats there are none.
+std::vector<std::size_t> half_offsets(TensorType type) {
+  switch (type) {
+    case TensorType::f32:
+    case TensorType::bf16:
+      return {};
+    case TensorType::f16:
+    case TensorType::q4_0:
+    case TensorType::q5_0:
+    case TensorType::q8_0:
+      return {0};
+    case TensorType::q4_1:
+    case TensorType::q5_1:
+    case TensorType::q4_k:
+    case TensorType::q5_k:
+      return {0, 2};
+    case TensorType::q2_k:
+      return {80, 82};
+    case TensorType::q3_k:
+      return {108};
+    case TensorType::q6_k:
+      return {208};
+  }
+  return {};
+}
+
+/// Whether `Word`s, `step` bytes apart from `data` on, all lack the exponent that infinities and NaNs have.
+template <class Word>
+bool exponents_finite(const std::byte* data, std::size_t count, std::size_t step, Word exponent) {
+  bool finite = true;
+  for (std::size_t i = 0; i < count; ++i) {
+    Word bits;
+    std::memcpy(&bits, data + i * step, sizeof bits);
+    finite &= (bits & exponent) != exponent;
+  }
+  return finite;
+}
+
 }  // namespace
+
+bool all_finite(const Tensor& tensor) {
+  const BlockLayout layout = block_layout(tensor.type);
+  const std::size_t blocks = tensor.data.size() / layout.bytes;
+  const std::byte* data = tensor.data.data();
+  if (tensor.type == TensorType::f32) return exponents_finite<std::uint32_t>(data, blocks, layout.bytes, 0x7F800000u);
+  if (tensor.type == TensorType::bf16) return exponents_finite<std::uint16_t>(data, blocks, layout.bytes, 0x7F80u);
+  for (const std::size_t offset : half_offsets(tensor.type))
+    if (!exponents_finite<std::uint16_t>(data + offset, blocks, layout.bytes, 0x7C00u)) return false;
+  return true;
+}
 
 void dequantize_blocks(TensorType type, const std::byte* data, std::size_t blocks, float* out) {
   const BlockLayout layout = block_layout(type);

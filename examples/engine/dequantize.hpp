@@ -12,4 +12,8 @@ void dequantize_row(const Tensor& tensor, std::size_t row, std::span<float> out)
 /// Writes `blocks` blocks of `type` that begin at `data`.
 void dequantize_blocks(TensorType type, const std::byte* data, std::size_t blocks, float* out);
 
+/// Whether all elements of a tensor are finite numbers. Of quantized formats it looks at the scales and minima alone,
+/// which are all that can be anything else.
+bool all_finite(const Tensor& tensor);
+
 }  // namespace engine

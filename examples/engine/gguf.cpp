@@ -1,5 +1,6 @@
 #include "gguf.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <type_traits>
@@ -175,6 +176,15 @@ DirectoryEntry read_directory_entry(Cursor& cursor, const std::string& path) {
   return entry;
 }
 
+/// Tensors that share bytes would let a small file ask for any amount of memory; no writer makes such files.
+void check_overlaps(std::vector<DirectoryEntry>& entries, const std::string& path) {
+  std::sort(entries.begin(), entries.end(),
+            [](const DirectoryEntry& a, const DirectoryEntry& b) { return a.offset < b.offset; });
+  for (std::size_t i = 1; i < entries.size(); ++i)
+    if (entries[i].offset - entries[i - 1].offset < entries[i - 1].bytes)
+      bad_file(path + ": tensors " + entries[i - 1].tensor.name + " and " + entries[i].tensor.name + " overlap");
+}
+
 void check_preamble(Cursor& cursor, const std::string& path) {
   const auto magic = cursor.take(4, "the magic");
   if (std::memcmp(magic.data(), "GGUF", 4) != 0) bad_file(path + ": not a GGUF file (it does not begin with GGUF)");
@@ -283,6 +293,7 @@ GGUFFile::GGUFFile(const std::string& path) : path_(path), file_(std::make_uniqu
     bad_file(path_ + ": general.alignment is " + std::to_string(alignment) + ", expected a power of two");
   const std::size_t start = (cursor.offset() + alignment - 1) & ~(alignment - 1);
   const std::size_t data_bytes = file_->bytes().size() > start ? file_->bytes().size() - start : 0;
+  check_overlaps(entries, path_);
   for (auto& [tensor, offset, bytes] : entries) {
     if (offset % alignment != 0)
       bad_file(path_ + ": tensor " + tensor.name + " begins at " + std::to_string(offset) + ", which is not aligned");

@@ -14,7 +14,8 @@ namespace engine {
 
 MappedFile::MappedFile(const std::string& path) {
   auto refuse = [&](const std::string& reason) { kvc::fail(kvc::ErrorCode::bad_file, path + ": " + reason); };
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, opening a named pipe would wait for somebody to write into it.
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) refuse(std::string("cannot be opened: ") + std::strerror(errno));
   struct stat info {};
   const bool regular = ::fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode);

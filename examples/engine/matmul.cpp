@@ -42,6 +42,13 @@ void put(std::byte* at, T value) {
   std::memcpy(at, &value, sizeof value);
 }
 
+std::uint16_t half_or_fail(float value) {
+  const std::uint16_t bits = kvc::to_half(value);
+  if ((bits & 0x7C00u) == 0x7C00u)
+    kvc::fail(kvc::ErrorCode::bad_file, "a weight of " + std::to_string(value) + " is beyond what f16 can hold");
+  return bits;
+}
+
 /// Column `lane` of a packed block from one block of Q4_0 (scale) or Q4_1 (scale, minimum), 32 inputs.
 void pack_nibbles(std::byte* block, std::size_t lane, const std::byte* source, bool has_minimum) {
   std::uint16_t scale, minimum;
@@ -49,7 +56,7 @@ void pack_nibbles(std::byte* block, std::size_t lane, const std::byte* source, b
   if (has_minimum)
     std::memcpy(&minimum, source + 2, 2);
   else
-    minimum = kvc::to_half(-8.0f * kvc::from_half(scale));
+    minimum = half_or_fail(-8.0f * kvc::from_half(scale));
   put(block + 2 * lane, scale);
   put(block + 32 + 2 * lane, minimum);
   const std::byte* codes = source + (has_minimum ? 4 : 2);
@@ -72,7 +79,7 @@ void pack_bytes(std::byte* block, std::size_t lane, const std::byte* source) {
 void pack_floats(std::byte* block, std::size_t lane, const float* source, PanelFormat format) {
   for (std::size_t input = 0; input < BlockInputs; ++input) {
     if (format == PanelFormat::half)
-      put(block + (input * 16 + lane) * 2, kvc::to_half(source[input]));
+      put(block + (input * 16 + lane) * 2, half_or_fail(source[input]));
     else
       put(block + (input * 16 + lane) * 4, source[input]);
   }

@@ -22,7 +22,8 @@ enum class PanelFormat {
 /// The weights of a linear layer, [outputs, inputs], re-packed once at load in panels of 16 outputs.
 class WeightMatrix {
  public:
-  /// `memory` must outlive the matrix. Throws kvc::Error (incompatible) unless the inputs are a multiple of 32.
+  /// `memory` must outlive the matrix. Throws kvc::Error: incompatible unless the inputs are a multiple of 32,
+  /// bad_file for weights that the packed form cannot hold (beyond the largest f16).
   explicit WeightMatrix(const Tensor& tensor, std::pmr::memory_resource& memory = *std::pmr::get_default_resource());
 
   std::size_t outputs() const { return outputs_; }

@@ -1,7 +1,9 @@
 #include "model.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "dequantize.hpp"
@@ -17,19 +19,29 @@ constexpr std::size_t RowBlock = 256;
 /// Rows that one piece of elementwise work takes.
 constexpr std::size_t RowGrain = 16;
 
+/// A tensor of this shape whose elements are all finite.
 const Tensor& shaped_tensor(const GGUFFile& file, const std::string& name, std::size_t columns, std::size_t rows) {
   const Tensor& tensor = file.tensor(name);
   if (tensor.columns() != columns || tensor.rows() != rows)
     kvc::fail(kvc::ErrorCode::bad_file, file.path() + ": tensor " + name + " is [" + std::to_string(tensor.rows()) +
                                             ", " + std::to_string(tensor.columns()) + "], expected [" +
                                             std::to_string(rows) + ", " + std::to_string(columns) + "]");
+  if (!all_finite(tensor))
+    kvc::fail(kvc::ErrorCode::bad_file, file.path() + ": tensor " + name + " has elements that are no finite numbers");
   return tensor;
 }
 
 std::vector<float> load_vector(const GGUFFile& file, const std::string& name, std::size_t size) {
+  const Tensor& tensor = shaped_tensor(file, name, size, 1);
   std::vector<float> values(size);
-  dequantize_row(shaped_tensor(file, name, size, 1), 0, values);
+  dequantize_row(tensor, 0, values);
   return values;
+}
+
+bool row_finite(std::span<const float> row) {
+  bool finite = true;
+  for (const float x : row) finite &= (std::bit_cast<std::uint32_t>(x) & 0x7F800000u) != 0x7F800000u;
+  return finite;
 }
 
 /// out = x / sqrt(mean(x^2) + epsilon) * weight
@@ -99,32 +111,41 @@ void Workspace::reserve(const Config& config, std::size_t tokens) {
 }
 
 Model Model::load(const std::string& path, kvc::Executor& executor, Arithmetic arithmetic) {
-  return Model(path, executor, arithmetic);
+  return Model(GGUFFile(path), executor, arithmetic);
 }
 
-Model::Model(const std::string& path, kvc::Executor& executor, Arithmetic arithmetic)
-    : file_(path), config_(read_config(file_)), tokenizer_(file_), executor_(&executor), arithmetic_(arithmetic) {
-  embedding_ = &shaped_tensor(file_, "token_embd.weight", config_.hidden, config_.vocabulary);
-  output_norm_ = load_vector(file_, "output_norm.weight", config_.hidden);
+Model::Model(const GGUFFile& file, kvc::Executor& executor, Arithmetic arithmetic)
+    : config_(read_config(file)), tokenizer_(file), executor_(&executor), arithmetic_(arithmetic) {
   if (tokenizer_.vocabulary() > config_.vocabulary)
-    kvc::fail(kvc::ErrorCode::bad_file, path + ": the tokenizer has " + std::to_string(tokenizer_.vocabulary()) +
+    kvc::fail(kvc::ErrorCode::bad_file, file.path() + ": the tokenizer has " + std::to_string(tokenizer_.vocabulary()) +
                                             " tokens, the embedding only " + std::to_string(config_.vocabulary));
+  embedding_ = copy_of(shaped_tensor(file, "token_embd.weight", config_.hidden, config_.vocabulary));
+  output_norm_ = load_vector(file, "output_norm.weight", config_.hidden);
   layers_.reserve(config_.layers);
-  for (std::size_t i = 0; i < config_.layers; ++i) layers_.push_back(load_layer(i));
+  for (std::size_t i = 0; i < config_.layers; ++i) layers_.push_back(load_layer(file, i));
   output_ = std::make_unique<WeightMatrix>(
-      config_.tied ? *embedding_ : shaped_tensor(file_, "output.weight", config_.hidden, config_.vocabulary), *memory_);
+      config_.tied ? embedding_ : shaped_tensor(file, "output.weight", config_.hidden, config_.vocabulary), *memory_);
 }
 
-Model::Layer Model::load_layer(std::size_t index) const {
+/// The tensor with its data in the model's own memory.
+Tensor Model::copy_of(const Tensor& tensor) const {
+  Tensor copy = tensor;
+  auto* data = static_cast<std::byte*>(memory_->allocate(tensor.data.size()));
+  std::memcpy(data, tensor.data.data(), tensor.data.size());
+  copy.data = {data, tensor.data.size()};
+  return copy;
+}
+
+Model::Layer Model::load_layer(const GGUFFile& file, std::size_t index) const {
   const std::string prefix = "blk." + std::to_string(index) + ".";
-  if (file_.find_tensor(prefix + "attn_q.bias"))
-    kvc::fail(kvc::ErrorCode::incompatible, file_.path() + ": attention biases are not supported");
+  if (file.find_tensor(prefix + "attn_q.bias"))
+    kvc::fail(kvc::ErrorCode::incompatible, file.path() + ": attention biases are not supported");
   auto matrix = [&](const char* name, std::size_t inputs, std::size_t outputs) {
-    return WeightMatrix(shaped_tensor(file_, prefix + name + ".weight", inputs, outputs), *memory_);
+    return WeightMatrix(shaped_tensor(file, prefix + name + ".weight", inputs, outputs), *memory_);
   };
   const std::size_t hidden = config_.hidden;
-  return {load_vector(file_, prefix + "attn_norm.weight", hidden),
-          load_vector(file_, prefix + "ffn_norm.weight", hidden),
+  return {load_vector(file, prefix + "attn_norm.weight", hidden),
+          load_vector(file, prefix + "ffn_norm.weight", hidden),
           matrix("attn_q", hidden, config_.query_width()),
           matrix("attn_k", hidden, config_.kv_width()),
           matrix("attn_v", hidden, config_.kv_width()),
@@ -186,7 +207,7 @@ void Model::forward(std::span<const int> tokens, std::span<const kvc::Position> 
 
 void Model::embed(std::span<const int> tokens, kvc::Rows<float> hidden) const {
   for (std::size_t row = 0; row < tokens.size(); ++row)
-    dequantize_row(*embedding_, static_cast<std::size_t>(tokens[row]), hidden[row]);
+    dequantize_row(embedding_, static_cast<std::size_t>(tokens[row]), hidden[row]);
 }
 
 void Model::prepare_rotary(std::span<const kvc::Position> positions, Workspace& workspace) const {
@@ -251,6 +272,12 @@ void Model::head(kvc::ConstRows hidden, kvc::Rows<float> logits) const {
   for_each_row(hidden.count, *executor_,
                [&](std::size_t row) { rms_norm(hidden[row], output_norm_, config_.rms_epsilon, rows[row]); });
   multiply(rows, *output_, logits, *executor_, arithmetic_);
+  for_each_row(logits.count, *executor_, [&](std::size_t row) {
+    if (!row_finite(logits[row]))
+      kvc::fail(kvc::ErrorCode::non_finite,
+                "the model's logits are no finite numbers: its weights or what its cache "
+                "gave back are beyond what f32 can hold");
+  });
 }
 
 }  // namespace engine

@@ -20,7 +20,8 @@ namespace engine {
 /// with their positions and fills `out`, [tokens, query_heads * head_dim].
 using Attention = kvc::FunctionRef<void(std::size_t layer, const kvc::Tokens& tokens, kvc::Rows<float> out)>;
 
-/// Memory of a forward pass. It grows to the longest pass once and is then reused; one per concurrent pass.
+/// Memory of a forward pass. It grows to the longest pass once and is then reused. Passes that run at the same time need
+/// one each.
 class Workspace {
  public:
   /// The residual stream after the last forward pass, [tokens, hidden], before the final norm.
@@ -37,10 +38,10 @@ class Workspace {
 };
 
 /// A llama-architecture language model with the weights of a GGUF file, kept quantized. It keeps no sequence: caches
-/// are the caller's.
+/// are the caller's. Once it is loaded it does not need the file any more.
 class Model {
  public:
-  /// Throws kvc::Error naming what the file lacks. `executor` must outlive the model.
+  /// Throws kvc::Error naming what the file lacks or what is wrong with it. `executor` must outlive the model.
   static Model load(const std::string& path, kvc::Executor& executor, Arithmetic arithmetic = Arithmetic::f32);
 
   Model(Model&&) = default;
@@ -52,10 +53,11 @@ class Model {
   /// What a cache for this model must be made with, the rotary table included.
   kvc::CacheShape cache_shape() const;
 
-  /// Runs all layers over `tokens`, one row each; what the rows have to do with each other is the attention's affair.
+  /// Runs all layers over `tokens`, one row each. Only `attention` relates the rows to each other: they may be one
+  /// sequence, or tokens of several.
   /// `positions` has one entry per token. Afterwards `logits`, [0, 1 or all tokens, vocabulary], holds the logits after
   /// no, the last, or every token. Throws kvc::Error (invalid_argument) for an id outside the vocabulary, a position
-  /// outside the model's context, or another number of rows.
+  /// outside the model's context, or another number of rows; (non_finite) if a logit is not a finite number.
   void forward(std::span<const int> tokens, std::span<const kvc::Position> positions, Attention attention,
                kvc::Rows<float> logits, Workspace& workspace) const;
 
@@ -69,8 +71,9 @@ class Model {
     WeightMatrix q, k, v, attention_out, gate, up, down;
   };
 
-  Model(const std::string& path, kvc::Executor& executor, Arithmetic arithmetic);
-  Layer load_layer(std::size_t index) const;
+  Model(const GGUFFile& file, kvc::Executor& executor, Arithmetic arithmetic);
+  Tensor copy_of(const Tensor& tensor) const;
+  Layer load_layer(const GGUFFile& file, std::size_t index) const;
   void check_input(std::span<const int> tokens, std::span<const kvc::Position> positions,
                    kvc::Rows<float> logits) const;
   void embed(std::span<const int> tokens, kvc::Rows<float> hidden) const;
@@ -78,13 +81,12 @@ class Model {
   void project(const Layer& layer, Workspace& workspace) const;
   void finish_layer(const Layer& layer, Workspace& workspace) const;
 
-  GGUFFile file_;
   Config config_;
   Tokenizer tokenizer_;
   kvc::Executor* executor_;
   Arithmetic arithmetic_;
-  const Tensor* embedding_;
   std::unique_ptr<WeightMemory> memory_ = std::make_unique<WeightMemory>();
+  Tensor embedding_;
   std::vector<Layer> layers_;
   std::vector<float> output_norm_;
   std::unique_ptr<WeightMatrix> output_;

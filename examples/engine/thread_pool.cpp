@@ -1,6 +1,9 @@
 #include "thread_pool.hpp"
 
+#include <string>
 #include <utility>
+
+#include "kvc/error.hpp"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -24,10 +27,22 @@ void pause_briefly() {
 
 ThreadPool::ThreadPool(std::size_t threads) {
   if (threads == 0) threads = std::thread::hardware_concurrency();
-  for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  try {
+    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  } catch (const std::exception& error) {
+    const std::string reason = error.what();
+    const std::size_t started = workers_.size() + 1;
+    stop();
+    kvc::fail(kvc::ErrorCode::out_of_memory,
+              "the system gave " + std::to_string(started) + " of " + std::to_string(threads) + " threads: " + reason);
+  }
 }
 
 ThreadPool::~ThreadPool() {
+  stop();
+}
+
+void ThreadPool::stop() {
   stopping_ = true;
   section_number_.fetch_add(1);
   section_number_.notify_all();

@@ -18,7 +18,8 @@ namespace engine {
 /// on the calling thread alone.
 class ThreadPool final : public kvc::Executor {
  public:
-  /// `threads` counts the caller; 0 means one per processor.
+  /// `threads` counts the caller; 0 means one per processor. Throws kvc::Error (out_of_memory) if the system refuses one
+  /// of them; none is left running.
   explicit ThreadPool(std::size_t threads = 0);
   ~ThreadPool() override;
   ThreadPool(const ThreadPool&) = delete;
@@ -32,6 +33,7 @@ class ThreadPool final : public kvc::Executor {
  private:
   using Body = kvc::FunctionRef<void(std::size_t)>;
 
+  void stop();
   void work();
   void run_claimed();
   void sleep_until_work();

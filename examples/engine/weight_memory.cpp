@@ -29,7 +29,7 @@ void* WeightMemory::do_allocate(std::size_t bytes, std::size_t alignment) {
     chunks_.push_back(place);
     left_ = chunk_bytes;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    ::madvise(place, chunk_bytes, MADV_HUGEPAGE);  // a wish: without it the memory only is slower
+    ::madvise(place, chunk_bytes, MADV_HUGEPAGE);  // only a wish: without huge pages the memory is slower
 #endif
   }
   next_ = static_cast<std::byte*>(place) + bytes;

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "arguments.hpp"
+#include "command.hpp"
 #include "engine/sequences.hpp"
 #include "engine/thread_pool.hpp"
 #include "files.hpp"
@@ -20,26 +21,28 @@ namespace {
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
-      {"--model", "FILE", "", "the language model, a GGUF file of the llama architecture"},
-      {"--block", "TOKENS", "400", "random tokens that are repeated; the paper has 2500"},
-      {"--repeats", "N", "4", "how often the block comes"},
-      {"--seed", "N", "1", "of the random tokens"},
-      {"--induction", "SHARE", "0.14", "of the KV heads that are taken for their induction score"},
-      {"--echo", "SHARE", "0.01", "of the KV heads that are taken for their echo score"},
-      {"--out", "FILE", "", "write the table here, for razor_attention:heads=FILE"},
-      {"--threads", "N", "0", "0: one per processor"},
+      {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture"},
+      {"--block", "TOKENS", "400", "how many random tokens the repeated block has; the paper takes 2500"},
+      {"--repeats", "N", "4", "how often the block stands in the text"},
+      {"--seed", "N", "1", "another seed makes other random tokens"},
+      {"--induction", "SHARE", "0.14", "the share of the KV heads that retrieve by their induction score"},
+      {"--echo", "SHARE", "0.01", "the share of the KV heads that retrieve by their echo score"},
+      {"--out", "FILE", "", "write the table of retrieval heads to this file, for razor_attention:heads=FILE"},
+      {"--threads", "N", "0", "how many threads compute; 0: one per processor"},
       {"--help", "", "", "show this"},
   };
   return all;
 }
 
 std::string help() {
-  return "analyze heads: which heads look back for what was said before, and so must keep every token\n\n"
+  return "analyze heads: finds the heads that look back for what was said before, and so must keep every token\n\n"
          "usage: analyze heads --model FILE [--out FILE] [OPTIONS]\n\n" +
          option_table(known_options()) +
-         "\nThe text is a BOS and a block of random tokens again and again. Induction: attention to the tokens that "
-         "followed\nthe same token earlier; echo: attention to the same token earlier; means over all tokens after the "
-         "first block.\n";
+         "\nThe model reads a block of random tokens several times over. Every token after the first block has stood "
+         "in the text\nbefore, so a head can look back for it in two ways, and each has a score:\n"
+         "  induction  how much attention goes to the tokens that followed the same token earlier\n"
+         "  echo       how much attention goes to the same token earlier\n"
+         "The KV heads with the highest scores are the model's retrieval heads.\n";
 }
 
 double share(const Arguments& arguments, const std::string& name) {
@@ -125,7 +128,7 @@ kvc::HeadScores score_heads(const engine::Model& model, const HeadsOptions& opti
 
 void analyze_heads(std::span<const char* const> words) {
   const HeadsOptions options = read_heads_options(words);
-  if (options.help) return fmt::print("{}", help());
+  if (options.help) return print(help());
   std::optional<OutputFile> file;
   if (!options.out.empty()) file.emplace(options.out);
   engine::ThreadPool pool(options.threads);
@@ -133,15 +136,14 @@ void analyze_heads(std::span<const char* const> words) {
   const kvc::HeadScores scores = score_heads(model, options);
   const kvc::HeadTable table = kvc::retrieval_heads(scores, options.shares);
 
-  fmt::print("{}: {} tokens, a block of {} random ones {} times (seed {})\n", options.model, options.text.tokens(),
-             options.text.block, options.text.repeats, options.seed);
-  fmt::print("best by induction: {}\n", best_heads(scores.induction, scores.query_heads));
-  fmt::print("best by echo:      {}\n", best_heads(scores.echo, scores.query_heads));
-  fmt::print("\n{} of {} KV heads retrieve ({:.1f} %):\n{}", table.count(), table.layers() * table.kv_heads(),
-             100 * table.share(), table.to_string());
-  if (!file) return;
-  file->write(file_content(table, options));
-  fmt::print("\nwritten to {}; use it as razor_attention:heads={}\n", options.out, options.out);
+  if (file) file->write(file_content(table, options));
+  print(fmt::format("{}: {} tokens, a block of {} random ones {} times (seed {})\n", options.model,
+                    options.text.tokens(), options.text.block, options.text.repeats, options.seed));
+  print(fmt::format("best by induction: {}\n", best_heads(scores.induction, scores.query_heads)));
+  print(fmt::format("best by echo:      {}\n", best_heads(scores.echo, scores.query_heads)));
+  print(fmt::format("\n{} of {} KV heads retrieve ({:.1f} %):\n{}", table.count(), table.layers() * table.kv_heads(),
+                    100 * table.share(), table.to_string()));
+  if (file) print(fmt::format("\nwritten to {}; use it as razor_attention:heads={}\n", options.out, options.out));
 }
 
 }  // namespace evaluation

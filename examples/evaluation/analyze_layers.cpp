@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arguments.hpp"
+#include "command.hpp"
 #include "engine/model.hpp"
 #include "engine/sequences.hpp"
 #include "engine/thread_pool.hpp"
@@ -22,15 +23,16 @@ namespace {
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
-      {"--model", "FILE", "", "the language model, a GGUF file of the llama architecture"},
+      {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture"},
       {"--text", "FILE", "", "a plain text of the kind that the model will read"},
-      {"--offset", "TOKENS", "4096", "where the stretch of text that is read starts"},
-      {"--tokens", "N", "1024", "how long it is"},
-      {"--t", "T", "0.6", "where merged directions lie, from the lower layer's (0) to the upper one's (1)"},
-      {"--error", "E", "", "the largest error of a chosen pair; left out: what 2-bit KIVI causes on this text"},
-      {"--pairs", "N", "0", "how many pairs to choose at most; 0: all that --error allows"},
-      {"--heads", "", "", "a line for every KV head too"},
-      {"--threads", "N", "0", "0: one per processor"},
+      {"--offset", "TOKENS", "4096", "where in the text the model starts to read"},
+      {"--tokens", "N", "1024", "how much of the text it reads"},
+      {"--t", "T", "0.6", "where the shared direction lies between the lower layer's (0) and the upper layer's (1)"},
+      {"--error", "E", "",
+       "the largest error that merging a chosen pair may cause; left out: as much as 2-bit KIVI causes on this text"},
+      {"--pairs", "N", "0", "how many pairs of layers to choose at most; 0: all that --error allows"},
+      {"--heads", "", "", "show a line for every KV head too"},
+      {"--threads", "N", "0", "how many threads compute; 0: one per processor"},
       {"--help", "", "", "show this"},
   };
   return all;
@@ -93,7 +95,9 @@ LayersOptions read_layers_options(std::span<const char* const> words) {
 }
 
 std::string layers_help() {
-  return "analyze layers: how much the keys and values of adjacent layers resemble each other\n\n"
+  return "analyze layers: how much the keys and values of adjacent layers resemble each other, and so whether "
+         "mini_cache,\n"
+         "which lets such layers share their directions, suits the model\n\n"
          "usage: analyze layers --model FILE --text FILE [OPTIONS]\n\n" +
          option_table(known_options());
 }
@@ -125,7 +129,7 @@ std::string layers_verdict(std::span<const kvc::LayerSimilarity> report, double 
 
 void analyze_layers(std::span<const char* const> words) {
   const LayersOptions options = read_layers_options(words);
-  if (options.help) return fmt::print("{}", layers_help());
+  if (options.help) return print(layers_help());
   const std::string text = read_file(options.text, "--text");
   engine::ThreadPool pool(options.threads);
   const engine::Model model = engine::Model::load(options.model, pool);
@@ -143,13 +147,12 @@ void analyze_layers(std::span<const char* const> words) {
 
   const std::vector<kvc::LayerSimilarity> report = kvc::layer_similarity(full, options.t);
   const double limit = options.error ? *options.error : difference(full, rounded);
-  fmt::print("{}\n", kvc::similarity_table(report, options.heads));
-  fmt::print(
+  print(kvc::similarity_table(report, options.heads) + "\n");
+  print(
       "cosine    between the two layers' rows of a token: mean, median, and what 5 % of the tokens fall below\n"
       "distance  mean angle / pi; 0.5: unrelated\n"
       "error     what merging does to the rows of both layers: RMS of the difference over RMS of the rows\n\n");
-  fmt::print("{}",
-             layers_verdict(report, limit, options.error ? "--error" : "what 2-bit KIVI does here", options.pairs));
+  print(layers_verdict(report, limit, options.error ? "--error" : "what 2-bit KIVI does here", options.pairs));
 }
 
 }  // namespace evaluation

@@ -79,10 +79,33 @@ std::vector<double> Arguments::fractions(std::string_view name) const {
 
 std::string option_table(std::span<const OptionText> known) {
   std::string table;
-  for (const OptionText& option : known)
-    table += fmt::format("  {:<24}{}{}\n", option.name + (option.value.empty() ? "" : " " + option.value), option.help,
-                         option.fallback.empty() ? "" : fmt::format(" (default: {})", option.fallback));
+  for (const OptionText& option : known) {
+    if (!option.heading.empty()) table += (table.empty() ? "" : "\n") + option.heading + ":\n";
+    const std::string help =
+        option.help + (option.fallback.empty() ? "" : fmt::format(" (default: {})", option.fallback));
+    table += fmt::format("  {:<23} {}\n", option.name + (option.value.empty() ? "" : " " + option.value),
+                         wrapped(help, 100, 26));
+  }
   return table;
+}
+
+std::string wrapped(std::string_view text, std::size_t width, std::size_t indent) {
+  std::string result;
+  std::size_t column = indent;
+  while (!text.empty()) {
+    const std::size_t length = std::min(text.find(' '), text.size());
+    if (column > indent && column + 1 + length > width) {
+      result += "\n" + std::string(indent, ' ');
+      column = indent;
+    } else if (column > indent) {
+      result += ' ';
+      ++column;
+    }
+    result += text.substr(0, length);
+    column += length;
+    text.remove_prefix(std::min(length + 1, text.size()));
+  }
+  return result;
 }
 
 }  // namespace evaluation

@@ -14,6 +14,7 @@ struct OptionText {
   std::string value;     ///< what follows it, e.g. "FILE"; empty: nothing does
   std::string fallback;  ///< the value that counts when it is not given; empty: none
   std::string help;
+  std::string heading = {};  ///< stands above this option in the help; empty: the option belongs to the group before
 };
 
 /// The words of a command line, `--name value` or `--name=value`, checked against what the program knows.
@@ -34,7 +35,11 @@ class Arguments {
   std::map<std::string, std::string, std::less<>> given_, fallbacks_;
 };
 
-/// The options as a table, one per line.
+/// The options as a table, wrapped for a terminal of 100 columns.
 std::string option_table(std::span<const OptionText> known);
+
+/// The words of `text` in lines of at most `width` columns. The first line begins at column `indent`, the others with as
+/// many blanks.
+std::string wrapped(std::string_view text, std::size_t width, std::size_t indent);
 
 }  // namespace evaluation

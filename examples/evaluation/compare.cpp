@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <exception>
 #include <optional>
 
 #include "analyze_heads.hpp"
@@ -23,14 +24,6 @@ struct Work {
   std::vector<Sample> samples;
 };
 
-void check_context(std::size_t tokens, const engine::Config& config) {
-  if (tokens > config.context)
-    kvc::fail(kvc::ErrorCode::invalid_argument,
-              fmt::format("prompt and decoded tokens, {} together, are more than the model's context of {}; ask for a "
-                          "smaller --prompt or --decode",
-                          tokens, config.context));
-}
-
 /// Tells the policies that want to know them the model's retrieval heads: those of the file, else what an analysis finds.
 void set_heads(CompareOptions& options, const std::optional<kvc::HeadTable>& given, const engine::Model& model) {
   std::optional<kvc::HeadTable> heads = given;
@@ -38,8 +31,8 @@ void set_heads(CompareOptions& options, const std::optional<kvc::HeadTable>& giv
     if (!contestant.policy.wants<kvc::HeadTable>()) continue;
     if (!heads) {
       const HeadsOptions analysis;
-      fmt::print(stderr, "compare: looking for the model's retrieval heads ({} tokens; --heads FILE saves the time)\n",
-                 analysis.text.tokens());
+      tell(fmt::format("compare: looking for the model's retrieval heads ({} tokens; --heads FILE saves the time)\n",
+                       analysis.text.tokens()));
       heads = kvc::retrieval_heads(score_heads(model, analysis), analysis.shares);
     }
     contestant.policy.set_default(*heads);
@@ -53,9 +46,9 @@ Work prepare(const CompareOptions& options, const std::string& text, const engin
   work.windows = options.windows_file.empty() ? cut_windows(ids, plan) : read_windows(options.windows_file, plan);
   work.samples = options.samples.empty() ? make_samples(ids, model.tokenizer(), options.passkeys, plan.prompt)
                                          : read_samples(options.samples);
-  if (!work.windows.empty()) check_context(plan.prompt + plan.decode, model.config());
-  for (const Sample& sample : work.samples)
-    check_context(sample.context.size() + sample.question.size() + sample.answer.size(), model.config());
+  // Nothing is run before all of it can be.
+  for (const Window& window : work.windows) check_window(model, options.contestants, window);
+  for (const Sample& sample : work.samples) check_sample(model, options.contestants, sample);
   return work;
 }
 
@@ -84,10 +77,22 @@ void check_arithmetic(engine::Arithmetic arithmetic) {
     kvc::fail(kvc::ErrorCode::incompatible, "--fast needs AVX-512 VNNI, which this processor lacks; leave it out");
 }
 
+/// Prints the table and writes the file. If one of them fails, the other still gets the results of a long run.
+void publish(const std::string& table, std::optional<OutputFile>& json_file, const std::string& json) {
+  std::exception_ptr failure;
+  try {
+    print(table);
+  } catch (const kvc::Error&) {
+    failure = std::current_exception();
+  }
+  if (json_file) json_file->write(json);
+  if (failure) std::rethrow_exception(failure);
+}
+
 void compare(std::span<const char* const> words) {
   CompareOptions options = read_compare_options(words);
-  if (options.help) return fmt::print("{}", compare_help());
-  if (options.parameters) return fmt::print("{}", compare_parameters());
+  if (options.help) return print(compare_help());
+  if (options.parameters) return print(compare_parameters());
   check_arithmetic(options.arithmetic);
   const std::string text = options.needs_text() ? read_file(options.text, "--text") : "";
   std::optional<kvc::HeadTable> heads;
@@ -115,8 +120,7 @@ void compare(std::span<const char* const> words) {
   std::vector<Result> results;
   for (std::size_t c = 0; c < options.contestants.size(); ++c)
     results.push_back(make_result(options.contestants[c], comparison.tallies()[c], comparison.reference()));
-  fmt::print("{}", table(results, full, protocol));
-  if (json_file) json_file->write(json(results, full, protocol));
+  publish(table(results, full, protocol), json_file, json(results, full, protocol));
 }
 
 }  // namespace

@@ -21,25 +21,35 @@ const char* const DefaultPolicies =
 
 const std::vector<OptionText>& known_options() {
   static const std::vector<OptionText> all = {
-      {"--model", "FILE", "", "the language model, a GGUF file of the llama architecture"},
-      {"--text", "FILE", "", "the text that windows and passkey samples are cut from"},
-      {"--policies", "LIST", DefaultPolicies, "what to compare, separated by ;"},
-      {"--keep", "LIST", "0.5,0.25", "fractions that policies with a budget keep, where it is not given"},
-      {"--heads", "FILE", "", "the model's retrieval heads, made by `analyze heads`; else they are looked for first"},
-      {"--windows", "N", "4", "stretches of the text whose likelihood is measured; 0: none"},
-      {"--offset", "TOKENS", "4096", "where the first window starts"},
-      {"--stride", "TOKENS", "16384", "from one window's start to the next"},
-      {"--prompt", "TOKENS", "1024", "tokens of a window, and of a passkey sample, read before policies act"},
-      {"--decode", "TOKENS", "128", "tokens of a window fed one by one after that, and scored"},
-      {"--windows-file", "FILE", "", "windows as literal token ids, JSON: [{\"ids\": [...]}, ...]"},
-      {"--passkey", "N", "8", "numbers to hide in the text and ask for; 0: none"},
-      {"--samples", "FILE", "", "passkey samples as literal ids, JSON: context_ids, question_ids, answer_ids"},
-      {"--prompt-only", "", "", "policies act once, after the prompt, as in kvpress"},
-      {"--dense", "TYPE", "f16", "of what no policy quantizes: f32, f16 or bf16"},
-      {"--fast", "", "", "Q4_0, Q4_1 and Q8_0 weights times activations of 8 bits, as llama.cpp does; AVX-512 VNNI"},
-      {"--threads", "N", "0", "0: one per processor"},
-      {"--json", "FILE", "", "write the results and the protocol here too"},
-      {"--parameters", "", "", "print what docs/policies.md says about the parameters of every policy"},
+      {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture", "input"},
+      {"--text", "FILE", "", "a long plain text, out of which windows and passkey samples are cut"},
+      {"--policies", "LIST", DefaultPolicies, "the policies to compare, separated by ;", "what is compared"},
+      {"--keep", "LIST", "0.5,0.25",
+       "how much a policy keeps that has a budget and whose text does not say how large: fractions of the tokens seen. "
+       "Every such policy is compared at each of them"},
+      {"--heads", "FILE", "",
+       "the model's retrieval heads, as `analyze heads --out FILE` writes them, for policies that must know them "
+       "(razor_attention). Without the file they are looked for first, which takes a while"},
+      {"--prompt-only", "", "",
+       "let policies act once, at the end of the prompt, and no more while tokens are fed after it, as kvpress does"},
+      {"--dense", "TYPE", "f16", "how numbers are stored that no policy quantizes: f32, f16 or bf16"},
+      {"--windows", "N", "4", "how many windows to measure; 0: none", "windows"},
+      {"--offset", "TOKENS", "4096", "where in the text the first window starts"},
+      {"--stride", "TOKENS", "16384", "how far the start of a window is from the start of the one before"},
+      {"--prompt", "TOKENS", "1024", "how long the prompt of a window is; passkey samples are as long"},
+      {"--decode", "TOKENS", "128", "how many tokens are fed one by one after the prompt, and predicted"},
+      {"--windows-file", "FILE", "", "windows as token ids instead of a text, in JSON: [{\"ids\": [...]}, ...]"},
+      {"--passkey", "N", "8", "how many numbers to hide and to ask for; 0: none", "passkeys"},
+      {"--samples", "FILE", "",
+       "samples as token ids instead of a text, in JSON: [{\"context_ids\": [...], \"question_ids\": [...], "
+       "\"answer_ids\": [...]}, ...]"},
+      {"--fast", "", "",
+       "multiply the model's weights of 4 and 8 bits (Q4_0, Q4_1, Q8_0) by activations rounded to 8 bits, as llama.cpp "
+       "does. That is faster and a little less exact; it needs AVX-512 VNNI",
+       "the run"},
+      {"--threads", "N", "0", "how many threads compute; 0: one per processor"},
+      {"--json", "FILE", "", "write the results, and how they were measured, to this file too"},
+      {"--parameters", "", "", "print the table of every policy's parameters, as docs/policies.md has it"},
       {"--help", "", "", "show this and the policies"},
   };
   return all;
@@ -104,10 +114,22 @@ std::string compare_parameters() {
 std::string compare_help() {
   add_h2o_mask();
   std::string help =
-      "compare: what KV-cache compression policies cost in quality, and save, on a real language model\n\n"
-      "usage: compare --model FILE --text FILE [OPTIONS]\n\n" +
+      "compare: measures what KV-cache compression policies save, and what they cost in quality, on a language "
+      "model\n\n"
+      "usage: compare --model FILE --text FILE [OPTIONS]\n\n"
+      "for example, two policies and both in a row, each keeping half of the tokens:\n"
+      "  compare --model model.gguf --text book.txt --policies \"h2o; kivi:bits=4; h2o | kivi:bits=4\" --keep 0.5\n\n"
+      "Every policy gets a cache of its own, and all caches get the same text. Two things are measured:\n"
+      "  windows   The model reads a prompt, and the policies compress it. The tokens that follow in the text are then "
+      "fed\n"
+      "            one by one. How well does the model predict the next one over each of the caches?\n"
+      "  passkeys  A number is hidden in a piece of the text. The policies compress the piece; then the model is asked "
+      "for\n"
+      "            the number. Does it find it?\n"
+      "The table of results ends with a legend of its columns.\n\n" +
       option_table(known_options()) +
-      "\npolicies, joined by | to act one after the other, e.g. \"snapkv:window=32 | kivi\":\n";
+      "\npolicies, with their parameters and defaults; several act one after the other if they are joined by |, as in\n"
+      "\"snapkv:window=32 | kivi:bits=2\":\n";
   for (const std::string& name : kvc::AnyPolicy::names()) help += kvc::AnyPolicy::describe(name);
   return help;
 }

@@ -9,11 +9,12 @@
 #include <utility>
 
 #include "kvc/error.hpp"
+#include "repeat_probe.hpp"
 
 namespace evaluation {
 namespace {
 
-/// Rounds of time_attention(); odd, so that the median is one of them.
+/// Rounds of timing after a first one that only warms up; odd, so that the median is one of them.
 constexpr std::size_t Rounds = 15;
 
 void add_window(Tally& tally, const std::vector<Score>& scores) {
@@ -32,13 +33,57 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+[[noreturn]] void refuse(const std::string& sentence) {
+  kvc::fail(kvc::ErrorCode::invalid_argument, sentence);
+}
+
+/// `fed`: how many tokens are fed after the prompt. `ids`: all that must be in the vocabulary.
+void check_tokens(const engine::Model& model, std::span<const Contestant> contestants, std::span<const int> prompt,
+                  std::size_t fed, std::span<const int> ids) {
+  const engine::Config& config = model.config();
+  for (const int id : ids)
+    if (id < 0 || static_cast<std::size_t>(id) >= config.vocabulary)
+      refuse(fmt::format("token id {} is outside the model's vocabulary of {}", id, config.vocabulary));
+  if (prompt.size() + fed > config.context)
+    refuse(
+        fmt::format("prompt and decoded tokens, {} together, are more than the model's context of {}; ask for a "
+                    "smaller --prompt or --decode",
+                    prompt.size() + fed, config.context));
+  const auto probing = std::ranges::find_if(contestants, wants_probe);
+  if (probing == contestants.end()) return;
+  for (const RepeatProbe& asked : repeat_probes(prompt, model.tokenizer()))
+    if (prompt.size() + asked.ids.size() > config.context)
+      refuse(
+          fmt::format("{} wants to see the prompt repeated; the prompt of {} tokens and a repetition of {} are more "
+                      "than the model's context of {}; ask for a smaller --prompt",
+                      probing->name, prompt.size(), asked.ids.size(), config.context));
+}
+
 }  // namespace
+
+void check_window(const engine::Model& model, std::span<const Contestant> contestants, const Window& window) {
+  if (window.prompt == 0 || window.ids.size() < window.prompt + 2)
+    refuse(fmt::format("a window of {} tokens with a prompt of {}: expected a prompt and at least two tokens after it",
+                       window.ids.size(), window.prompt));
+  const auto prompt = std::span(window.ids).first(window.prompt);
+  check_tokens(model, contestants, prompt, window.ids.size() - window.prompt - 1, window.ids);
+}
+
+void check_sample(const engine::Model& model, std::span<const Contestant> contestants, const Sample& sample) {
+  if (sample.context.empty() || sample.question.empty() || sample.answer.empty())
+    refuse("a passkey sample lacks a context, a question or an answer");
+  const std::size_t fed = sample.question.size() + sample.answer.size() - 1;
+  for (const auto* ids : {&sample.context, &sample.question, &sample.answer})
+    check_tokens(model, contestants, sample.context, fed, *ids);
+}
 
 Comparison::Comparison(const engine::Model& model, std::vector<Contestant> contestants,
                        const ComparisonOptions& options)
     : model_(&model), contestants_(std::move(contestants)), options_(options), tallies_(contestants_.size()) {
   // A policy that does not fit is refused here, before any prompt has been computed.
   for (const Contestant& contestant : contestants_) check(contestant);
+  for (std::size_t c = 0; c < contestants_.size(); ++c)
+    if (wants_probe(contestants_[c])) probing_.push_back(c);
 }
 
 void Comparison::check(const Contestant& contestant) const {
@@ -53,12 +98,17 @@ void Comparison::check(const Contestant& contestant) const {
   }
 }
 
+void Comparison::check_started(const char* what) const {
+  if (caches_.empty()) refuse(fmt::format("{}: no window and no sample has been run before", what));
+}
+
 std::unique_ptr<Comparison::Cache> Comparison::make_cache(const Contestant& contestant, kvc::Scalar dense) const {
   const kvc::CacheOptions options{.dense = {dense}, .executor = &model_->executor()};
   return std::make_unique<Cache>(model_->cache_shape(), contestant.policy, options);
 }
 
 void Comparison::run(const Window& window, const Report& report) {
+  check_window(*model_, contestants_, window);
   const std::size_t steps = window.ids.size() - window.prompt - 1;
   report("prompt");
   start(std::span(window.ids).first(window.prompt));
@@ -75,6 +125,7 @@ void Comparison::run(const Window& window, const Report& report) {
 }
 
 void Comparison::run(const Sample& sample, const Report& report) {
+  check_sample(*model_, contestants_, sample);
   report("prompt");
   start(sample.context);
   // Windows have the say about memory; samples only where there are none.
@@ -111,10 +162,30 @@ void Comparison::start(std::span<const int> prompt) {
   std::iota(positions.begin(), positions.end(), 0);
   const auto feed = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
     caches_[0]->prefill(layer, rows, out);
-    model_->executor().parallel_for(contestants_.size(),
-                                    [&](std::size_t c) { caches_[c + 1]->prefill(layer, rows, {}); });
+    model_->executor().parallel_for(contestants_.size(), [&](std::size_t c) {
+      const bool ends = !std::ranges::binary_search(probing_, c);
+      caches_[c + 1]->prefill(layer, rows, {}, ends);
+    });
   };
   model_->forward(prompt, positions, feed, {}, workspace_);
+  if (!probing_.empty()) probe(prompt);
+}
+
+/// Asks the model to repeat the prompt, with the reference cache's attention, and lets the probing policies act on what
+/// they saw.
+void Comparison::probe(std::span<const int> prompt) {
+  for (const RepeatProbe& asked : repeat_probes(prompt, model_->tokenizer())) {
+    std::vector<kvc::Position> positions(asked.ids.size());
+    std::iota(positions.begin(), positions.end(), static_cast<kvc::Position>(prompt.size()));
+    const auto feed = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
+      caches_[0]->probe(layer, rows, out, asked.begin, asked.end);
+      model_->executor().parallel_for(probing_.size(), [&](std::size_t i) {
+        caches_[probing_[i] + 1]->probe(layer, rows, {}, asked.begin, asked.end);
+      });
+    };
+    model_->forward(asked.ids, positions, feed, {}, workspace_);
+  }
+  model_->executor().parallel_for(probing_.size(), [&](std::size_t i) { caches_[probing_[i] + 1]->compress(); });
 }
 
 void Comparison::measure_caches() {
@@ -171,6 +242,7 @@ void Comparison::score(std::size_t target) {
 }
 
 void Comparison::time_attention() {
+  check_started("time_attention");
   const std::size_t layers = model_->config().layers, width = model_->config().query_width();
   std::vector<float> memory(width);
   std::vector<std::vector<double>> times(caches_.size());
@@ -206,9 +278,12 @@ void Comparison::step_alone(std::size_t cache) {
 }
 
 void Comparison::time_tokens() {
+  check_started("time_tokens");
   using Clock = std::chrono::steady_clock;
+  const std::size_t rounds = std::min(Rounds + 1, model_->config().context - position_);
+  if (rounds < 2) return;
   std::vector<std::vector<double>> times(caches_.size());
-  for (std::size_t round = 0; round <= Rounds; ++round, ++position_) {
+  for (std::size_t round = 0; round < rounds; ++round, ++position_) {
     for (std::size_t c = 0; c < caches_.size(); ++c) {
       const auto begin = Clock::now();
       step_alone(c);

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,18 @@ struct ComparisonOptions {
   bool prompt_only = false;
 };
 
+/// These throw kvc::Error (invalid_argument) if a window or a sample cannot be run with these contestants: it has too few
+/// tokens, one that the model does not know, or more than the model's context holds, the repetition of the prompt for
+/// policies that want a probe included.
+void check_window(const engine::Model& model, std::span<const Contestant> contestants, const Window& window);
+void check_sample(const engine::Model& model, std::span<const Contestant> contestants, const Sample& sample);
+
 /// Runs many policies on the same text in step: a prompt is computed once, with full attention, and fed to all caches;
 /// then all of them decode as one batch, each over its own compressed cache.
+///
+/// Policies that want a probe (Needs::probe) act later than the others: their prompt stays open, the model is asked to
+/// repeat the prompt piece by piece, the probing policies see what the repetition attends to, and compress() ends their
+/// prompt. Nothing of the repetition stays in a cache.
 class Comparison {
  public:
   /// Called now and then with what is being done.
@@ -38,7 +49,8 @@ class Comparison {
   /// the median of several rounds over all contestants.
   void time_attention();
   /// Times whole tokens through the model with each cache alone, on all threads: the median of several rounds. The caches
-  /// take the tokens in, so this comes last.
+  /// take the tokens in, so this comes last. Where the model's context has room for fewer rounds, there are fewer; where
+  /// there is room for less than two, nothing is timed.
   void time_tokens();
 
   const std::vector<Contestant>& contestants() const { return contestants_; }
@@ -51,8 +63,10 @@ class Comparison {
   using Cache = kvc::KVCache<kvc::AnyPolicy>;
 
   void check(const Contestant& contestant) const;
+  void check_started(const char* what) const;
   std::unique_ptr<Cache> make_cache(const Contestant& contestant, kvc::Scalar dense) const;
   void start(std::span<const int> prompt);
+  void probe(std::span<const int> prompt);
   void measure_caches();
   void step(int token, std::size_t position);
   void attend(std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out);
@@ -61,6 +75,7 @@ class Comparison {
 
   const engine::Model* model_;
   std::vector<Contestant> contestants_;
+  std::vector<std::size_t> probing_;  ///< of contestants_: those whose policy wants a probe
   ComparisonOptions options_;
   std::vector<Tally> tallies_;
   Tally reference_;

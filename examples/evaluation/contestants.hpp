@@ -13,9 +13,13 @@ struct Contestant {
   kvc::AnyPolicy policy;
 };
 
-/// The policies of a text such as "full; snapkv | kivi:bits=2". One with a stage that takes a budget and was given none
-/// is there once per fraction in `keeps`, the others once. Throws kvc::Error pointing at the wrong word.
+/// The policies of a text such as "full; snapkv | kivi:bits=2". A policy with a stage that takes a budget, but was given
+/// none, comes once for every fraction in `keeps`; any other policy comes once. Throws kvc::Error pointing at the wrong
+/// word.
 std::vector<Contestant> read_contestants(const std::string& policies, const std::vector<double>& keeps);
+
+/// Whether a stage of the policy wants to see probes, as KVzip does: the prompt repeated.
+bool wants_probe(const Contestant& contestant);
 
 /// Every token, in f32: what the others are measured against.
 Contestant full_cache();

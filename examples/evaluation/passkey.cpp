@@ -69,6 +69,7 @@ std::vector<Sample> read_samples(const std::string& path) {
                 fmt::format("{}: sample {} lacks a context, a question or an answer", path, samples.size()));
     samples.push_back(std::move(sample));
   }
+  if (samples.empty()) kvc::fail(kvc::ErrorCode::bad_file, fmt::format("{}: it has no samples", path));
   return samples;
 }
 

@@ -19,13 +19,12 @@ std::string json_optional(std::optional<double> value) {
 }
 
 std::string table_row(const Result& result, std::size_t width) {
-  return fmt::format(
-      "{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9.1f}  {:>6.2f}\n",
-      result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
-      result.kept_fraction * 100, number(result.perplexity(), 3), number(result.perplexity_ratio, 3),
-      number(result.kl, 4), number(result.top1, 1, 100),
-      result.samples == 0 ? "-" : fmt::format("{}/{}", result.exact, result.samples), result.attend_us,
-      result.token_ms);
+  return fmt::format("{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9}  {:>6}\n",
+                     result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
+                     result.kept_fraction * 100, number(result.perplexity(), 3), number(result.perplexity_ratio, 3),
+                     number(result.kl, 4), number(result.top1, 1, 100),
+                     result.samples == 0 ? "-" : fmt::format("{}/{}", result.exact, result.samples),
+                     number(result.attend_us, 1), number(result.token_ms, 2));
 }
 
 std::string table_head(std::size_t width) {
@@ -42,23 +41,33 @@ std::string table_head(std::size_t width) {
 std::string legend(const Result& reference, const Protocol& protocol) {
   const WindowPlan& plan = protocol.windows;
   std::string text =
-      "keep       budget, as a fraction of the tokens seen, of policies that take one and were given none\n"
-      "cache      bytes really held at the prompt's end; ratio: fp16 keys and values of all tokens seen over them\n"
-      "kept       share of the tokens still held at the prompt's end; these three are means over the prompts\n";
+      "keep       the fraction of the tokens that a policy with a budget keeps; 1 for policies without, or with their "
+      "own\n"
+      "cache      what the cache holds at the prompt's end, all its bytes counted, as a mean over the prompts\n"
+      "ratio      how many times more the keys and values of all tokens would take in fp16\n"
+      "kept       share of the tokens that are still in the cache at the prompt's end\n";
   if (plan.count != 0)
     text += fmt::format(
-        "x full     ratio to the perplexity of the full cache in f32, {}; {} windows of {} prompt + {} decoded tokens\n"
-        "KL, top-1  KL(full || compressed), and share of tokens with the same best guess as the full cache in f32\n",
+        "perplexity of the tokens after the prompt, over {1} windows of {2} prompt + {3} decoded tokens\n"
+        "x full     that perplexity over the one of the full cache in f32, which is {0}\n"
+        "KL         how far predictions are from those of the full cache in f32: mean KL(full || compressed)\n"
+        "top-1      share of the tokens for which both caches have the same best guess\n",
         number(reference.perplexity(), 3), plan.count, plan.prompt, plan.decode);
   if (protocol.samples != 0)
     text += fmt::format(
-        "passkey    numbers found of {} hidden ones (full cache in f32: {}); policies act before they see the "
-        "question\n",
+        "passkey    hidden numbers that were found, of {}; the full cache in f32 finds {}. Policies act before they "
+        "see "
+        "the question\n",
         protocol.samples, reference.exact);
-  text += "attention  processor time per token and layer, single-threaded, after the last decoded token\n";
-  text += fmt::format("token      time of one token more through the whole model, {} threads\n", protocol.threads);
+  text +=
+      "attention  processor time of a token's attention in one layer, on one thread, after the last decoded token\n";
+  text += fmt::format(
+      "token      time of one more token through the whole model, on {} threads; -: the model's context was full\n",
+      protocol.threads);
   if (protocol.fast)
-    text += "Q4_0, Q4_1 and Q8_0 weights were multiplied by activations of 8 bits, for the full cache in f32 too.\n";
+    text +=
+        "The model's Q4_0, Q4_1 and Q8_0 weights were multiplied by activations of 8 bits, for the full cache in f32 "
+        "too.\n";
   if (protocol.prompt_only) text += "Policies acted once, after the prompt.\n";
   return text;
 }
@@ -71,8 +80,8 @@ std::string json_result(const Result& result) {
       quoted(result.policy), json_number(result.keep), json_number(result.bytes), json_number(result.dense_bytes),
       json_number(result.ratio()), json_number(result.kept_fraction), json_optional(result.nll),
       json_optional(result.perplexity()), json_optional(result.perplexity_ratio), json_optional(result.kl),
-      json_optional(result.top1), json_optional(result.passkey), json_number(result.attend_us),
-      json_number(result.token_ms));
+      json_optional(result.top1), json_optional(result.passkey), json_optional(result.attend_us),
+      json_optional(result.token_ms));
 }
 
 std::string json_protocol(const Protocol& protocol) {

@@ -30,8 +30,8 @@ struct Result {
   std::optional<double> nll, perplexity_ratio, kl, top1;
   std::optional<double> passkey;  ///< share of samples whose whole answer is right
   std::size_t exact = 0, samples = 0;
-  double attend_us = 0;  ///< attention of one token in one layer, microseconds on one thread
-  double token_ms = 0;   ///< one token through the model, milliseconds on all threads
+  std::optional<double> attend_us;  ///< attention of one token in one layer, microseconds on one thread
+  std::optional<double> token_ms;   ///< one token through the model, milliseconds on all threads
 
   double ratio() const { return dense_bytes / bytes; }
   std::optional<double> perplexity() const;

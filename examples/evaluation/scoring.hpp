@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct Score {
 /// A prediction that others are scored against.
 class ReferencePrediction {
  public:
-  /// Takes the logits in; the memory must outlive the scoring.
+  /// Sets the logits of the reference. They are not copied: their memory must outlive the scoring.
   void set(std::span<const float> logits);
   /// Scores `logits` for the token that really comes. A pure read.
   Score score(std::span<const float> logits, std::size_t target) const;
@@ -40,7 +41,7 @@ struct Tally {
   std::size_t samples = 0, exact = 0;
   std::size_t prompts = 0;  ///< over which the cache was measured, at the prompt's end
   double bytes = 0, dense_bytes = 0, kept = 0;
-  double attend_us = 0, token_ms = 0;
+  std::optional<double> attend_us, token_ms;  ///< none: not timed
 
   double mean_nll() const;
 };

@@ -42,6 +42,7 @@ std::vector<Window> read_windows(const std::string& path, const WindowPlan& plan
                       path, windows.size(), ids.size(), plan.prompt, plan.decode));
     windows.push_back(take_window(ids, plan));
   }
+  if (windows.empty()) kvc::fail(kvc::ErrorCode::bad_file, fmt::format("{}: it has no windows", path));
   return windows;
 }
 

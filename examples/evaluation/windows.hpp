@@ -26,7 +26,7 @@ struct Window {
 std::vector<Window> cut_windows(std::span<const int> text, const WindowPlan& plan);
 
 /// Windows as literal ids, from a JSON list of objects with `ids`, or an object with such a list named `windows`.
-/// Throws kvc::Error (bad_file) if one is shorter than the plan's windows; longer ones are cut.
+/// Throws kvc::Error (bad_file) if there is none, or if one is shorter than the plan's windows; longer ones are cut.
 std::vector<Window> read_windows(const std::string& path, const WindowPlan& plan);
 
 }  // namespace evaluation

@@ -1,63 +1,120 @@
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "kvc/error.hpp"
 #include "kvc/executor.hpp"
 
 namespace kvc::inline KVC_ABI {
 
-/// An Executor over threads of its own, for engines that have none. The calling thread works too, so ThreadPool(1) is
-/// serial. An exception of a body is thrown again from parallel_for, after all others are done. One parallel_for at a time.
+/// An Executor over threads of its own, for engines that have none. The calling thread works too, so ThreadPool(1) has
+/// no other thread. Several threads may call parallel_for at once, and a body may call it again: the pool's threads then
+/// help every caller, the latest first. A caller works on its own bodies only and never waits for another call to end.
+/// An exception of a body is thrown again from parallel_for, after all other bodies of the call are done.
+///
 /// A thread without work looks out for some for about 50 microseconds before it sleeps: waking it costs more than the
 /// attention of a layer over a thousand tokens.
 class ThreadPool final : public Executor {
  public:
+  /// `threads` counts the caller. Throws Error (out_of_memory) if the system refuses one of them; none is left running.
   explicit ThreadPool(std::size_t threads = std::thread::hardware_concurrency()) {
-    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+#if defined(__cpp_exceptions)
+    try {
+      start(threads);
+    } catch (const std::exception& error) {
+      const std::string reason = error.what();
+      const std::size_t started = workers_.size() + 1;
+      stop();
+      fail(ErrorCode::out_of_memory, "ThreadPool: the system gave " + std::to_string(started) + " of " +
+                                         std::to_string(threads) + " threads: " + reason);
+    }
+#else
+    start(threads);
+#endif
   }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() override {
+    stop();
+  }
+
+  std::size_t threads() const {
+    return workers_.size() + 1;
+  }
+
+  void parallel_for(std::size_t count, FunctionRef<void(std::size_t)> body) override {
+    Section section(body, count);
+    if (workers_.empty() || count <= 1) {
+      take_tasks(section);
+    } else {
+      open(section);
+      take_tasks(section);
+      close(section);
+    }
+    if (section.failure) std::rethrow_exception(section.failure);
+  }
+
+ private:
+  /// One call of parallel_for; it lies on the caller's stack. While it is listed, workers may join it.
+  struct Section {
+    Section(FunctionRef<void(std::size_t)> function, std::size_t tasks) : body(function), count(tasks) {}
+    FunctionRef<void(std::size_t)> body;
+    std::size_t count;
+    std::atomic<std::size_t> next{0};     ///< the first task that nobody has taken
+    std::atomic<std::size_t> helpers{0};  ///< workers inside; changes under the lock only
+    std::exception_ptr failure;           ///< the first exception of a body; changes under the lock only
+    Section* older = nullptr;             ///< the section that was listed before this one
+  };
+
+  void start(std::size_t threads) {
+    if (threads > 1) workers_.reserve(threads - 1);
+    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  }
+  void stop() {
     {
       const std::scoped_lock lock(mutex_);
       stopping_ = true;
+      ++version_;
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
   }
 
-  std::size_t threads() const { return workers_.size() + 1; }
-
-  void parallel_for(std::size_t count, FunctionRef<void(std::size_t)> body) override {
-    if (workers_.empty() || count <= 1) {
-      for (std::size_t i = 0; i < count; ++i) body(i);
-      return;
-    }
+  /// Lists a section and wakes as many workers as it can use.
+  void open(Section& section) {
     {
       const std::scoped_lock lock(mutex_);
-      body_ = &body;
-      count_ = count;
-      next_.store(0, std::memory_order_relaxed);
-      active_ = workers_.size();
-      ++generation_;
+      section.older = std::exchange(newest_, &section);
+      ++version_;
     }
-    wake_.notify_all();
-    take_tasks();
-    look_out([this] { return active_.load(std::memory_order_acquire) == 0; });
+    const std::size_t helpers = std::min(section.count - 1, workers_.size());
+    if (helpers == workers_.size())
+      wake_.notify_all();
+    else
+      for (std::size_t i = 0; i < helpers; ++i) wake_.notify_one();
+  }
+  /// Takes a section without open tasks off the list and waits for the workers that are still inside.
+  void close(Section& section) {
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return active_ == 0; });
-    body_ = nullptr;
-    if (const std::exception_ptr failure = std::exchange(failure_, nullptr)) std::rethrow_exception(failure);
+    Section** place = &newest_;
+    while (*place != &section) place = &(*place)->older;
+    *place = section.older;
+    if (section.helpers == 0) return;
+    lock.unlock();
+    look_out([&] { return section.helpers.load(std::memory_order_acquire) == 0; });
+    lock.lock();
+    done_.wait(lock, [&] { return section.helpers == 0; });
   }
 
- private:
   template <class Happened>
   static void look_out(Happened happened) {
     for (int round = 0; round < 1500 && !happened(); ++round) {
@@ -68,48 +125,55 @@ class ThreadPool final : public Executor {
 #endif
     }
   }
-  void take_tasks() {
+  void take_tasks(Section& section) {
     for (;;) {
-      const std::size_t task = next_.fetch_add(1, std::memory_order_relaxed);
-      if (task >= count_) return;
+      const std::size_t task = section.next.fetch_add(1, std::memory_order_relaxed);
+      if (task >= section.count) return;
 #if defined(__cpp_exceptions)
       try {
-        (*body_)(task);
+        section.body(task);
       } catch (...) {
         const std::scoped_lock lock(mutex_);
-        if (!failure_) failure_ = std::current_exception();
+        if (!section.failure) section.failure = std::current_exception();
       }
 #else
-      (*body_)(task);
+      section.body(task);
 #endif
     }
   }
+
+  /// The newest section with a task that nobody has taken; null: none. Called under the lock.
+  Section* open_section() const {
+    Section* section = newest_;
+    while (section && section->next.load(std::memory_order_relaxed) >= section->count) section = section->older;
+    return section;
+  }
   void work() {
-    std::uint64_t known = 0;
+    std::unique_lock lock(mutex_);
     for (;;) {
-      look_out([&] { return generation_.load(std::memory_order_acquire) != known; });
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stopping_ || generation_ != known; });
-        if (stopping_) return;
-        known = generation_;
+      Section* section = open_section();
+      if (!section) {
+        const std::uint64_t known = version_;
+        lock.unlock();
+        look_out([&] { return version_.load(std::memory_order_relaxed) != known; });
+        lock.lock();
+        wake_.wait(lock, [&] { return stopping_ || (section = open_section()) != nullptr; });
       }
-      take_tasks();
-      const std::scoped_lock lock(mutex_);
-      if (--active_ == 0) done_.notify_one();
+      if (stopping_) return;
+      ++section->helpers;
+      lock.unlock();
+      take_tasks(*section);
+      lock.lock();
+      if (--section->helpers == 0) done_.notify_all();
     }
   }
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  FunctionRef<void(std::size_t)>* body_ = nullptr;
-  std::size_t count_ = 0;
-  // The last two change under the lock only; the lookouts peep at them.
-  std::atomic<std::size_t> next_{0}, active_{0};
-  std::atomic<std::uint64_t> generation_{0};
-  std::exception_ptr failure_;
+  Section* newest_ = nullptr;              ///< the head of the list of sections
+  std::atomic<std::uint64_t> version_{0};  ///< grows with every section; changes under the lock only
   bool stopping_ = false;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

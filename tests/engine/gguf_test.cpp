@@ -1,15 +1,20 @@
 #include "engine/gguf.hpp"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "catch_shim.hpp"
+#include "support/child_process.hpp"
 #include "engine/config.hpp"
 #include "engine/dequantize.hpp"
 #include "engine/gguf_writer.hpp"
 #include "engine/model_file.hpp"
-#include "kvc/error.hpp"
 #include "evaluation/json.hpp"
+#include "kvc/error.hpp"
 
 using engine::GGUFFile;
 
@@ -117,6 +122,37 @@ TEST_CASE("a missing entry and one of another type are refused by name") {
 TEST_CASE("what is no regular file is refused") {
   REQUIRE_THROWS_AS(GGUFFile("no/such/file.gguf"), kvc::Error);
   REQUIRE_THROWS_AS(GGUFFile("/"), kvc::Error);
+  REQUIRE_THROWS_AS(GGUFFile("/dev/zero"), kvc::Error);
+}
+
+TEST_CASE("a named pipe without a writer is refused at once") {
+  const TemporaryFile place("");
+  const std::string pipe = place.path() + ".pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  const ChildEnd end = run_in_child([&] {
+    try {
+      const GGUFFile opened(pipe);
+    } catch (const kvc::Error& error) {
+      return error.code() == kvc::ErrorCode::bad_file ? 0 : 1;
+    }
+    return 2;
+  });
+  std::filesystem::remove(pipe);
+  CHECK(end.signal == 0);
+  CHECK(end.exit_code == 0);
+}
+
+TEST_CASE("tensors that share bytes of the file are refused") {
+  GGUFWriter writer;
+  writer.add_text("general.name", "overlapping");
+  writer.add_f32_tensor("first", {16}, std::vector<float>(16));
+  writer.add_f32_tensor("second", {16}, std::vector<float>(16));
+  REQUIRE(outcome(writer.bytes()) == "opened");
+  GGUFWriter same = writer, partly = writer;
+  same.list_f32_tensor("third", {16}, 64);
+  CHECK(outcome(same.bytes()) == "bad_file");
+  partly.list_f32_tensor("third", {16}, 32);
+  CHECK(outcome(partly.bytes()) == "bad_file");
 }
 
 TEST_CASE("a directory row index or an output of the wrong size is refused") {
@@ -163,6 +199,86 @@ TEST_CASE("another architecture and impossible sizes are refused") {
   REQUIRE_THROWS_AS(config_outcome("llama.rope.dimension_count", 128), kvc::Error);
   REQUIRE_THROWS_AS(config_outcome("general.architecture", 1), kvc::Error);
   REQUIRE_NOTHROW(config_outcome("llama.context_length", 128));
+}
+
+#if defined(KVC_TEST_LIMITS_MEMORY)
+TEST_CASE("sizes near 2^32 in a small file are refused without asking for their memory") {
+  for (const auto& [key, value] : {std::pair{"llama.rope.dimension_count", 4294967294u},
+                                   {"llama.attention.key_length", 4294967288u},
+                                   {"llama.feed_forward_length", 4294967264u},
+                                   {"llama.embedding_length", 4294967264u},
+                                   {"llama.context_length", 4294967295u},
+                                   {"llama.attention.head_count", 4294967294u},
+                                   {"llama.block_count", 4294967295u}}) {
+    INFO(key);
+    GGUFWriter writer = tiny_model();
+    writer.add_u32(key, value);
+    const TemporaryFile file(writer.bytes());
+    const ChildEnd end = run_in_child([&, opened = GGUFFile(file.path())] {
+      leave_memory(std::size_t{64} << 20);
+      try {
+        engine::read_config(opened);
+      } catch (const kvc::Error& error) {
+        return error.code() == kvc::ErrorCode::bad_file ? 0 : 1;
+      }
+      return 2;
+    });
+    CHECK(end.exit_code == 0);
+  }
+}
+#endif
+
+TEST_CASE("a model with more query heads per KV head than a cache takes is refused before its weights are read") {
+  GGUFWriter writer = tiny_model_metadata();
+  writer.add_u32("llama.attention.head_count", 65);
+  writer.add_u32("llama.attention.head_count_kv", 1);
+  writer.add_u32("llama.attention.key_length", 8);
+  writer.add_f32_tensor("token_embd.weight", {32, 96}, std::vector<float>(32 * 96));
+  writer.add_f32_tensor("blk.0.attn_q.weight", {32, 520}, std::vector<float>(32 * 520));
+  writer.add_f32_tensor("blk.0.attn_k.weight", {32, 8}, std::vector<float>(32 * 8));
+  writer.add_f32_tensor("blk.0.ffn_gate.weight", {32, 64}, std::vector<float>(32 * 64));
+  const TemporaryFile file(writer.bytes());
+  try {
+    engine::read_config(GGUFFile(file.path()));
+    FAIL("65 query heads per KV head were accepted");
+  } catch (const kvc::Error& error) {
+    CHECK(error.code() == kvc::ErrorCode::incompatible);
+    CHECK(std::string(error.what()).find("64 query heads") != std::string::npos);
+  }
+}
+
+TEST_CASE("rotary factors that are not positive numbers are refused") {
+  for (const float factor : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    GGUFWriter writer = tiny_model();
+    writer.add_f32_tensor("rope_freqs.weight", {4}, {1, 1, factor, 1});
+    const TemporaryFile file(writer.bytes());
+    CHECK_THROWS_AS(engine::read_config(GGUFFile(file.path())), kvc::Error);
+  }
+}
+
+TEST_CASE("an element that is no finite number is found in every format") {
+  // Every block of zeros is finite. These 16 or 32 bits at this offset of a block make an element infinite or NaN.
+  struct Case {
+    engine::TensorType type;
+    std::size_t offset;
+    std::uint32_t bits;
+  };
+  using engine::TensorType;
+  for (const auto& [type, offset, bits] :
+       {Case{TensorType::f32, 0, 0x7FC00000u}, Case{TensorType::f32, 0, 0xFF800000u}, Case{TensorType::f16, 0, 0x7C00u},
+        Case{TensorType::bf16, 0, 0x7F80u}, Case{TensorType::q4_0, 0, 0x7E00u}, Case{TensorType::q4_1, 0, 0x7C00u},
+        Case{TensorType::q4_1, 2, 0xFC00u}, Case{TensorType::q5_0, 0, 0x7C00u}, Case{TensorType::q5_1, 2, 0x7C01u},
+        Case{TensorType::q8_0, 0, 0x7C00u}, Case{TensorType::q2_k, 80, 0x7C00u}, Case{TensorType::q2_k, 82, 0x7C00u},
+        Case{TensorType::q3_k, 108, 0x7C00u}, Case{TensorType::q4_k, 0, 0x7C00u}, Case{TensorType::q4_k, 2, 0x7C00u},
+        Case{TensorType::q5_k, 2, 0x7C00u}, Case{TensorType::q6_k, 208, 0x7C00u}}) {
+    const engine::BlockLayout layout = engine::block_layout(type);
+    std::vector<std::byte> bytes(3 * layout.bytes);
+    engine::Tensor tensor{"t", type, {3 * layout.elements}, bytes};
+    INFO(engine::type_name(type) << " at byte " << offset);
+    REQUIRE(engine::all_finite(tensor));
+    std::memcpy(bytes.data() + 2 * layout.bytes + offset, &bits, type == TensorType::f32 ? 4 : 2);
+    CHECK_FALSE(engine::all_finite(tensor));
+  }
 }
 
 TEST_CASE("the sizes of SmolLM2-135M are read", "[model]") {

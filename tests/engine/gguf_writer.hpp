@@ -1,14 +1,13 @@
 #pragma once
-#include <unistd.h>
-
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
+#include <functional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "support/temporary_file.hpp"
 
 /// Writes GGUF bytes for tests, field by field, so that a test can also write them wrong.
 class GGUFWriter {
@@ -36,12 +35,16 @@ class GGUFWriter {
   void add_f32_tensor(const std::string& name, const std::vector<std::uint64_t>& dims,
                       const std::vector<float>& values) {
     while (data_.size() % 32 != 0) data_.push_back('\0');
+    list_f32_tensor(name, dims, data_.size());
+    data_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+  }
+  /// A directory entry alone, for data that another tensor has already put at `offset`.
+  void list_f32_tensor(const std::string& name, const std::vector<std::uint64_t>& dims, std::uint64_t offset) {
     put_text(directory_, name);
     put(directory_, static_cast<std::uint32_t>(dims.size()));
     for (const auto dim : dims) put(directory_, dim);
     put(directory_, std::uint32_t{0});
-    put(directory_, std::uint64_t{data_.size()});
-    data_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    put(directory_, offset);
     ++tensors_;
   }
 
@@ -81,28 +84,6 @@ class GGUFWriter {
   std::uint64_t tensors_ = 0, entries_ = 0;
 };
 
-/// A file that lasts as long as the object.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::string& bytes) {
-    static int count = 0;
-    const std::string name = "kvc_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++) + ".gguf";
-    path_ = (std::filesystem::temp_directory_path() / name).string();
-    std::ofstream(path_, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  }
-  ~TemporaryFile() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 /// The metadata of a llama model of 2 layers, 4 query heads over 2 KV heads of 8, hidden 32, ffn 64, context 64, with a
 /// vocabulary of the 95 printable ASCII characters and "he".
 inline GGUFWriter tiny_model_metadata() {
@@ -127,14 +108,18 @@ inline GGUFWriter tiny_model_metadata() {
   return writer;
 }
 
+/// Lets a test change a tensor's values before they are written.
+using ChangeTensor = std::function<void(const std::string& name, std::vector<float>& values)>;
+
 /// That model with random weights.
-inline GGUFWriter tiny_model() {
+inline GGUFWriter tiny_model(const ChangeTensor& change = {}) {
   GGUFWriter writer = tiny_model_metadata();
   std::mt19937 random(11);
   std::normal_distribution<float> normal(0.0f, 0.2f);
   auto add = [&](const std::string& name, std::uint64_t columns, std::uint64_t rows) {
     std::vector<float> values(columns * rows);
     for (float& value : values) value = (rows == 1 ? 1.0f : 0.0f) + normal(random);
+    if (change) change(name, values);
     writer.add_f32_tensor(
         name, rows == 1 ? std::vector<std::uint64_t>{columns} : std::vector<std::uint64_t>{columns, rows}, values);
   };

@@ -7,11 +7,57 @@
 #include <vector>
 
 #include "catch_shim.hpp"
+#include "support/child_process.hpp"
+#include "kvc/error.hpp"
+#include "kvc/thread_pool.hpp"
+#if defined(_OPENMP)
+#include "kvc/openmp_executor.hpp"
+#endif
 
-using engine::ThreadPool;
+// The executors with threads: the engine's own and those that the library has for engines without one.
 
-TEST_CASE("every index runs exactly once, section after section") {
-  ThreadPool pool(4);
+namespace {
+
+#if defined(_OPENMP)
+/// The processor's threads, whatever number a test asks for.
+class OpenMPPool {
+ public:
+  explicit OpenMPPool(std::size_t) {}
+  void parallel_for(std::size_t count, kvc::FunctionRef<void(std::size_t)> body) {
+    executor_.parallel_for(count, body);
+  }
+
+ private:
+  kvc::OpenMPExecutor executor_;
+};
+#define KVC_THREAD_EXECUTORS engine::ThreadPool, kvc::ThreadPool, OpenMPPool
+#else
+#define KVC_THREAD_EXECUTORS engine::ThreadPool, kvc::ThreadPool
+#endif
+
+/// Three threads have 2000 sections of four indices each done, all at once. Returns how many were done wholly.
+template <class Pool>
+int sections_of_three_threads() {
+  Pool pool(3);
+  std::atomic<int> whole{0};
+  const auto many_sections = [&] {
+    for (int i = 0; i < 2000; ++i) {
+      std::atomic<int> done{0};
+      pool.parallel_for(4, [&](std::size_t) { ++done; });
+      whole += done == 4;
+    }
+  };
+  std::thread second(many_sections), third(many_sections);
+  many_sections();
+  second.join();
+  third.join();
+  return whole;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("every index runs exactly once, section after section", "", KVC_THREAD_EXECUTORS) {
+  TestType pool(4);
   std::vector<int> visits(100);
   for (int section = 0; section < 3000; ++section)
     pool.parallel_for(1 + static_cast<std::size_t>(section) % visits.size(), [&](std::size_t i) { ++visits[i]; });
@@ -19,8 +65,9 @@ TEST_CASE("every index runs exactly once, section after section") {
   for (std::size_t i = 0; i < visits.size(); ++i) CHECK(visits[i] == 30 * static_cast<int>(100 - i));
 }
 
-TEST_CASE("results of a section are visible when it returns, also after the workers slept") {
-  ThreadPool pool(3);
+TEMPLATE_TEST_CASE("results of a section are visible when it returns, also after the workers slept", "",
+                   KVC_THREAD_EXECUTORS) {
+  TestType pool(3);
   std::vector<std::size_t> values(1000);
   for (int repeat = 0; repeat < 5; ++repeat) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -30,45 +77,107 @@ TEST_CASE("results of a section are visible when it returns, also after the work
   }
 }
 
-TEST_CASE("an exception of one index arrives at the caller and the pool lives on") {
-  ThreadPool pool(2);
+TEMPLATE_TEST_CASE("an exception of one index arrives at the caller when no body runs any more, and the pool lives on",
+                   "", KVC_THREAD_EXECUTORS) {
+  TestType pool(2);
+  std::atomic<int> running{0}, count{0};
   auto throwing = [&] {
-    pool.parallel_for(50, [](std::size_t i) {
-      if (i == 33) throw std::runtime_error("index 33");
+    pool.parallel_for(50, [&](std::size_t i) {
+      ++running;
+      if (i % 16 == 1) {
+        --running;
+        throw std::runtime_error("index " + std::to_string(i));
+      }
+      std::this_thread::yield();
+      --running;
     });
   };
-  REQUIRE_THROWS_AS(throwing(), std::runtime_error);
-  std::atomic<int> count{0};
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    REQUIRE_THROWS_AS(throwing(), std::runtime_error);
+    REQUIRE(running == 0);
+  }
   pool.parallel_for(50, [&](std::size_t) { ++count; });
   CHECK(count == 50);
 }
 
-TEST_CASE("a section inside a section does its work on the calling thread") {
-  ThreadPool pool(3);
+TEMPLATE_TEST_CASE("sections inside sections inside sections do all their work", "", KVC_THREAD_EXECUTORS) {
+  TestType pool(3);
   std::atomic<int> count{0};
-  pool.parallel_for(10, [&](std::size_t) {
-    const auto outer = std::this_thread::get_id();
-    pool.parallel_for(10, [&](std::size_t) { count += std::this_thread::get_id() == outer; });
-  });
-  CHECK(count == 100);
+  for (int repeat = 0; repeat < 50; ++repeat)
+    pool.parallel_for(6, [&](std::size_t) {
+      pool.parallel_for(5, [&](std::size_t) { pool.parallel_for(4, [&](std::size_t) { ++count; }); });
+    });
+  CHECK(count == 50 * 6 * 5 * 4);
 }
 
-TEST_CASE("two threads may ask the same pool for work at once") {
-  ThreadPool pool(2);
-  std::atomic<int> count{0};
-  auto many_sections = [&] {
-    for (int i = 0; i < 500; ++i) pool.parallel_for(4, [&](std::size_t) { ++count; });
+TEMPLATE_TEST_CASE("an exception of an inner section goes through the outer one", "", KVC_THREAD_EXECUTORS) {
+  TestType pool(3);
+  const auto nested = [&] {
+    pool.parallel_for(6, [&](std::size_t outer) {
+      pool.parallel_for(6, [&](std::size_t inner) {
+        if (outer == 3 && inner == 2) throw std::runtime_error("inside");
+      });
+    });
   };
-  std::thread other(many_sections);
-  many_sections();
-  other.join();
-  CHECK(count == 4000);
+  REQUIRE_THROWS_AS(nested(), std::runtime_error);
 }
 
-TEST_CASE("a pool of one thread works without any other") {
-  ThreadPool pool(1);
+TEMPLATE_TEST_CASE("several threads may ask the same pool for work at once", "", engine::ThreadPool, kvc::ThreadPool) {
+  const ChildEnd end = run_in_child([] { return sections_of_three_threads<TestType>() == 6000 ? 0 : 1; });
+  CHECK(end.signal == 0);
+  CHECK(end.exit_code == 0);
+}
+
+#if defined(_OPENMP)
+TEST_CASE(
+    "several threads may use OpenMP's threads at once") {  // here, since OpenMP does not live on in a child process
+  CHECK(sections_of_three_threads<OpenMPPool>() == 6000);
+}
+#endif
+
+TEMPLATE_TEST_CASE("a pool of one thread works without any other", "", engine::ThreadPool, kvc::ThreadPool) {
+  TestType pool(1);
   CHECK(pool.threads() == 1);
   int count = 0;
   pool.parallel_for(7, [&](std::size_t) { ++count; });
   CHECK(count == 7);
 }
+
+TEST_CASE("the workers help both callers of the library's pool, not only the first") {
+  kvc::ThreadPool pool(3);
+  // The first caller's bodies all wait until the second's are done, which takes a worker or the second caller.
+  std::atomic<bool> release{false};
+  std::thread first([&] {
+    pool.parallel_for(2, [&](std::size_t) {
+      while (!release) std::this_thread::yield();
+    });
+  });
+  std::atomic<int> together{0};
+  pool.parallel_for(2, [&](std::size_t) {  // ends only if two threads run it at once
+    ++together;
+    while (together < 2) std::this_thread::yield();
+  });
+  release = true;
+  first.join();
+  CHECK(together == 2);
+}
+
+#if defined(KVC_TEST_LIMITS_MEMORY)
+TEMPLATE_TEST_CASE("a pool whose threads the system refuses is an error, and leaves no thread behind", "",
+                   engine::ThreadPool, kvc::ThreadPool) {
+  const ChildEnd end = run_in_child([] {
+    leave_memory(std::size_t{64} << 20);  // room for the stacks of a few threads
+    try {
+      TestType pool(100);
+    } catch (const kvc::Error& error) {
+      TestType small(2);
+      std::atomic<int> count{0};
+      small.parallel_for(9, [&](std::size_t) { ++count; });
+      return error.code() == kvc::ErrorCode::out_of_memory && count == 9 ? 0 : 1;
+    }
+    return 2;
+  });
+  CHECK(end.signal == 0);
+  CHECK(end.exit_code == 0);
+}
+#endif

@@ -150,6 +150,46 @@ TEST_CASE("a model file without its tensors, or with tensors of another shape, i
   REQUIRE_THROWS_AS(Model::load(unknown_tokenizer.path(), pool), kvc::Error);
 }
 
+TEST_CASE("weights that are no finite numbers are refused, whichever tensor has them") {
+  engine::ThreadPool pool(1);
+  for (const std::string name : {"token_embd.weight", "output_norm.weight", "blk.1.attn_norm.weight",
+                                 "blk.0.attn_v.weight", "blk.1.ffn_down.weight"}) {
+    const TemporaryFile file(tiny_model([&](const std::string& tensor, std::vector<float>& values) {
+                               if (tensor == name) values[values.size() / 2] = std::nanf("");
+                             }).bytes());
+    INFO(name);
+    try {
+      Model::load(file.path(), pool);
+      FAIL("a NaN was accepted");
+    } catch (const kvc::Error& error) {
+      CHECK(error.code() == kvc::ErrorCode::bad_file);
+      CHECK(std::string(error.what()).find(name) != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("finite weights that make logits overflow are an error, not a NaN") {
+  engine::ThreadPool pool(1);
+  const TemporaryFile file(tiny_model([](const std::string& tensor, std::vector<float>& values) {
+                             if (tensor == "output_norm.weight") values.assign(values.size(), 3e38f);
+                           }).bytes());
+  const Model model = Model::load(file.path(), pool);
+  DenseAttention attention(model.cache_shape(), pool);
+  Workspace workspace;
+  const int token = 5;
+  const kvc::Position position = 0;
+  std::vector<float> logits(96);
+  CHECK_THROWS_AS(model.forward({&token, 1}, {&position, 1}, attention, {logits.data(), 1, 96}, workspace), kvc::Error);
+}
+
+TEST_CASE("a model that is loaded does not need its file any more") {
+  Tiny tiny;
+  const auto tokens = some_tokens(5);
+  const auto before = tiny.run(tokens, 5);
+  std::filesystem::resize_file(tiny.file.path(), 0);
+  CHECK(tiny.run(tokens, 5) == before);
+}
+
 TEST_CASE("the tokenizer of a file merges what its merges say") {
   Tiny tiny;
   const auto ids = tiny.model.tokenizer().encode("he he");

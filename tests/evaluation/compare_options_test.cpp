@@ -1,6 +1,9 @@
 #include "evaluation/compare_options.hpp"
 
+#include <sstream>
+
 #include "catch_shim.hpp"
+#include "evaluation/arguments.hpp"
 #include "kvc/error.hpp"
 
 using namespace evaluation;
@@ -108,6 +111,21 @@ TEST_CASE("a missing value, model or text is named") {
   CHECK_THROWS_AS(read({"--text", "t"}), kvc::Error);
   CHECK_THROWS_AS(read({"--model", "m"}), kvc::Error);
   CHECK_FALSE(read({"--model", "m", "--windows-file", "w.json", "--samples", "s.json"}).needs_text());
+}
+
+TEST_CASE("the options of a help are wrapped for a terminal, under their headings") {
+  const OptionText options[] = {
+      {"--long", "VALUE", "one two three", "a help of many words " + std::string(70, 'x') + " that end", "heading"},
+      {"--short", "", "", "help"},
+  };
+  CHECK(option_table(options) ==
+        "heading:\n"
+        "  --long VALUE            a help of many words\n" +
+            std::string(26, ' ') + std::string(70, 'x') + "\n" + std::string(26, ' ') +
+            "that end (default: one two three)\n"
+            "  --short                 help\n");
+  std::istringstream lines(compare_help());
+  for (std::string line; std::getline(lines, line) && !line.starts_with("policies, with");) CHECK(line.size() <= 120);
 }
 
 TEST_CASE("help needs nothing else and names every option and policy") {

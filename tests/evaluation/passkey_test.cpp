@@ -5,8 +5,8 @@
 #include "catch_shim.hpp"
 #include "engine/model_file.hpp"
 #include "evaluation/json.hpp"
-#include "evaluation/temporary_file.hpp"
 #include "kvc/error.hpp"
+#include "support/temporary_file.hpp"
 
 using namespace evaluation;
 

@@ -3,8 +3,8 @@
 #include <numeric>
 
 #include "catch_shim.hpp"
-#include "evaluation/temporary_file.hpp"
 #include "kvc/error.hpp"
+#include "support/temporary_file.hpp"
 
 using namespace evaluation;
 

@@ -2,7 +2,7 @@
 #include <kvc/policy/head_table.hpp>
 
 #include "catch_shim.hpp"
-#include "evaluation/temporary_file.hpp"
+#include "support/temporary_file.hpp"
 #include "support/fake_head.hpp"
 
 using kvc::HeadTable;

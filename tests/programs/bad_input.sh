@@ -32,6 +32,10 @@ refused "layers" "$analyze"
 refused "layers" "$analyze" layer --model "$work/cut.gguf" --text "$text"
 refused "gguf" "$analyze" layers --model "$work/cut.gguf" --text "$text"
 refused "no/such.txt" "$analyze" layers --model "$work/cut.gguf" --text "$work/no/such.txt"
+mkfifo "$work/pipe"
+refused "regular file" "$compare" --model "$work/pipe" --text "$text"
+refused "nobody reads" "$compare" --model "$work/cut.gguf" --text "$text" --json "$work/pipe"
+refused "more than" "$compare" --model "$work/cut.gguf" --text /dev/zero
 
 if [ -n "$model" ] && [ -f "$model" ]; then
   head -c 1000000 "$model" >"$work/truncated.gguf"

@@ -11,7 +11,7 @@ class TemporaryFile {
   explicit TemporaryFile(const std::string& content) {
     static int number = 0;
     path_ = std::filesystem::temp_directory_path() /
-            ("kvc_evaluation_" + std::to_string(getpid()) + "_" + std::to_string(number++));
+            ("kvc_test_" + std::to_string(getpid()) + "_" + std::to_string(number++));
     std::ofstream(path_, std::ios::binary) << content;
   }
   ~TemporaryFile() {
