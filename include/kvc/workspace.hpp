@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kvc/abi.hpp"
+#include "kvc/assert.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -25,12 +26,17 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  /// What is taken from a frame is valid until the frame ends. Frames nest: an inner one ends before the outer one.
+  /// What is taken from a frame is valid until the frame ends. Frames nest: an inner one ends before the outer one, and
+  /// while it lives nothing is taken from the outer one.
   class Frame {
    public:
     explicit Frame(Workspace& workspace)
-        : workspace_(workspace), chunk_(workspace.chunk_), used_(workspace.used_) {}
+        : workspace_(workspace), outer_(workspace.innermost_), chunk_(workspace.chunk_), used_(workspace.used_) {
+      workspace_.innermost_ = this;
+    }
     ~Frame() {
+      KVC_ASSERT(workspace_.innermost_ == this);
+      workspace_.innermost_ = outer_;
       workspace_.chunk_ = chunk_;
       workspace_.used_ = used_;
     }
@@ -41,6 +47,7 @@ class Workspace {
     template <class T = float>
     std::span<T> take(std::size_t count) {
       static_assert(std::is_trivially_destructible_v<T> && alignof(T) <= Alignment);
+      KVC_ASSERT(workspace_.innermost_ == this);
       T* elements = static_cast<T*>(workspace_.take_bytes(count, sizeof(T)));
       if constexpr (!std::is_trivially_default_constructible_v<T>)
         std::uninitialized_default_construct_n(elements, count);
@@ -57,6 +64,7 @@ class Workspace {
 
    private:
     Workspace& workspace_;
+    const Frame* outer_;
     std::size_t chunk_, used_;
   };
 
@@ -112,6 +120,7 @@ class Workspace {
 
   std::vector<Chunk> chunks_;
   std::size_t chunk_ = 0, used_ = 0;  // where the next piece begins
+  const Frame* innermost_ = nullptr;
   std::atomic<std::size_t> bytes_{0};
 };
 

@@ -19,6 +19,7 @@ struct Head {
       .value = {.format = GroupQuant{.bits = 4, .axis = Axis::token, .group = 16}, .recent = 64, .batch = 1}};
   HeadStore store{shape, streams, Dense{}, {}, std::pmr::new_delete_resource()};
   std::mt19937 random{7};
+  mutable Workspace workspace = {};
   Position next = 0;
 
   void append(std::size_t count) {
@@ -32,7 +33,7 @@ struct Head {
   void drop(std::size_t slot) {
     std::vector<std::uint8_t> flags(store.size(), 1);
     flags[slot] = 0;
-    store.keep(flags, false);
+    store.keep(flags, false, workspace);
   }
   /// The weights that every value row should get, straight from the maps.
   std::vector<float> expected(const std::vector<float>& weights) const {
@@ -55,7 +56,8 @@ std::vector<float> weights_of(const HeadStore& store) {
 void check_moves(const Head& head) {
   const std::vector<float> before = weights_of(head.store);
   std::vector<float> weights = before, moved(head.store.values().rows(), NAN);
-  attention::ValueOrder(head.store).move(weights.data(), moved.data());
+  Workspace::Frame frame(head.workspace);
+  attention::ValueOrder(head.store, frame).move(weights.data(), moved.data());
   CHECK(moved == head.expected(before));
   CHECK(weights == before);
 }
@@ -65,12 +67,12 @@ template <class Choose>
 void walk(std::size_t slots, std::size_t steps, Choose choose) {
   Head head;
   head.append(slots);
-  head.store.seal(true);
+  head.store.seal(true, head.workspace);
   std::size_t out_of_step = 0;
   for (std::size_t step = 0; step < steps; ++step) {
     head.append(1);
     head.drop(choose(head));
-    head.store.seal(false);
+    head.store.seal(false, head.workspace);
     check_moves(head);
     out_of_step += !head.store.in_step();
   }
@@ -94,10 +96,11 @@ TEST_CASE("weights reach their values after newest slots went") {
 TEST_CASE("weights reach their values where no run of slots is long") {
   Head head;
   head.append(320);
-  head.store.seal(true);
+  head.store.seal(true, head.workspace);
   for (std::size_t slot = 0; slot < 150; ++slot) head.drop(slot);
   for (std::size_t slot = 0; slot < head.store.size(); slot += 3)
-    head.store.rewrite(slot, std::vector<float>(Head::Dim, 1.0f), std::vector<float>(Head::Dim, 1.0f));
+    head.store.rewrite(slot, std::vector<float>(Head::Dim, 1.0f), std::vector<float>(Head::Dim, 1.0f),
+                       head.workspace);
   head.append(1);
   check_moves(head);
 }

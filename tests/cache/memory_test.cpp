@@ -16,7 +16,7 @@ namespace {
 const CacheShape Small{.layers = 2, .query_heads = 6, .kv_heads = 2, .head_dim = 32};
 
 /// Allocations of the last `steps` of `prompt` + `warm` + `steps` tokens, after reserve() for all of them.
-std::size_t allocations_of_one(const char* policy, std::size_t prompt, std::size_t warm, std::size_t steps) {
+std::size_t allocations_of_decode(const char* policy, std::size_t prompt, std::size_t warm, std::size_t steps) {
   const RandomTokens text(Small, prompt + warm + steps, 71);
   KVCache cache(Small, AnyPolicy::parse(policy));
   cache.reserve(prompt + warm + steps);
@@ -29,12 +29,6 @@ std::size_t allocations_of_one(const char* policy, std::size_t prompt, std::size
     for (std::size_t layer = 0; layer < 2; ++layer) cache.decode(layer, text.tokens(t, 1), out.rows(0, 1));
   }
   return support::allocation_count - before;
-}
-
-/// The same on a thread whose working memory has grown to sequences of that length before: a thread keeps it for all caches.
-std::size_t allocations_of_decode(const char* policy, std::size_t prompt, std::size_t warm, std::size_t steps) {
-  allocations_of_one(policy, prompt, warm, steps);
-  return allocations_of_one(policy, prompt, warm, steps);
 }
 
 /// Counts what is held of a resource.

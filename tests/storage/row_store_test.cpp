@@ -56,6 +56,7 @@ struct Pair {
   std::vector<naive::Stored> model;
   naive::Blocks blocks;
   Setup setup;
+  static inline Workspace workspace;
 
   explicit Pair(const Setup& how)
       : store(make_codec(how.dense, how.role, how.dim),
@@ -82,7 +83,7 @@ struct Pair {
       store.append(view);
   }
   void keep(const std::vector<std::uint8_t>& flags, bool compact) {
-    store.keep(flags, compact);
+    store.keep(flags, compact, workspace);
     std::vector<naive::Stored> kept;
     for (std::size_t slot = 0; slot < flags.size(); ++slot)
       if (flags[slot]) kept.push_back(model[slot]);
@@ -95,16 +96,16 @@ struct Pair {
       }
   }
   void truncate(std::size_t slots) {
-    store.truncate(slots);
+    store.truncate(slots, workspace);
     model.resize(slots);
   }
   void rewrite(support::Dice& dice, std::size_t slot) {
     const auto row = dice.row(setup.dim);
-    store.rewrite(slot, row);
+    store.rewrite(slot, row, workspace);
     model[slot] = {dense(row)};
   }
   void seal(bool prompt_end) {
-    store.seal(prompt_end);
+    store.seal(prompt_end, workspace);
     std::vector<naive::Stored*> slots;
     for (naive::Stored& stored : model) slots.push_back(&stored);
     naive::seal_oldest(slots, setup.stream, blocks);

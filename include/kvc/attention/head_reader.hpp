@@ -59,13 +59,14 @@ inline void apply_norms(const float* norms, std::size_t count, float* x, std::si
 
 /// Scores of `count` rows of a block from `begin` on, whatever multiple its codec wants ranges to begin on.
 inline void piece_scores(const Piece& piece, std::size_t begin, std::size_t count, const kernels::Coefficients& queries,
-                         const kernels::Results& results) {
+                         const kernels::Results& results, Workspace& workspace) {
   const std::size_t outside = begin % piece.codec->range_granule();
   if (outside == 0) {
     piece.codec->scores(piece.data, piece.capacity, begin, count, queries, results);
   } else {
     const std::size_t wide = outside + count;
-    auto memory = detail::scratch<struct UnalignedScores>(queries.rows * wide);
+    Workspace::Frame frame(workspace);
+    const auto memory = frame.take(queries.rows * wide);
     piece.codec->scores(piece.data, piece.capacity, begin - outside, wide, queries, {memory.data(), wide, false});
     for (std::size_t row = 0; row < queries.rows; ++row)
       std::copy_n(memory.data() + row * wide + outside, count, results.data + row * results.stride);
@@ -75,12 +76,14 @@ inline void piece_scores(const Piece& piece, std::size_t begin, std::size_t coun
 
 /// results += weights · `count` rows of a block from `begin` on.
 inline void piece_accumulate(const Piece& piece, std::size_t begin, std::size_t count,
-                             const kernels::Coefficients& weights, const kernels::Results& results) {
+                             const kernels::Coefficients& weights, const kernels::Results& results,
+                             Workspace& workspace) {
   const std::size_t outside = begin % piece.codec->range_granule();
   if (outside == 0 && !piece.norms)
     return piece.codec->accumulate(piece.data, piece.capacity, begin, count, weights, results);
   const std::size_t wide = outside + count;
-  auto memory = detail::scratch<struct UnalignedWeights>(weights.rows * wide);
+  Workspace::Frame frame(workspace);
+  const auto memory = frame.take(weights.rows * wide);
   for (std::size_t row = 0; row < weights.rows; ++row) {
     std::fill_n(memory.data() + row * wide, outside, 0.0f);
     std::copy_n(weights.data + row * weights.stride, count, memory.data() + row * wide + outside);
@@ -92,26 +95,26 @@ inline void piece_accumulate(const Piece& piece, std::size_t begin, std::size_t 
   piece.codec->accumulate(piece.data, piece.capacity, begin - outside, wide, moved, results);
 }
 
-/// Names the scratch memory of a HeadReader's bias.
-struct BiasPurpose;
-
-/// How one head is read in one pass by one thread: its bias, its runs of equally shifted rows, and the arithmetic on row ranges.
-/// It works in the thread's scratch memory, so a thread has at most one at a time.
+/// How one head is read in one pass by one task: its bias, its runs of equally shifted rows, and the arithmetic on row
+/// ranges. It lives as long as `frame`, whose memory it works in.
 class HeadReader {
  public:
   /// `next`: the head that will be read after this one, or null; nobody may be writing to it.
-  HeadReader(const HeadStore& head, const Settings& settings, std::span<const std::uint8_t> selected = {},
+  HeadReader(const HeadStore& head, const Settings& settings, Workspace::Frame& frame,
+             std::span<const std::uint8_t> selected = {},
              const HeadStore* next = nullptr)
       : head_(head),
+        workspace_(frame.workspace()),
         settings_(settings),
         keys_(head.keys().segments(), next ? next->keys().segments() : std::span<const Segment>()),
         values_(head.values().segments(), next ? next->values().segments() : std::span<const Segment>()) {
-    bias_ = head.key_bias(detail::scratch<BiasPurpose>(kernels::round_up(head.keys().rows(), kernels::TileLanes)));
-    if (!selected.empty()) mask_unselected(selected);
-    if (settings.in_cache) find_runs();
+    bias_ = head.key_bias(kernels::round_up(rows(), kernels::TileLanes), frame);
+    if (!selected.empty()) mask_unselected(selected, frame);
+    if (settings.in_cache) find_runs(frame);
   }
 
   const HeadStore& head() const { return head_; }
+  Workspace& workspace() const { return workspace_; }
   std::size_t rows() const { return head_.keys().rows(); }
   const float* bias(std::size_t row) const { return bias_.empty() ? nullptr : bias_.data() + row; }
   bool skips(std::size_t begin, std::size_t end) const {
@@ -137,7 +140,7 @@ class HeadReader {
       kernels::Coefficients part = prepared(weights, values_, row);
       part.data += row - begin;
       part.weights = true;
-      piece_accumulate(piece, piece.begin + (row - piece.first), count, part, results);
+      piece_accumulate(piece, piece.begin + (row - piece.first), count, part, results, workspace_);
     });
   }
 
@@ -163,7 +166,7 @@ class HeadReader {
                   const kernels::Results& results) const {
     for_each_piece(keys_, begin, end, [&](const Piece& piece, std::size_t row, std::size_t count) {
       piece_scores(piece, piece.begin + (row - piece.first), count, prepared(queries, keys_, row),
-                   {results.data + (row - begin), results.stride, false});
+                   {results.data + (row - begin), results.stride, false}, workspace_);
     });
   }
 
@@ -177,7 +180,8 @@ class HeadReader {
   /// A key stands at its original position and is wanted at its slot. Turning the query by the difference gives the same
   /// product, and one turn serves every row that is shifted by as much.
   void score_shifted(std::size_t begin, std::size_t end, const Queries& queries, kernels::Results results) const {
-    auto turned = detail::scratch<struct TurnedPurpose>(queries.rows() * queries.dim);
+    Workspace::Frame frame(workspace_);
+    const auto turned = frame.take(queries.rows() * queries.dim);
     for (const Run& run : runs_) {
       if (run.end <= begin) continue;
       for (std::size_t row = 0; row < queries.rows(); ++row) {
@@ -194,13 +198,13 @@ class HeadReader {
     }
   }
 
-  void find_runs() {
+  void find_runs(Workspace::Frame& frame) {
     const HeadStore& head = head_;
-    auto shifts = detail::scratch<struct ShiftPurpose, std::int32_t>(rows());
-    std::fill(shifts.begin(), shifts.end(), std::numeric_limits<std::int32_t>::min());
+    const auto runs = frame.take<Run>(rows());
+    Workspace::Frame inner(workspace_);
+    const auto shifts = inner.filled(rows(), std::numeric_limits<std::int32_t>::min());
     for (std::size_t slot = 0; slot < head.size(); ++slot)
       shifts[static_cast<std::size_t>(head.keys().map()[slot])] = head.position(slot) - static_cast<std::int32_t>(slot);
-    auto runs = detail::scratch<struct RunPurpose, Run>(rows());
     std::size_t count = 0;
     for (std::size_t row = 0; row < rows(); ++row) {
       const bool dead = shifts[row] == std::numeric_limits<std::int32_t>::min();
@@ -212,19 +216,18 @@ class HeadReader {
     runs_ = runs.first(count);
   }
 
-  void mask_unselected(std::span<const std::uint8_t> selected) {
-    auto memory = detail::scratch<BiasPurpose>(kernels::round_up(rows(), kernels::TileLanes));  // where key_bias wrote
-    if (bias_.empty()) std::fill(memory.begin(), memory.end(), 0.0f);
+  void mask_unselected(std::span<const std::uint8_t> selected, Workspace::Frame& frame) {
+    if (bias_.empty()) bias_ = frame.filled(kernels::round_up(rows(), kernels::TileLanes), 0.0f);
     for (std::size_t slot = 0; slot < head_.size(); ++slot)
-      if (!selected[slot]) memory[static_cast<std::size_t>(head_.keys().map()[slot])] = MinusInfinity;
-    bias_ = memory;
+      if (!selected[slot]) bias_[static_cast<std::size_t>(head_.keys().map()[slot])] = MinusInfinity;
     selects_ = true;
   }
 
   const HeadStore& head_;
+  Workspace& workspace_;
   Settings settings_;
   mutable PieceList keys_, values_;  // what they know is no part of the reader's meaning
-  std::span<const float> bias_;
+  std::span<float> bias_;
   std::span<const Run> runs_;
   bool selects_ = false;
 };

@@ -20,11 +20,12 @@ inline void to_slots(const HeadStore& head, const float* row_values, float* targ
 /// Probabilities of a finished decode step out of what it kept: target [group, slots], or their sums over the group
 /// [1, slots]. Both are products of the chunks' factors exp(chunk maximum - lse) and the kept weights.
 inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, const Partial& state, bool group_sums,
-                               std::span<float> target) {
+                               std::span<float> target, Workspace& workspace) {
   const auto& table = kernels::active();
   const std::size_t rows = head.keys().rows();
   const kernels::DenseLayout as_block{Scalar::f32, kept.stride, kernels::TileLanes};
-  auto sums = detail::scratch<struct GroupSumsPurpose>(group_sums ? rows : 0);
+  Workspace::Frame frame(workspace);
+  const auto sums = frame.take(group_sums ? rows : 0);
   float log_sum_exp[64];  // CacheShape::validate: at most 64 query heads share a KV head
   for (std::size_t row = 0; row < state.rows; ++row) log_sum_exp[row] = state.log_sum_exp(row);
   for (std::size_t chunk = 0; chunk < rows; chunk += ChunkRows) {
@@ -48,11 +49,12 @@ inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, co
 /// Adds what the queries of a finished tile gave key rows [0, end) to column sums: sums[h * stride + row] per query head h
 /// of a group of `heads`, or with 1 head the group together. Query row t * heads + h counts for head h.
 inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::size_t end, std::size_t heads, float* sums,
-                          std::size_t stride) {
+                          std::size_t stride, Workspace& workspace) {
   const auto& table = kernels::active();
   const std::size_t rows = state.rows, each = rows / heads;
   const kernels::DenseLayout of_head{Scalar::f32, heads * kept.stride, kernels::TileLanes};
-  auto memory = detail::scratch<struct KeptFactors>(3 * rows);
+  Workspace::Frame frame(workspace);
+  const auto memory = frame.take(3 * rows);
   float *minus_lse = memory.data(), *maxima = minus_lse + rows, *factors = maxima + rows;  // [heads, each]
   const auto place = [&](std::size_t row) { return row % heads * each + row / heads; };
   for (std::size_t row = 0; row < rows; ++row)
@@ -80,12 +82,13 @@ inline void newest_sums(const HeadReader& reader, const Queries& queries, float*
   for (std::size_t first = 0; first < queries.tokens; first += step) {
     const Queries tile = queries.part(first, std::min(step, queries.tokens - first));
     const std::size_t end = seen_first + first + tile.tokens - 1;
-    const KeptScores kept = room_for_scores(tile.rows(), end);
-    auto memory = detail::scratch<struct NewestState>(Partial::floats(tile.rows(), 0));
+    Workspace::Frame frame(reader.workspace());
+    const KeptScores kept = room_for_scores(tile.rows(), end, frame);
+    const auto memory = frame.take(Partial::floats(tile.rows(), 0));
     Partial state = Partial::empty_in(memory, tile.rows(), 0);
     state.values = nullptr;
     attend_rows(reader, 0, end, tile, seen_first + first, state, kept);
-    add_kept_sums(kept, state, end, group, sums, stride);
+    add_kept_sums(kept, state, end, group, sums, stride, reader.workspace());
   }
 }
 
@@ -96,7 +99,8 @@ inline void slot_logits(const HeadReader& reader, const Queries& queries, std::s
   const HeadStore& head = reader.head();
   const std::size_t rows = head.keys().rows(), slots = head.size();
   constexpr std::size_t TileTokens = 16;
-  auto scores = detail::scratch<struct LogitsPurpose>(TileTokens * queries.group * rows);
+  Workspace::Frame frame(reader.workspace());
+  const auto scores = frame.take(TileTokens * queries.group * rows);
   for (std::size_t first = 0; first < queries.tokens; first += TileTokens) {
     const std::size_t tokens = std::min(TileTokens, queries.tokens - first);
     const Queries tile = queries.part(first, tokens);

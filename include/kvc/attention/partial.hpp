@@ -71,11 +71,11 @@ struct KeptScores {
   std::size_t stride = 0;
 };
 
-/// Room for the scores of `rows` queries over `keys` key rows, in scratch memory.
-inline KeptScores room_for_scores(std::size_t rows, std::size_t keys) {
+/// Room for the scores of `rows` queries over `keys` key rows.
+inline KeptScores room_for_scores(std::size_t rows, std::size_t keys, Workspace::Frame& frame) {
   std::size_t stride = kernels::round_up(keys, kernels::TileLanes);  // read back as whole tiles
   if (stride % ChunkRows == 0) stride += kernels::TileLanes;  // powers of two apart, rows share sets of the caches
-  auto memory = detail::scratch<struct KeptPurpose>(rows * (stride + kernels::divide_up(keys, ChunkRows)));
+  const auto memory = frame.take(rows * (stride + kernels::divide_up(keys, ChunkRows)));
   return {memory.data(), memory.data() + rows * stride, stride};
 }
 
@@ -93,7 +93,8 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
   const auto& table = kernels::active();
   const kernels::Pass pass;
   const std::size_t rows = queries.rows();
-  auto memory = detail::scratch<struct ScoresPurpose>(rows * ChunkRows + rows);
+  Workspace::Frame frame(reader.workspace());
+  const auto memory = frame.take(rows * ChunkRows + rows);
   float* correction = memory.data() + rows * ChunkRows;
   for (std::size_t chunk = begin; chunk < end; chunk += ChunkRows) {
     const std::size_t stop = std::min(chunk + ChunkRows, end), count = stop - chunk;
@@ -130,7 +131,8 @@ inline void attend_out_of_step(const HeadReader& reader, const Queries& queries,
   const HeadStore& head = reader.head();
   const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
   const std::size_t stride = kept.weights ? kept.stride : key_rows;
-  auto memory = detail::scratch<struct KeyOrderPurpose>(kept.weights ? rows : rows * key_rows + rows);
+  Workspace::Frame frame(reader.workspace());
+  const auto memory = frame.take(kept.weights ? rows : rows * key_rows + rows);
   float* correction = memory.data() + memory.size() - rows;
   float* weights = kept.weights ? kept.weights : memory.data();
   reader.scores(0, key_rows, queries, {weights, stride, false});
@@ -143,8 +145,8 @@ inline void attend_out_of_step(const HeadReader& reader, const Queries& queries,
     std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);
   if (!state.values) return;
   table.scale_rows(state.values, state.stride, rows, state.stride, correction);
-  const ValueOrder order(head);
-  auto moved = detail::scratch<struct ValueOrderPurpose>(rows * value_rows);
+  const ValueOrder order(head, frame);
+  const auto moved = frame.take(rows * value_rows);
   for (std::size_t row = 0; row < rows; ++row) order.move(weights + row * stride, moved.data() + row * value_rows);
   reader.accumulate(0, value_rows, {moved.data(), rows, value_rows}, {state.values, state.stride, true});
 }

@@ -19,15 +19,17 @@ namespace kvc::inline KVC_ABI::attention {
 ///   value rows  | a b . c d e . f | s t | g h i j        runs: a … f, g, h i j; loose: g, s, t
 ///
 /// Runs are copied whole; slots in short ones, or in ones that lie among another's rows, are loose and go one by one.
-/// It works in the thread's scratch memory, so a thread has at most one at a time.
 class ValueOrder {
  public:
-  explicit ValueOrder(const HeadStore& head)
-      : slots_(head.size()),
+  /// It lives as long as `frame`, whose memory it works in.
+  ValueOrder(const HeadStore& head, Workspace::Frame& frame)
+      : workspace_(frame.workspace()),
+        slots_(head.size()),
         value_rows_(head.values().rows()),
-        keys_(rows_of(head.keys().map(), detail::scratch<struct KeyRowsPurpose, std::int32_t>(slots_))),
-        values_(rows_of(head.values().map(), detail::scratch<struct ValueRowsPurpose, std::int32_t>(slots_))),
-        loose_(detail::scratch<struct LoosePurpose, std::uint32_t>(slots_)) {
+        keys_(rows_of(head.keys().map(), frame)),
+        values_(rows_of(head.values().map(), frame)),
+        loose_(frame.take<std::uint32_t>(slots_)),
+        runs_(frame.take<Run>(slots_ / ShortestRun)) {
     find_runs();
     settle_overlaps();
   }
@@ -35,7 +37,8 @@ class ValueOrder {
   /// target[value row] = weights[key row] of every slot, 0 in dead rows. Weights of dead key rows are 0; while it works, those
   /// of loose slots are too.
   void move(float* weights, float* target) const {
-    auto saved = detail::scratch<struct LooseWeightsPurpose>(loose_count_);
+    Workspace::Frame frame(workspace_);
+    const auto saved = frame.take(loose_count_);
     for (std::size_t i = 0; i < loose_count_; ++i) {
       float& weight = weights[keys_[loose_[i]]];
       saved[i] = weight;
@@ -65,25 +68,25 @@ class ValueOrder {
     }
   };
 
-  static const std::int32_t* rows_of(const IndexMap& map, std::span<std::int32_t> memory) {
+  static const std::int32_t* rows_of(const IndexMap& map, Workspace::Frame& frame) {
     if (!map.identity()) return map.entries().data();
+    const auto memory = frame.take<std::int32_t>(map.size());
     std::iota(memory.begin(), memory.end(), 0);
     return memory.data();
   }
 
   void find_runs() {
-    auto runs = detail::scratch<struct RunsPurpose, Run>(slots_ / ShortestRun);
     std::size_t count = 0;
     for (std::size_t slot = 0, end = 0; slot < slots_; slot = end) {
       end = end_of_run(slot);
       const Run run{slot, end - slot, static_cast<std::size_t>(keys_[slot]), static_cast<std::size_t>(values_[slot]),
                     static_cast<std::size_t>(keys_[end - 1] - keys_[slot]) + 1};
       if (run.slots >= ShortestRun)
-        runs[count++] = run;
+        runs_[count++] = run;
       else
         loosen(run);
     }
-    runs_ = runs.first(count);
+    runs_ = runs_.first(count);
   }
   std::size_t end_of_run(std::size_t slot) const {
     const std::int32_t distance = keys_[slot] - values_[slot];
@@ -117,6 +120,7 @@ class ValueOrder {
     std::ranges::sort(runs_, std::less<>(), &Run::value);
   }
 
+  Workspace& workspace_;
   std::size_t slots_, value_rows_;
   const std::int32_t *keys_, *values_;
   std::span<std::uint32_t> loose_;

@@ -25,27 +25,30 @@ inline AnyHead CacheCore::Impl::any_head(std::size_t stage, std::size_t head, Ev
   return any;
 }
 
-inline detail::HeadFeed CacheCore::Impl::feed_of(std::size_t head) const {
+inline detail::HeadFeed CacheCore::Impl::feed_of(std::size_t head, Workspace& workspace) const {
   const LayerState& state = layers_[head / shape_.kv_heads];
   const std::size_t dim = shape_.query_heads * shape_.head_dim;
   const HeadWork& memory = work_[head % shape_.kv_heads];
   detail::HeadFeed feed(heads_[head], settings(), head % shape_.kv_heads,
-                        {state.window.data(), state.window_tokens, dim});
+                        {state.window.data(), state.window_tokens, dim}, workspace);
   if (memory.window_tokens != 0 && memory.window_head == head)
     feed.know_sums(memory.window_tokens, memory.window_sums.data());
   return feed;
 }
 
-inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Event event) {
+inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Event event,
+                                        Workspace& workspace) {
   if (!indexes_) return;
-  detail::HeadFeed feed = feed_of(head);
+  detail::HeadFeed feed = feed_of(head, workspace);
   feed.reuse(work(head).keys);
   for (std::size_t stage = 0; stage < stages_.size(); ++stage)
     if (stages_[stage]->verbs().index) stages_[stage]->index(any_head(stage, head, event, feed), from);
 }
 
-inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, std::size_t first_new) {
+inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, std::size_t first_new,
+                                          Workspace& workspace) {
   if (!observes_) return;
+  Workspace::Frame frame(workspace);
   HeadWork& memory = work(head);
   const std::size_t local = head % shape_.kv_heads, group = shape_.group(), dim = shape_.head_dim,
                     tokens = pass.tokens->q.count;
@@ -58,8 +61,7 @@ inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, st
   if (pass.feed != Feed::none) seen.attention = memory.attention;
   if (needs_.queries) {
     const std::size_t floats = tokens * group * dim;
-    auto queries = detail::scratch<struct ObservedQueries>(floats);
-    auto unrotated = detail::scratch<struct ObservedUnrotated>(floats);
+    const auto queries = frame.take(floats), unrotated = frame.take(floats);
     for (std::size_t t = 0; t < tokens; ++t)
       std::ranges::copy(pass.tokens->q[t].subspan(local * group * dim, group * dim),
                         queries.begin() + std::ptrdiff_t(t * group * dim));
@@ -70,41 +72,41 @@ inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, st
     seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
   }
   if (needs_.external_scores) {
-    auto scores = detail::scratch<struct ObservedScores>(tokens);
+    const auto scores = frame.take(tokens);
     for (std::size_t t = 0; t < tokens; ++t) scores[t] = pass.tokens->scores[t * shape_.kv_heads + local];
     seen.scores = scores;
   }
-  detail::HeadFeed feed = feed_of(head);
+  detail::HeadFeed feed = feed_of(head, workspace);
   for (std::size_t stage = 0; stage < stages_.size(); ++stage)
     if (stages_[stage]->verbs().observe) stages_[stage]->observe(any_head(stage, head, pass.event, feed), seen);
   memory_[head].changed = true;
 }
 
-inline void CacheCore::Impl::evict_head(std::size_t stage, std::size_t head, Event event) {
+inline void CacheCore::Impl::evict_head(std::size_t stage, std::size_t head, Event event, Workspace& workspace) {
   if (!stages_[stage]->verbs().evict) return;
-  detail::HeadFeed feed = feed_of(head);
+  detail::HeadFeed feed = feed_of(head, workspace);
   const AnyHead any = any_head(stage, head, event, feed);
   Plan& plan = work(head).plan;
   plan.reset(any.view);
   stages_[stage]->evict(any, plan);
-  execute(head, event);
+  execute(head, event, workspace);
 }
 
 /// Carries out the plan of a head: rewrites, evictions, multiplicities; then tells the indexes.
-inline void CacheCore::Impl::execute(std::size_t head, Event event) {
+inline void CacheCore::Impl::execute(std::size_t head, Event event, Workspace& workspace) {
   HeadStore& store = heads_[head];
   HeadMemory& memory = memory_[head];
   const Plan& plan = work(head).plan;
   std::size_t from = store.size();
   work(head).window_tokens = 0;
   for (const Plan::Rewrite& rewrite : plan.rewrites()) {
-    store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
+    store.rewrite(rewrite.slot, rewrite.key, rewrite.value, workspace);
     from = std::min(from, rewrite.slot);
   }
   const auto chosen = plan.chosen();
   const std::size_t dropped = detail::first_unset(chosen);
   if (dropped < chosen.size()) {
-    store.keep(chosen, event == Event::prompt_end);
+    store.keep(chosen, event == Event::prompt_end, workspace);
     from = std::min(from, dropped);
   }
   // After the eviction: a head that keeps few slots of a long prompt needs no numbers for those that went.
@@ -114,16 +116,16 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event) {
     store.set_multiplicity(static_cast<std::size_t>(std::count(chosen.begin(), behind, std::uint8_t{1})), tokens);
   }
   memory.changed |= from < chosen.size() || !plan.multiplicities().empty();
-  if (from < chosen.size()) index_head(head, from, event);
+  if (from < chosen.size()) index_head(head, from, event, workspace);
 }
 
 /// All stages of a pipeline in which no stage looks beyond one head.
-inline void CacheCore::Impl::act_alone(std::size_t head, Event event) {
+inline void CacheCore::Impl::act_alone(std::size_t head, Event event, Workspace& workspace) {
   if (event == Event::probe) return;
-  for (std::size_t stage = 0; stage < stages_.size(); ++stage) evict_head(stage, head, event);
+  for (std::size_t stage = 0; stage < stages_.size(); ++stage) evict_head(stage, head, event, workspace);
   if (event == Event::prompt_chunk) return;
   const std::size_t sealed = heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
-  heads_[head].seal(event == Event::prompt_end);
+  heads_[head].seal(event == Event::prompt_end, workspace);
   memory_[head].changed |= sealed != heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
 }
 
@@ -133,6 +135,7 @@ inline void CacheCore::Impl::allocate(std::size_t stage, std::size_t first, std:
                                       bool over_layers) {
   const bool starts = over_layers || !stages_[stage]->verbs().allocate_all;
   const bool prompt = event == Event::prompt_chunk || event == Event::prompt_end;
+  const WorkspacePool::Lease workspace(*workspaces_);
   auto& [feeds, heads, budgets] = joint_;
   feeds.clear();
   heads.clear();
@@ -140,7 +143,7 @@ inline void CacheCore::Impl::allocate(std::size_t stage, std::size_t first, std:
   feeds.reserve(count);
   for (std::size_t head = first; head < first + count; ++head) {
     if (prompt && starts) memory_[head].budgets[stage] = Unlimited;
-    feeds.push_back(feed_of(head));
+    feeds.push_back(feed_of(head, *workspace));
     heads.push_back(any_head(stage, head, event, feeds.back()));
     budgets.push_back(heads.back().view.budget);
   }
@@ -157,16 +160,20 @@ inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size
   const std::size_t first = first_head(layer);
   for (std::size_t stage = first_stage; stage < last_stage; ++stage) {
     if (stages_[stage]->verbs().allocate) allocate(stage, first, shape_.kv_heads, event, false);
-    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) { evict_head(stage, first + local, event); });
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+      const WorkspacePool::Lease workspace(*workspaces_);
+      evict_head(stage, first + local, event, *workspace);
+    });
   }
 }
 
 inline void CacheCore::Impl::seal_layer(std::size_t layer, Event event) {
   if (event == Event::prompt_chunk) return;
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    const WorkspacePool::Lease workspace(*workspaces_);
     HeadStore& store = heads_[first_head(layer) + local];
     const std::size_t sealed = store.keys().sealed_rows() + store.values().sealed_rows();
-    store.seal(event == Event::prompt_end);
+    store.seal(event == Event::prompt_end, *workspace);
     memory_[first_head(layer) + local].changed |= sealed != store.keys().sealed_rows() + store.values().sealed_rows();
   });
 }
@@ -184,16 +191,17 @@ inline bool CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
   LayerState& state = layers_[layer];
   if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return false;
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    const WorkspacePool::Lease workspace(*workspaces_);
     const std::size_t here = first_head(layer) + local, below = here - shape_.kv_heads;
     std::size_t first = heads_[here].size();
     while (first > 0 && heads_[here].position(first - 1) >= state.merged_until) --first;
     for (std::size_t stage = 0; stage < stages_.size(); ++stage) {
       if (!stages_[stage]->verbs().merge || !stages_[stage]->pairs(layer, shape_)) continue;
-      detail::HeadFeed feed_below = feed_of(below), feed_here = feed_of(here);
+      detail::HeadFeed feed_below = feed_of(below, *workspace), feed_here = feed_of(here, *workspace);
       PairPlan plan(first);
       stages_[stage]->merge(any_head(stage, below, event, feed_below), any_head(stage, here, event, feed_here), plan);
-      share_rows(Role::key, below, here, plan.keys());
-      share_rows(Role::value, below, here, plan.values());
+      share_rows(Role::key, below, here, plan.keys(), *workspace);
+      share_rows(Role::value, below, here, plan.values(), *workspace);
     }
   });
   state.merged_until = state.next_position;
@@ -202,7 +210,7 @@ inline bool CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
 
 /// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
 inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_t here,
-                                        std::span<const PairPlan::Shared> shared) {
+                                        std::span<const PairPlan::Shared> shared, Workspace& workspace) {
   if (shared.empty()) return;
   const RowStore& store = role == Role::key ? heads_[here].keys() : heads_[here].values();
   work(here).window_tokens = 0;
@@ -230,8 +238,8 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
     blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
     shared = shared.subspan(rows);
   }
-  heads_[below].share(role, blocks_below);
-  heads_[here].share(role, blocks_here);
+  heads_[below].share(role, blocks_below, workspace);
+  heads_[here].share(role, blocks_here, workspace);
   memory_[below].changed = memory_[here].changed = true;
 }
 
@@ -239,7 +247,10 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
 inline void CacheCore::Impl::act(std::size_t layer, Event event) {
   if (event == Event::probe) return;
   if (acts_alone_) {
-    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) { act_alone(first_head(layer) + local, event); });
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+      const WorkspacePool::Lease workspace(*workspaces_);
+      act_alone(first_head(layer) + local, event, *workspace);
+    });
     return finish_layer(layer, event);
   }
   act_layer(layer, event, 0, std::min(joint_from_, stages_.size()));

@@ -12,8 +12,9 @@ namespace kvc::inline KVC_ABI::detail {
 /// The core's side of a HeadView: decodes and computes what the policy asks for, once per event.
 class HeadFeed final : public HeadSource {
  public:
-  HeadFeed(const HeadStore& head, const attention::Settings& settings, std::size_t head_index, ConstRows window)
-      : head_(head), settings_(settings), head_index_(head_index), window_(window) {}
+  HeadFeed(const HeadStore& head, const attention::Settings& settings, std::size_t head_index, ConstRows window,
+           Workspace& workspace)
+      : head_(head), settings_(settings), head_index_(head_index), window_(window), workspace_(workspace) {}
 
   /// Decodes keys into `memory` from now on, which its owner keeps for the next feed.
   void reuse(std::vector<float>& memory) { reused_ = &memory; }
@@ -74,7 +75,8 @@ class HeadFeed final : public HeadSource {
     const Rows<float> sums(sums_.data(), group, slots);
     if (attention::rows_are_slots(head_)) {
       const attention::Queries queries = window_queries(tokens);
-      attention::newest_sums(attention::HeadReader(head_, settings_), queries, sums_.data(), slots);
+      Workspace::Frame frame(workspace_);
+      attention::newest_sums(attention::HeadReader(head_, settings_, frame), queries, sums_.data(), slots);
     } else {
       const ConstRows attention = window_attention(window);
       for (std::size_t g = 0; g < group; ++g) reduce_rows(attention, g, group, Reduce::sum, sums[g]);
@@ -86,7 +88,8 @@ class HeadFeed final : public HeadSource {
     if (logits_window_ != tokens || logits_.empty()) {
       const attention::Queries queries = window_queries(tokens);
       logits_.resize(tokens * group * slots);
-      const attention::HeadReader reader(head_, settings_);
+      Workspace::Frame frame(workspace_);
+      const attention::HeadReader reader(head_, settings_, frame);
       attention::slot_logits(reader, queries, slots - tokens + 1, logits_);
       logits_window_ = tokens;
     }
@@ -119,6 +122,7 @@ class HeadFeed final : public HeadSource {
   attention::Settings settings_;
   std::size_t head_index_;
   ConstRows window_;
+  Workspace& workspace_;
   std::vector<float> own_keys_, values_, unrotated_, queries_, logits_, sums_;
   std::vector<std::int32_t> shifts_;
   std::vector<float>* reused_ = nullptr;

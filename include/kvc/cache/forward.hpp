@@ -86,7 +86,10 @@ KVC_FORWARD const AnyState& CacheCore::any_state(const void* policy, HeadId id) 
 
 KVC_FORWARD void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens,
                               Rows<float> out, Executor& executor) {
-  auto inside = detail::scratch<struct BatchCaches, CacheCore::Impl*>(caches.size());
+  if (caches.empty()) return CacheCore::Impl::decode_batch({}, layer, tokens, out, executor);
+  const WorkspacePool::Lease workspace(*caches[0]->impl_->workspaces_);
+  Workspace::Frame frame(*workspace);
+  const auto inside = frame.take<CacheCore::Impl*>(caches.size());
   for (std::size_t b = 0; b < caches.size(); ++b) inside[b] = caches[b]->impl_.get();
   CacheCore::Impl::decode_batch(inside, layer, tokens, out, executor);
 }

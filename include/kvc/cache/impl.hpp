@@ -14,6 +14,7 @@
 #include "kvc/cache/feed.hpp"
 #include "kvc/storage/arena.hpp"
 #include "kvc/storage/head_store.hpp"
+#include "kvc/workspace.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -111,15 +112,15 @@ struct CacheCore::Impl {
 
   // passes.hpp
   std::span<const Position> begin_pass(const Pass& pass);
-  void append_head(const Pass& pass, std::size_t head, std::span<const Position> positions);
+  void append_head(const Pass& pass, std::size_t head, std::span<const Position> positions, Workspace& workspace);
   void run_pass(Pass& pass, std::span<const Position> positions);
   void decode_on(Executor& executor, Pass& pass, std::span<const Position> positions);
   const HeadStore* next_head(const Pass& pass, std::size_t head) const;
-  void token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head);
+  void token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head, Workspace& workspace);
   void attend_tokens(const Pass& pass);
   void attend_tile(const Pass& pass, std::size_t local, std::size_t first, std::size_t most, float* sums,
-                   std::size_t stride);
-  void attend_window(const Pass& pass, std::size_t local, std::size_t window);
+                   std::size_t stride, Workspace& workspace);
+  void attend_window(const Pass& pass, std::size_t local, std::size_t window, Workspace& workspace);
   void attend_strips(const Pass& pass);
   void attend_parts(const Pass& pass, std::size_t parts);
   void observe_rows(const Pass& pass);
@@ -128,25 +129,26 @@ struct CacheCore::Impl {
   std::size_t parts_of(std::size_t head) const;
   void attend_token(const attention::HeadReader& reader, const attention::Queries& queries,
                     attention::Partial& state) const;
-  std::span<const std::uint8_t> select(std::size_t head, ConstRows queries);
+  std::span<const std::uint8_t> select(std::size_t head, ConstRows queries, Workspace& workspace);
   std::size_t forgotten_tokens(std::size_t layer, Position from) const;
   void load_shifts(const HeadStore& head, std::size_t tokens, std::span<std::int32_t> shifts) const;
 
   // acting.hpp
   AnyHead any_head(std::size_t stage, std::size_t head, Event event, HeadSource& source);
-  detail::HeadFeed feed_of(std::size_t head) const;
-  void index_head(std::size_t head, std::size_t from, Event event);
-  void observe_head(const Pass& pass, std::size_t head, std::size_t first_new);
-  void evict_head(std::size_t stage, std::size_t head, Event event);
-  void execute(std::size_t head, Event event);
-  void act_alone(std::size_t head, Event event);
+  detail::HeadFeed feed_of(std::size_t head, Workspace& workspace) const;
+  void index_head(std::size_t head, std::size_t from, Event event, Workspace& workspace);
+  void observe_head(const Pass& pass, std::size_t head, std::size_t first_new, Workspace& workspace);
+  void evict_head(std::size_t stage, std::size_t head, Event event, Workspace& workspace);
+  void execute(std::size_t head, Event event, Workspace& workspace);
+  void act_alone(std::size_t head, Event event, Workspace& workspace);
   void allocate(std::size_t stage, std::size_t first, std::size_t count, Event event, bool over_layers);
   void act_layer(std::size_t layer, Event event, std::size_t first_stage, std::size_t last_stage);
   void act(std::size_t layer, Event event);
   void seal_layer(std::size_t layer, Event event);
   bool is_pair(std::size_t layer) const;
   bool merge_layers(std::size_t layer, Event event);
-  void share_rows(Role role, std::size_t below, std::size_t here, std::span<const PairPlan::Shared> shared);
+  void share_rows(Role role, std::size_t below, std::size_t here, std::span<const PairPlan::Shared> shared,
+                  Workspace& workspace);
   void finish_layer(std::size_t layer, Event event);
 
   CacheShape shape_;
@@ -156,6 +158,7 @@ struct CacheCore::Impl {
   Executor* executor_;
   std::shared_ptr<Arena> arena_;
   std::pmr::memory_resource* block_memory_;
+  std::shared_ptr<WorkspacePool> workspaces_ = std::make_shared<WorkspacePool>();  ///< forks share it
 
   Needs needs_;
   bool in_cache_ = false, selects_ = false, indexes_ = false, observes_ = false;

@@ -33,8 +33,10 @@ inline void CacheCore::Impl::draft(std::size_t layer, const Tokens& tokens, Rows
   check_tokens("draft", layer, tokens, out, false);
   const Pass pass{.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .behind = true};
   const auto positions = begin_pass(pass);
-  executor().parallel_for(shape_.kv_heads,
-                          [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
+    const WorkspacePool::Lease workspace(*workspaces_);
+    append_head(pass, first_head(layer) + head, positions, *workspace);
+  });
   attend_tokens(pass);
   LayerState& state = layers_[layer];
   for (std::size_t t = 0; t < tokens.q.count; ++t)
@@ -53,22 +55,27 @@ inline void CacheCore::Impl::accept(std::size_t tokens) {
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     LayerState& state = layers_[layer];
     const std::size_t rejected = state.drafted_tokens - tokens;
-    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head)
-      heads_[head].truncate(heads_[head].size() - rejected, rejected);
+    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
+      const WorkspacePool::Lease workspace(*workspaces_);
+      heads_[head].truncate(heads_[head].size() - rejected, rejected, *workspace);
+    }
     state.seen -= rejected;
     state.next_position -= static_cast<Position>(rejected);
     const std::vector<float> queries = std::exchange(state.drafted, {}),
                              scores = std::exchange(state.drafted_scores, {});
     state.drafted_tokens = 0;
-    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head)
-      index_head(head, heads_[head].size() - tokens, Event::decode);
+    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
+      const WorkspacePool::Lease workspace(*workspaces_);
+      index_head(head, heads_[head].size() - tokens, Event::decode, *workspace);
+    }
     if (tokens == 0) continue;
     const std::size_t dim = shape_.query_heads * shape_.head_dim;
     const Tokens observed{.q = {queries.data(), tokens, dim}, .k = {nullptr, tokens, 0}, .v = {}, .scores = scores};
     Pass pass{.layer = layer, .event = Event::decode, .tokens = &observed, .feed = needs_.decode};
     attend_tokens(pass);
     executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
-      observe_head(pass, first_head(layer) + head, heads_[first_head(layer) + head].size() - tokens);
+      const WorkspacePool::Lease workspace(*workspaces_);
+      observe_head(pass, first_head(layer) + head, heads_[first_head(layer) + head].size() - tokens, *workspace);
     });
     act(layer, Event::decode);
   }
@@ -87,14 +94,17 @@ inline void CacheCore::Impl::probe(std::size_t layer, const Tokens& tokens, Rows
             .feed = needs_.probe};
   const LayerState before{.seen = layers_[layer].seen, .next_position = layers_[layer].next_position};
   const auto positions = begin_pass(pass);
-  executor().parallel_for(shape_.kv_heads,
-                          [&](std::size_t head) { append_head(pass, first_head(layer) + head, positions); });
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
+    const WorkspacePool::Lease workspace(*workspaces_);
+    append_head(pass, first_head(layer) + head, positions, *workspace);
+  });
   attend_tokens(pass);
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
+    const WorkspacePool::Lease workspace(*workspaces_);
     const std::size_t head = first_head(layer) + local;
     const std::size_t slots = heads_[head].size() - tokens.k.count;
-    observe_head(pass, head, slots);
-    heads_[head].truncate(slots, tokens.k.count);
+    observe_head(pass, head, slots, *workspace);
+    heads_[head].truncate(slots, tokens.k.count, *workspace);
   });
   layers_[layer].seen = before.seen;
   layers_[layer].next_position = before.next_position;
@@ -108,15 +118,17 @@ inline void CacheCore::Impl::attend(std::size_t layer, ConstRows queries, Rows<f
                                         "], expected [" + std::to_string(queries.count) + ", " +
                                         std::to_string(shape_.query_heads * shape_.values_dim()) + "]");
   const std::size_t group = shape_.group(), value_dim = shape_.values_dim();
+  const WorkspacePool::Lease workspace(*workspaces_);
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
     const HeadStore& store = heads_[first_head(layer) + head];
-    const attention::HeadReader reader(store, settings(), {}, head + 1 < shape_.kv_heads ? &store + 1 : nullptr);
+    Workspace::Frame frame(*workspace);
+    const attention::HeadReader reader(store, settings(), frame, {}, head + 1 < shape_.kv_heads ? &store + 1 : nullptr);
+    const auto memory = frame.take(group * shape_.head_dim);
+    const auto state_memory = frame.take(attention::Partial::floats(group, value_dim));
     for (std::size_t t = 0; t < queries.count; ++t) {
-      auto memory = detail::scratch<struct AttendQueries>(group * shape_.head_dim);
       attention::Queries one = attention::load_queries(shape_, queries.subrows(t, 1), head, memory);
       const auto shift = static_cast<std::int32_t>(store.size()) - layers_[layer].next_position;
       if (in_cache_) one.shifts = {&shift, 1};
-      auto state_memory = detail::scratch<struct AttendState>(attention::Partial::floats(group, value_dim));
       auto state = attention::Partial::empty_in(state_memory, group, value_dim);
       attention::attend(reader, 0, reader.rows(), one, reader.rows(), state);
       for (std::size_t g = 0; g < group; ++g) {
@@ -147,12 +159,13 @@ inline std::span<const Position> CacheCore::Impl::begin_pass(const Pass& pass) {
   return positions;
 }
 
-inline void CacheCore::Impl::append_head(const Pass& pass, std::size_t head, std::span<const Position> positions) {
+inline void CacheCore::Impl::append_head(const Pass& pass, std::size_t head, std::span<const Position> positions,
+                                         Workspace& workspace) {
   const std::size_t local = head % shape_.kv_heads, count = pass.tokens->k.count;
   if (count == 0) return;
   heads_[head].append(pass.tokens->k.columns(local * shape_.head_dim, shape_.head_dim),
                       pass.tokens->v.columns(local * shape_.values_dim(), shape_.values_dim()), positions, pass.behind);
-  if (pass.event != Event::probe) index_head(head, heads_[head].size() - count, pass.event);
+  if (pass.event != Event::probe) index_head(head, heads_[head].size() - count, pass.event, workspace);
 }
 
 /// Parts that the rows of a head fall into, the token that is about to come included.
@@ -172,18 +185,25 @@ inline void CacheCore::Impl::run_pass(Pass& pass, std::span<const Position> posi
   if (token && shape_.kv_heads < 64)
     for (std::size_t head = first; head < first + shape_.kv_heads; ++head) parts = std::max(parts, parts_of(head));
   if (token && (parts == 1 || pass.feed != Feed::none || selects_)) {
-    executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { token_pass(pass, positions, first + head); });
+    executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
+      const WorkspacePool::Lease workspace(*workspaces_);
+      token_pass(pass, positions, first + head, *workspace);
+    });
     if (acts_alone_) return finish_layer(layer, pass.event);
     return act(layer, pass.event);
   }
 
-  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) { append_head(pass, first + head, positions); });
+  executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
+    const WorkspacePool::Lease workspace(*workspaces_);
+    append_head(pass, first + head, positions, *workspace);
+  });
   if (pass.event != Event::decode && needs_.query_window != 0)
     remember_window(state, pass.tokens->q, needs_.query_window);
   parts > 1 ? attend_parts(pass, parts) : attend_tokens(pass);
   if (observes_ || pass.feed != Feed::none)
     executor().parallel_for(shape_.kv_heads, [&](std::size_t head) {
-      observe_head(pass, first + head, heads_[first + head].size() - count);
+      const WorkspacePool::Lease workspace(*workspaces_);
+      observe_head(pass, first + head, heads_[first + head].size() - count, *workspace);
     });
   act(layer, pass.event);
 }
@@ -194,25 +214,28 @@ inline const HeadStore* CacheCore::Impl::next_head(const Pass& pass, std::size_t
 }
 
 /// One token of one head, from append to the policy's act, on one thread.
-inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head) {
-  append_head(pass, head, positions);
+inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Position> positions, std::size_t head,
+                                        Workspace& workspace) {
+  append_head(pass, head, positions, workspace);
+  Workspace::Frame frame(workspace);
   const std::size_t group = shape_.group(), value_dim = shape_.values_dim(), local = head % shape_.kv_heads;
   HeadStore& store = heads_[head];
   HeadWork& memory = work(head);
-  auto query_memory = detail::scratch<struct TokenQueries>(group * shape_.head_dim);
+  const auto query_memory = frame.take(group * shape_.head_dim);
   attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
   std::int32_t shift = 0;
   if (in_cache_) {
     load_shifts(store, 1, {&shift, 1});
     queries.shifts = {&shift, 1};
   }
-  const auto selected = select(head, pass.tokens->q.columns(local * group * shape_.head_dim, group * shape_.head_dim));
-  const attention::HeadReader reader(store, settings(), selected, next_head(pass, head));
+  const auto selected =
+      select(head, pass.tokens->q.columns(local * group * shape_.head_dim, group * shape_.head_dim), workspace);
+  const attention::HeadReader reader(store, settings(), frame, selected, next_head(pass, head));
 
   const std::size_t rows = reader.rows();
   attention::KeptScores kept;
-  if (pass.feed != Feed::none) kept = attention::room_for_scores(group, rows);
-  auto state_memory = detail::scratch<struct TokenState>(attention::Partial::floats(group, value_dim));
+  if (pass.feed != Feed::none) kept = attention::room_for_scores(group, rows, frame);
+  const auto state_memory = frame.take(attention::Partial::floats(group, value_dim));
   auto state = attention::Partial::empty_in(state_memory, group, value_dim);
   if (pass.feed == Feed::none && selected.empty())
     attend_token(reader, queries, state);
@@ -222,12 +245,12 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
     state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   if (pass.feed != Feed::none) {
     const std::size_t shown = attention_rows(pass);
-    auto probabilities = detail::scratch<struct TokenAttention>(shown * store.size());
-    attention::kept_probabilities(store, kept, state, pass.feed == Feed::group_sums, probabilities);
+    const auto probabilities = frame.take(shown * store.size());
+    attention::kept_probabilities(store, kept, state, pass.feed == Feed::group_sums, probabilities, workspace);
     memory.attention = {probabilities.data(), shown, store.size()};
   }
-  observe_head(pass, head, store.size() - 1);
-  if (acts_alone_) act_alone(head, pass.event);
+  observe_head(pass, head, store.size() - 1, workspace);
+  if (acts_alone_) act_alone(head, pass.event, workspace);
 }
 
 /// Adds all rows of a head, part by part as attend_parts does, so that the result is the same whoever shares the work.
@@ -238,7 +261,8 @@ inline void CacheCore::Impl::attend_token(const attention::HeadReader& reader, c
     return attention::attend(reader, 0, rows, queries, rows, state);
   attention::attend(reader, 0, detail::PartRows, queries, rows, state);
   const std::size_t value_dim = shape_.values_dim();
-  auto memory = detail::scratch<struct TokenPart>(attention::Partial::floats(queries.rows(), value_dim));
+  Workspace::Frame frame(reader.workspace());
+  const auto memory = frame.take(attention::Partial::floats(queries.rows(), value_dim));
   for (std::size_t begin = detail::PartRows; begin < rows; begin += detail::PartRows) {
     auto part = attention::Partial::empty_in(memory, queries.rows(), value_dim);
     attention::attend(reader, begin, std::min(begin + detail::PartRows, rows), queries, rows, part);
@@ -273,10 +297,11 @@ inline void CacheCore::Impl::attend_tokens(const Pass& pass) {
     const std::size_t tile_tokens = attention::tile_tokens(tiled, shape_.group(), at_once);
     const std::size_t tiles = kernels::divide_up(tiled, tile_tokens);
     executor().parallel_for(windows + shape_.kv_heads * tiles, [&](std::size_t task) {
-      if (task < windows) return attend_window(pass, task, window);
+      const WorkspacePool::Lease workspace(*workspaces_);
+      if (task < windows) return attend_window(pass, task, window, *workspace);
       // The longest tiles first: they decide when the last thread is done.
       const std::size_t tile = tiles - 1 - (task - windows) / shape_.kv_heads, first = tile * tile_tokens;
-      attend_tile(pass, task % shape_.kv_heads, first, std::min(tile_tokens, tiled - first), nullptr, 0);
+      attend_tile(pass, task % shape_.kv_heads, first, std::min(tile_tokens, tiled - first), nullptr, 0, *workspace);
     });
   }
   if (pass.feed == Feed::rows) observe_rows(pass);
@@ -284,7 +309,8 @@ inline void CacheCore::Impl::attend_tokens(const Pass& pass) {
 
 /// The last `window` tokens of the pass; their column sums are kept for HeadView::window_sums, which adds them up in the same
 /// order if it has to compute them.
-inline void CacheCore::Impl::attend_window(const Pass& pass, std::size_t local, std::size_t window) {
+inline void CacheCore::Impl::attend_window(const Pass& pass, std::size_t local, std::size_t window,
+                                           Workspace& workspace) {
   const std::size_t head = first_head(pass.layer) + local, tokens = pass.tokens->q.count, group = shape_.group();
   const HeadStore& store = heads_[head];
   const std::size_t slots = store.size();
@@ -293,7 +319,7 @@ inline void CacheCore::Impl::attend_window(const Pass& pass, std::size_t local, 
   memory.window_sums.assign(keeps ? group * slots : 0, 0.0f);
   const std::size_t step = attention::tile_tokens(window, group, slots);
   for (std::size_t first = tokens - window; first < tokens; first += step)
-    attend_tile(pass, local, first, step, keeps ? memory.window_sums.data() : nullptr, slots);
+    attend_tile(pass, local, first, step, keeps ? memory.window_sums.data() : nullptr, slots, workspace);
   memory.window_tokens = keeps ? window : 0;
   memory.window_head = head;
 }
@@ -301,24 +327,25 @@ inline void CacheCore::Impl::attend_window(const Pass& pass, std::size_t local, 
 /// The tokens [first, first + most) of the pass, as many as there are. Unless `sums` is null, adds what they gave each key
 /// row to it [attention_rows(pass), stride].
 inline void CacheCore::Impl::attend_tile(const Pass& pass, std::size_t local, std::size_t first, std::size_t most,
-                                         float* sums, std::size_t stride) {
+                                         float* sums, std::size_t stride, Workspace& workspace) {
+  Workspace::Frame frame(workspace);
   const std::size_t group = shape_.group(), value_dim = shape_.values_dim(), tokens = pass.tokens->q.count,
                     count = std::min(most, tokens - first);
   const HeadStore& store = heads_[first_head(pass.layer) + local];
-  auto query_memory = detail::scratch<struct TileQueries>(count * group * shape_.head_dim);
+  const auto query_memory = frame.take(count * group * shape_.head_dim);
   attention::Queries queries =
       attention::load_queries(shape_, pass.tokens->q.subrows(first, count), local, query_memory);
-  auto shifts = detail::scratch<struct TileShifts, std::int32_t>(tokens);
   if (in_cache_) {
+    const auto shifts = frame.take<std::int32_t>(tokens);
     load_shifts(store, tokens, shifts);
     queries.shifts = shifts.subspan(first, count);
   }
-  const attention::HeadReader reader(store, settings());
+  const attention::HeadReader reader(store, settings(), frame);
   const std::size_t rows = queries.rows(), limit_first = reader.rows() - tokens + 1 + first;
   const std::size_t end = store.in_step() ? limit_first + count - 1 : reader.rows();
   attention::KeptScores kept;
-  if (sums) kept = attention::room_for_scores(rows, end);
-  auto state_memory = detail::scratch<struct TileState>(attention::Partial::floats(rows, value_dim));
+  if (sums) kept = attention::room_for_scores(rows, end, frame);
+  const auto state_memory = frame.take(attention::Partial::floats(rows, value_dim));
   auto state = attention::Partial::empty_in(state_memory, rows, value_dim);
   float* values = state.values;
   if (pass.out.data == nullptr) state.values = nullptr;
@@ -327,7 +354,7 @@ inline void CacheCore::Impl::attend_tile(const Pass& pass, std::size_t local, st
   if (pass.out.data != nullptr)
     for (std::size_t row = 0; row < rows; ++row)
       state.finish(row, pass.out[first + row / group].subspan((local * group + row % group) * value_dim, value_dim));
-  if (sums) attention::add_kept_sums(kept, state, end, attention_rows(pass), sums, stride);
+  if (sums) attention::add_kept_sums(kept, state, end, attention_rows(pass), sums, stride, workspace);
 }
 
 /// Attention with the column sums that policies want: every strip takes each `strips`-th tile and adds up its own sums, so
@@ -342,11 +369,12 @@ inline void CacheCore::Impl::attend_strips(const Pass& pass) {
   const std::size_t strip_floats = kept_rows * most;
   sums_.resize(shape_.kv_heads * strips * strip_floats);
   executor().parallel_for(shape_.kv_heads * strips, [&](std::size_t task) {
+    const WorkspacePool::Lease workspace(*workspaces_);
     const std::size_t strip = task / shape_.kv_heads, local = task % shape_.kv_heads;
     float* sums = sums_.data() + (local * strips + strip) * strip_floats;
     std::fill_n(sums, strip_floats, 0.0f);
     for (std::size_t tile = strip; tile < tiles; tile += strips)
-      attend_tile(pass, local, (tiles - 1 - tile) * tile_tokens, tile_tokens, sums, most);
+      attend_tile(pass, local, (tiles - 1 - tile) * tile_tokens, tile_tokens, sums, most, *workspace);
   });
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     HeadWork& memory = work_[local];
@@ -375,14 +403,16 @@ inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
   executor().parallel_for(shape_.kv_heads * parts, [&](std::size_t task) {
     const std::size_t local = task / parts, part = task % parts;
     const HeadStore& store = heads_[first + local];
-    auto query_memory = detail::scratch<struct PartQueries>(group * shape_.head_dim);
+    const WorkspacePool::Lease workspace(*workspaces_);
+    Workspace::Frame frame(*workspace);
+    const auto query_memory = frame.take(group * shape_.head_dim);
     attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
     std::int32_t shift = 0;
     if (in_cache_) {
       load_shifts(store, 1, {&shift, 1});
       queries.shifts = {&shift, 1};
     }
-    const attention::HeadReader reader(store, settings(), {}, next_head(pass, first + local));
+    const attention::HeadReader reader(store, settings(), frame, {}, next_head(pass, first + local));
     auto state = attention::Partial::empty_in(part_of(task), group, value_dim);
     const std::size_t begin = part * detail::PartRows, rows = reader.rows();
     if (!store.in_step()) {
@@ -405,14 +435,16 @@ inline void CacheCore::Impl::observe_rows(const Pass& pass) {
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
     HeadWork& memory = work_[local];
     const HeadStore& store = heads_[first + local];
-    std::vector<float> query_memory(tokens * group * shape_.head_dim);
+    const WorkspacePool::Lease workspace(*workspaces_);
+    Workspace::Frame frame(*workspace);
+    const auto query_memory = frame.take(tokens * group * shape_.head_dim);
     attention::Queries queries = attention::load_queries(shape_, pass.tokens->q, local, query_memory);
-    std::vector<std::int32_t> shifts(in_cache_ ? tokens : 0);
+    const auto shifts = frame.take<std::int32_t>(in_cache_ ? tokens : 0);
     if (in_cache_) load_shifts(store, tokens, shifts);
     queries.shifts = shifts;
     memory.prompt_attention.resize(tokens * group * store.size());
     memory.attention = {memory.prompt_attention.data(), tokens * group, store.size()};
-    const attention::HeadReader reader(store, settings());
+    const attention::HeadReader reader(store, settings(), frame);
     attention::slot_logits(reader, queries, store.size() - tokens + 1, memory.prompt_attention);
     attention::softmax_rows(memory.prompt_attention, tokens * group, store.size());
   });
@@ -430,11 +462,12 @@ inline void CacheCore::Impl::remember_window(LayerState& state, ConstRows querie
 }
 
 /// The slots a read-time selector wants for this query group; none: all of them.
-inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, ConstRows queries) {
+inline std::span<const std::uint8_t> CacheCore::Impl::select(std::size_t head, ConstRows queries,
+                                                            Workspace& workspace) {
   if (!selects_) return {};
   HeadWork& memory = work(head);
   memory.selection.reset(heads_[head].size());
-  detail::HeadFeed feed = feed_of(head);
+  detail::HeadFeed feed = feed_of(head, workspace);
   for (std::size_t stage = 0; stage < stages_.size(); ++stage)
     if (stages_[stage]->verbs().select)
       stages_[stage]->select(any_head(stage, head, Event::decode, feed),

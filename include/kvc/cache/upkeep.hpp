@@ -62,6 +62,7 @@ inline CacheCore::Impl::Impl(const Impl& other)
       executor_(options_.executor ? options_.executor : &serial_),
       arena_(other.arena_),
       block_memory_(other.block_memory_),
+      workspaces_(other.workspaces_),
       needs_(other.needs_),
       in_cache_(other.in_cache_),
       selects_(other.selects_),
@@ -118,8 +119,9 @@ inline bool CacheCore::Impl::truncate(Position from) {
       HeadStore& store = heads_[head];
       std::size_t slots = store.size();
       while (slots > 0 && store.position(slots - 1) >= from) --slots;
-      store.truncate(slots, forgotten);
-      index_head(head, slots, Event::decode);
+      const WorkspacePool::Lease workspace(*workspaces_);
+      store.truncate(slots, forgotten, *workspace);
+      index_head(head, slots, Event::decode, *workspace);
     }
     state.seen -= forgotten;
     state.next_position = from;
@@ -241,7 +243,9 @@ inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::si
                                         " rows, expected one per cache (" + std::to_string(caches.size()) + ")");
   if (caches.empty()) return;
   const std::size_t heads = caches[0]->shape_.kv_heads;
-  auto rows = detail::scratch<struct BatchRows, Tokens>(caches.size());
+  const WorkspacePool::Lease batch(*caches[0]->workspaces_);
+  Workspace::Frame frame(*batch);
+  const auto rows = frame.take<Tokens>(caches.size());
   for (std::size_t b = 0; b < caches.size(); ++b) {
     const Impl& cache = *caches[b];
     if (cache.shape_.kv_heads != heads)
@@ -256,7 +260,7 @@ inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::si
     Pass pass;
     std::span<const Position> positions;
   };
-  auto items = detail::scratch<struct BatchItems, Item>(caches.size());
+  const auto items = frame.take<Item>(caches.size());
   for (std::size_t b = 0; b < caches.size(); ++b) {
     items[b].pass = {.layer = layer,
                      .event = Event::decode,
@@ -268,7 +272,9 @@ inline void CacheCore::Impl::decode_batch(std::span<Impl* const> caches, std::si
   if (caches.size() == 1) return caches[0]->decode_on(executor, items[0].pass, items[0].positions);
   executor.parallel_for(caches.size() * heads, [&](std::size_t task) {
     Impl& cache = *caches[task / heads];
-    cache.token_pass(items[task / heads].pass, items[task / heads].positions, cache.first_head(layer) + task % heads);
+    const WorkspacePool::Lease workspace(*cache.workspaces_);
+    cache.token_pass(items[task / heads].pass, items[task / heads].positions, cache.first_head(layer) + task % heads,
+                     *workspace);
   });
   for (Impl* cache : caches) {
     if (cache->acts_alone_)

@@ -65,10 +65,10 @@ class HeadStore {
   }
 
   /// Drops the slots whose flag is 0; `compact` gathers what stays (see RowStore::keep).
-  void keep(std::span<const std::uint8_t> flags, bool compact) {
+  void keep(std::span<const std::uint8_t> flags, bool compact, Workspace& workspace) {
     const bool alike = in_step_ && keys_.moves_like(values_);
-    keys_.keep(flags, compact);
-    values_.keep(flags, compact);
+    keys_.keep(flags, compact, workspace);
+    values_.keep(flags, compact, workspace);
     positions_.keep(flags);
     const std::size_t kept =
         detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
@@ -82,18 +82,18 @@ class HeadStore {
   }
 
   /// Drops the newest slots, so that `slots` stay, and forgets having seen `tokens` tokens.
-  void truncate(std::size_t slots, std::size_t tokens) {
-    keys_.truncate(slots);
-    values_.truncate(slots);
+  void truncate(std::size_t slots, std::size_t tokens, Workspace& workspace) {
+    keys_.truncate(slots, workspace);
+    values_.truncate(slots, workspace);
     positions_.truncate(slots);
     resize_columns(slots);
     seen_ -= tokens;
     check_step();
   }
 
-  void rewrite(std::size_t slot, std::span<const float> key, std::span<const float> value) {
-    keys_.rewrite(slot, key);
-    values_.rewrite(slot, value);
+  void rewrite(std::size_t slot, std::span<const float> key, std::span<const float> value, Workspace& workspace) {
+    keys_.rewrite(slot, key, workspace);
+    values_.rewrite(slot, value, workspace);
     check_step();
   }
   void set_multiplicity(std::size_t slot, float tokens) {
@@ -104,23 +104,24 @@ class HeadStore {
     multiplicity_[slot] = tokens;
   }
 
-  void seal(bool prompt_end) {
+  void seal(bool prompt_end, Workspace& workspace) {
     if (!keys_.seals() && !values_.seals()) return;
-    keys_.seal(prompt_end);
-    values_.seal(prompt_end);
+    keys_.seal(prompt_end, workspace);
+    values_.seal(prompt_end, workspace);
     check_step();
   }
 
   /// Gives slots shared directions as their keys, or values (see RowStore::share).
-  void share(Role role, std::span<const RowStore::SharedRows> blocks) {
-    (role == Role::key ? keys_ : values_).share(blocks);
+  void share(Role role, std::span<const RowStore::SharedRows> blocks, Workspace& workspace) {
+    (role == Role::key ? keys_ : values_).share(blocks, workspace);
     check_step();
   }
 
-  /// What is added to the logit of every key row: log(multiplicity), -inf for dead rows. Empty if that is 0 everywhere.
-  std::span<const float> key_bias(std::span<float> memory) const {
+  /// What is added to the logit of every key row: log(multiplicity), -inf for dead rows; `size` of them, of which those
+  /// behind the last row are -inf too. Empty if it is 0 everywhere.
+  std::span<float> key_bias(std::size_t size, Workspace::Frame& frame) const {
     if (multiplicity_.empty() && keys_.dead_rows() == 0) return {};
-    std::fill(memory.begin(), memory.end(), -std::numeric_limits<float>::infinity());
+    const std::span<float> memory = frame.filled(size, -std::numeric_limits<float>::infinity());
     float* bias = memory.data();
     keys_.map().for_each_entry([bias](std::size_t, std::size_t row) { bias[row] = 0; });
     for (std::size_t slot = 0; slot < multiplicity_.size(); ++slot)

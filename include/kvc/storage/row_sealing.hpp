@@ -11,9 +11,9 @@
 
 namespace kvc::inline KVC_ABI {
 
-inline std::span<const std::uint32_t> RowStore::seal_candidates(std::size_t least) const {
+inline std::span<const std::uint32_t> RowStore::seal_candidates(std::size_t least,
+                                                                Workspace::Frame& frame) const {
   const std::size_t slots = map_.size();
-  auto found = detail::scratch<struct CandidatesPurpose, std::uint32_t>(slots);
   if (slots <= stream_.sinks + stream_.recent) return {};
   std::size_t sealed_dead = 0;
   if (dead_rows() != 0)
@@ -21,6 +21,7 @@ inline std::span<const std::uint32_t> RowStore::seal_candidates(std::size_t leas
   // From the newest backwards: the dense slots lie together at the end, so this stops early.
   std::size_t dense_left = slots - (sealed_count_ - sealed_dead), begin = slots;
   if (dense_left < least) return {};
+  const auto found = frame.take<std::uint32_t>(slots);
   for (std::size_t slot = slots; slot-- > stream_.sinks && dense_left > 0;) {
     if (in_sealed_rows(static_cast<std::size_t>(map_[slot]))) continue;
     --dense_left;
@@ -51,12 +52,13 @@ inline std::size_t RowStore::sealed_room(std::size_t at, std::size_t wanted) con
   return room == 0 ? wanted : std::min(room, wanted);
 }
 
-inline void RowStore::seal_in_order(std::size_t first, std::size_t count) {
+inline void RowStore::seal_in_order(std::size_t first, std::size_t count, Workspace& workspace) {
   while (count > 0) {
     std::size_t at = segment_of(first);
-    if (first > segments_[at].first) at = split(at, first);
+    if (first > segments_[at].first) at = split(at, first, workspace);
     const std::size_t taken = sealed_room(at, count);
-    auto rows = detail::scratch<struct SealPurpose>(taken * dim());
+    Workspace::Frame frame(workspace);
+    const auto rows = frame.take(taken * dim());
     gather(first, {rows.data(), taken, dim()});
     const std::size_t sealed = sealed_segment(at, taken);
     encode_sealed(sealed, {rows.data(), taken, dim()});
@@ -73,9 +75,10 @@ inline void RowStore::seal_in_order(std::size_t first, std::size_t count) {
   }
 }
 
-inline std::size_t RowStore::split(std::size_t at, std::size_t row) {
+inline std::size_t RowStore::split(std::size_t at, std::size_t row, Workspace& workspace) {
   const std::size_t count = row - segments_[at].first;
-  auto rows = detail::scratch<struct SplitPurpose>(count * dim());
+  Workspace::Frame frame(workspace);
+  const auto rows = frame.take(count * dim());
   segments_[at].decode(segments_[at].first, {rows.data(), count, dim()});
   Segment front{Block::make(dense_, kernels::round_up(count, kernels::TileLanes), memory_), 0, count};
   dense_->encode({rows.data(), count, dim()}, front.block->data(), front.block->capacity(), 0);
@@ -85,22 +88,24 @@ inline std::size_t RowStore::split(std::size_t at, std::size_t row) {
   return at + 1;
 }
 
-inline void RowStore::seal_scattered(std::span<const std::uint32_t> slots) {
+inline void RowStore::seal_scattered(std::span<const std::uint32_t> slots, Workspace& workspace) {
   while (!slots.empty()) {
     const std::size_t at = behind_sealed(), taken = sealed_room(at, slots.size());
-    auto rows = detail::scratch<struct SealPurpose>(taken * dim());
+    Workspace::Frame frame(workspace);
+    const auto rows = frame.take(taken * dim());
     for (std::size_t i = 0; i < taken; ++i) {
       gather(slots[i], {rows.data() + i * dim(), 1, dim()});
       ++segments_[segment_of(static_cast<std::size_t>(map_[slots[i]]))].dead;
     }
     const std::size_t sealed = sealed_segment(at, taken);
     encode_sealed(sealed, {rows.data(), taken, dim()});
-    slots_moved_to(sealed, slots.first(taken));
+    slots_moved_to(sealed, slots.first(taken), workspace);
     slots = slots.subspan(taken);
   }
 }
 
-inline void RowStore::slots_moved_to(std::size_t sealed, std::span<const std::uint32_t> slots) {
+inline void RowStore::slots_moved_to(std::size_t sealed, std::span<const std::uint32_t> slots,
+                                     Workspace& workspace) {
   number_from(sealed);
   const auto behind = static_cast<std::int32_t>(segments_[sealed].first + segments_[sealed].rows());
   const auto inserted = static_cast<std::int32_t>(slots.size());
@@ -108,7 +113,7 @@ inline void RowStore::slots_moved_to(std::size_t sealed, std::span<const std::ui
       std::ranges::count_if(slots, [&](std::uint32_t slot) { return map_[slot] >= behind - inserted; }));
   map_.shift(behind - inserted, inserted, live_from(sealed + 1) + unmoved);
   for (std::size_t i = 0; i < slots.size(); ++i) map_.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
-  sweep();
+  sweep(workspace);
 }
 
 inline std::size_t RowStore::behind_sealed() const {
@@ -118,13 +123,14 @@ inline std::size_t RowStore::behind_sealed() const {
   return at;
 }
 
-inline void RowStore::shrink_tail() {
+inline void RowStore::shrink_tail(Workspace& workspace) {
   std::size_t first = 0;
   while (first < segments_.size() && (segments_[first].sealed || segments_[first].first < sealed_first_)) ++first;
   if (first == segments_.size() || segments_[first].dead != 0) return;
   if (segments_[first].begin < TransientRows) return;
   const std::size_t begin = segments_[first].first, count = rows() - begin;
-  auto values = detail::scratch<struct ShrinkPurpose>(count * dim());
+  Workspace::Frame frame(workspace);
+  const auto values = frame.take(count * dim());
   for (std::size_t i = first; i < segments_.size(); ++i) {
     if (segments_[i].dead != 0) return;
     segments_[i].decode(segments_[i].first,

@@ -12,9 +12,9 @@
 
 #include "kvc/stats.hpp"
 #include "kvc/storage/index_map.hpp"
-#include "kvc/storage/scratch.hpp"
 #include "kvc/storage/segment.hpp"
 #include "kvc/stream.hpp"
+#include "kvc/workspace.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -75,25 +75,25 @@ class RowStore {
   }
 
   /// Drops the slots whose flag is 0. With `compact`, the rows that stay move together, in slot order.
-  void keep(std::span<const std::uint8_t> flags, bool compact) {
-    if (compact && sealed_count_ == 0) return compact_to(flags);
+  void keep(std::span<const std::uint8_t> flags, bool compact, Workspace& workspace) {
+    if (compact && sealed_count_ == 0) return compact_to(flags, workspace);
     for (std::size_t dropped = detail::first_unset(flags); dropped < flags.size();
          dropped += 1 + detail::first_unset(flags.subspan(dropped + 1)))
       kill(static_cast<std::size_t>(map_[dropped]));
     map_.keep(flags);
-    sweep();
-    if (seals()) release_mostly_dead();
+    sweep(workspace);
+    if (seals()) release_mostly_dead(workspace);
   }
 
   /// Drops the newest slots, so that `slots` stay.
-  void truncate(std::size_t slots) {
+  void truncate(std::size_t slots, Workspace& workspace) {
     if (!map_.identity() || dead_rows() != 0) {
       // Rows at the very end go, so that the newest slots left lie last, as after an append; others stay behind dead.
       for (std::size_t slot = map_.size(); slot-- > slots;)
         if (!drop_last_row(static_cast<std::size_t>(map_[slot]))) kill(static_cast<std::size_t>(map_[slot]));
       map_.truncate(slots);
       number();
-      return sweep();
+      return sweep(workspace);
     }
     map_.truncate(slots);
     while (!segments_.empty() && segments_.back().first >= slots) segments_.pop_back();
@@ -110,12 +110,12 @@ class RowStore {
   }
 
   /// Gives a slot another row; a sealed slot goes back to a dense row.
-  void rewrite(std::size_t slot, std::span<const float> values) {
+  void rewrite(std::size_t slot, std::span<const float> values, Workspace& workspace) {
     const ConstRows row(values.data(), 1, values.size());
     const auto place = static_cast<std::size_t>(map_[slot]);
     if (!in_sealed_rows(place)) return write(segments_[segment_of(place)], place, row);
     rewrite_behind(slot, place, row);
-    sweep();
+    sweep(workspace);
   }
 
   /// What directions shared between layers are encoded with.
@@ -128,7 +128,7 @@ class RowStore {
     std::shared_ptr<const std::vector<float>> norms;
   };
   /// Gives slots the rows of shared blocks. Dense rows between those that they leave move together.
-  void share(std::span<const SharedRows> blocks) {
+  void share(std::span<const SharedRows> blocks, Workspace& workspace) {
     for (const SharedRows& shared : blocks) {
       for (const std::uint32_t slot : shared.slots) ++segments_[segment_of(static_cast<std::size_t>(map_[slot]))].dead;
       // Before a block of codes that still fills up, or the next code would begin another one.
@@ -136,20 +136,23 @@ class RowStore {
       if (at > 0 && segments_[at - 1].end < segments_[at - 1].block->capacity()) --at;
       segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at),
                        Segment{shared.block, 0, shared.slots.size(), 0, true, 0, shared.norms});
-      slots_moved_to(at, shared.slots);
+      slots_moved_to(at, shared.slots, workspace);
     }
-    move_behind([&](const Segment& segment) {
-      return segment.sealed ? segment.dead * 4 >= segment.block->capacity() * 3 : segment.dead != 0;
-    });
+    move_behind(
+        [&](const Segment& segment) {
+          return segment.sealed ? segment.dead * 4 >= segment.block->capacity() * 3 : segment.dead != 0;
+        },
+        workspace);
     map_.settle();
   }
 
   /// Seals the oldest dense slots as the stream's rule allows now.
-  void seal(bool prompt_end) {
+  void seal(bool prompt_end, Workspace& workspace) {
     if (!seals()) return;
+    Workspace::Frame frame(workspace);
     const bool whole = stream_.whole_prompt && prompt_end;
     const std::size_t step = whole ? sealed_->granule() : stream_.batch;
-    const std::span<const std::uint32_t> candidates = seal_candidates(step);
+    const std::span<const std::uint32_t> candidates = seal_candidates(step, frame);
     const std::size_t count = candidates.size() / step * step;
     const std::size_t piece = whole ? count : std::max(PromptRows / stream_.batch * stream_.batch, stream_.batch);
     const bool in_order = map_.identity() && dead_rows() == 0;
@@ -160,12 +163,12 @@ class RowStore {
           in_order && !whole && PromptRows % piece == 0 && first % stream_.batch == 0)
         rows = std::min(rows, piece - first % piece);
       if (in_order)
-        seal_in_order(candidates[done], rows);
+        seal_in_order(candidates[done], rows, workspace);
       else
-        seal_scattered(candidates.subspan(done, rows));
+        seal_scattered(candidates.subspan(done, rows), workspace);
       done += rows;
     }
-    if (prompt_end && count != 0) shrink_tail();
+    if (prompt_end && count != 0) shrink_tail(workspace);
   }
 
   /// Rows of slots [first, first + rows.count), decoded.
@@ -318,8 +321,8 @@ class RowStore {
   }
 
   /// Frees the segments without a live row and renumbers the rows behind them.
-  void sweep() {
-    if (erase_dead()) recount_free();
+  void sweep(Workspace& workspace) {
+    if (erase_dead()) recount_free(workspace);
   }
   /// `moving`: slots whose rows count as dead although the map still has them.
   bool erase_dead(std::size_t moving = 0) {
@@ -339,11 +342,11 @@ class RowStore {
     return true;
   }
   /// The free rows of a store that never seals are those that no slot uses.
-  void recount_free() {
+  void recount_free(Workspace& workspace) {
     free_.clear();
     if (seals() || dead_rows() == 0) return;
-    auto used = detail::scratch<struct RecountPurpose, std::uint8_t>(rows());
-    std::fill(used.begin(), used.end(), std::uint8_t{0});
+    Workspace::Frame frame(workspace);
+    const auto used = frame.filled<std::uint8_t>(rows(), 0);
     for (std::size_t slot = 0; slot < map_.size(); ++slot) used[static_cast<std::size_t>(map_[slot])] = 1;
     for (std::size_t row = rows(); row-- > 0;)
       if (!used[row] && !in_sealed_rows(row)) free_.push_back(static_cast<std::uint32_t>(row));
@@ -351,19 +354,21 @@ class RowStore {
 
   /// The few rows left in segments that are three quarters dead move behind all others; sealed ones are dense again, to be
   /// sealed with the oldest. So the bytes held stay within a small factor of the slots that live.
-  void release_mostly_dead() {
-    move_behind([&](const Segment& segment) {
+  void release_mostly_dead(Workspace& workspace) {
+    const auto leaves = [&](const Segment& segment) {
       const bool open = !segment.sealed && &segment == &segments_.back();
       if (open || segment.dead * 4 < segment.rows() * 3) return false;
       // Against the capacity of a sealed block: one that has just been begun still fills up.
       return !segment.sealed || segment.dead * 4 >= segment.block->capacity() * 3;
-    });
+    };
+    move_behind(leaves, workspace);
   }
   /// Moves the live rows of the segments that `leaves` says yes to behind all others, in slot order, as dense rows.
   template <class Leaves>
-  void move_behind(Leaves leaves) {
+  void move_behind(Leaves leaves, Workspace& workspace) {
     if (std::none_of(segments_.begin(), segments_.end(), leaves)) return;
-    auto slots = detail::scratch<struct MovedSlots, std::uint32_t>(map_.size());
+    Workspace::Frame frame(workspace);
+    const auto slots = frame.take<std::uint32_t>(map_.size());
     std::size_t count = 0;
     for (const Segment& segment : segments_)
       if (leaves(segment))
@@ -371,7 +376,7 @@ class RowStore {
                              static_cast<std::int32_t>(segment.first + segment.rows()),
                              [&](std::size_t slot) { slots[count++] = static_cast<std::uint32_t>(slot); });
     std::sort(slots.begin(), slots.begin() + static_cast<std::ptrdiff_t>(count));
-    auto rows = detail::scratch<struct MovedRows>(count * dim());
+    const auto rows = frame.take(count * dim());
     for (std::size_t i = 0; i < count; ++i) gather(slots[i], {rows.data() + i * dim(), 1, dim()});
     for (std::size_t i = 0; i < count; ++i) ++segments_[segment_of(static_cast<std::size_t>(map_[slots[i]]))].dead;
     erase_dead(count);  // free rows are counted when every slot has a row again
@@ -384,12 +389,13 @@ class RowStore {
       open.end += taken;
       done += taken;
     }
-    recount_free();
+    recount_free(workspace);
   }
 
-  void compact_to(std::span<const std::uint8_t> flags) {
+  void compact_to(std::span<const std::uint8_t> flags, Workspace& workspace) {
     RowStore fresh(dense_, sealed_, stream_, memory_);
-    auto rows = detail::scratch<struct CompactPurpose>(PromptRows * dim());
+    Workspace::Frame frame(workspace);
+    const auto rows = frame.take(PromptRows * dim());
     std::size_t filled = 0;
     for (std::size_t slot = 0; slot < flags.size();) {
       std::size_t run = 0;  // neighbours are decoded together: a row of keys lies scattered among its tile's
@@ -412,24 +418,24 @@ class RowStore {
 
   // In row_sealing.hpp.
   /// Dense slots, oldest first, beyond the sinks and without the newest `recent`; none if they must be fewer than `least`.
-  std::span<const std::uint32_t> seal_candidates(std::size_t least) const;
+  std::span<const std::uint32_t> seal_candidates(std::size_t least, Workspace::Frame& frame) const;
   /// A sealed segment with room for `rows` more, at index `at` or right before it; returns its index.
   std::size_t sealed_segment(std::size_t at, std::size_t rows);
   void encode_sealed(std::size_t index, ConstRows rows);
   /// How many of `wanted` rows the open sealed segment before `at` takes; all of them go into a new one if it is full.
   std::size_t sealed_room(std::size_t at, std::size_t wanted) const;
   /// Seals slots [first, first + count) of a store whose rows are in slot order: row numbers do not change.
-  void seal_in_order(std::size_t first, std::size_t count);
+  void seal_in_order(std::size_t first, std::size_t count, Workspace& workspace);
   /// Moves the rows of a dense segment in front of `row` into a segment of their own; returns the index of the rest.
-  std::size_t split(std::size_t at, std::size_t row);
+  std::size_t split(std::size_t at, std::size_t row, Workspace& workspace);
   /// Seals slots whose rows lie anywhere: they get rows behind the sealed ones, and the rows behind those move up.
-  void seal_scattered(std::span<const std::uint32_t> slots);
+  void seal_scattered(std::span<const std::uint32_t> slots, Workspace& workspace);
   /// Slots got the last rows of a sealed segment: the rows behind those move up, and their old ones are dead already.
-  void slots_moved_to(std::size_t sealed, std::span<const std::uint32_t> slots);
+  void slots_moved_to(std::size_t sealed, std::span<const std::uint32_t> slots, Workspace& workspace);
   /// Index behind the last sealed segment.
   std::size_t behind_sealed() const;
   /// After a prompt was sealed, the few dense rows left move out of its large blocks.
-  void shrink_tail();
+  void shrink_tail(Workspace& workspace);
 
   std::shared_ptr<const Codec> dense_, sealed_;
   Stream stream_;
