@@ -118,7 +118,9 @@ struct H2OMask {
     for (std::size_t slot = 0; slot < others; ++slot) state.sorted.push_back(head.slots[slot].mass);
     const auto last = state.sorted.begin() + static_cast<std::ptrdiff_t>(state.heavy - 1);
     std::nth_element(state.sorted.begin(), last, state.sorted.end(), std::greater<>());
-    return *last;
+    const float smallest = *last;
+    state.sorted.clear();  // copies of the state need not copy it
+    return smallest;
   }
 };
 

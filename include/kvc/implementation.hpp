@@ -5,7 +5,7 @@
 #error "kvc/implementation.hpp: define KVC_COMPILED for the whole program (or do not include this file)"
 #endif
 
-#include "kvc/cache/forward.hpp"
+#include "kvc/cache/implementation.hpp"
 #include "kvc/kernels/all_targets.hpp"
 #include "kvc/kernels/dispatch.hpp"
 #include "kvc/named/implementation.hpp"

@@ -14,6 +14,9 @@ struct Stats {
   std::size_t metadata = 0;     ///< bytes of positions, row maps, multiplicities and the policies' slots
   std::size_t slack = 0;        ///< bytes allocated but not in use: open rows of the last blocks, padding
   std::size_t dense_bytes = 0;  ///< bytes of fp16 keys and values of every token seen
+  /// Of the whole cache only, and no part of bytes(): working memory, and what the Arena holds in reserve for further
+  /// blocks. Forks share both.
+  std::size_t workspace = 0, spare = 0;
 
   std::size_t bytes() const { return payload + metadata + slack; }
   /// Dense bytes over the bytes really held; above 1 is compression.
@@ -27,6 +30,8 @@ struct Stats {
     metadata += other.metadata;
     slack += other.slack;
     dense_bytes += other.dense_bytes;
+    workspace += other.workspace;
+    spare += other.spare;
     return *this;
   }
 };

@@ -165,7 +165,7 @@ TEST_CASE("attend() reads every slot, stores nothing and tells the log-sum-exp")
   const ConstRows queries = text.tokens(100, 20).q;
   Outputs out(shape, 20);
   std::vector<float> lse(20 * 6);
-  cache.attend(0, queries, out.rows(0, 20), lse.data());
+  cache.attend(0, queries, out.rows(0, 20), lse);
   std::vector<double> expected, expected_lse;
   for (std::size_t t = 0; t < 20; ++t)
     for (std::size_t q = 0; q < 6; ++q) {
@@ -189,9 +189,9 @@ TEST_CASE("Attention over two halves of a context merges to attention over the w
   const ConstRows query = text.tokens(600, 1).q;
   Outputs a(shape, 1), b(shape, 1), together(shape, 1);
   std::vector<float> a_lse(4), b_lse(4), lse(4);
-  left.attend(0, query, a.rows(0, 1), a_lse.data());
-  right.attend(0, query, b.rows(0, 1), b_lse.data());
-  whole.attend(0, query, together.rows(0, 1), lse.data());
+  left.attend(0, query, a.rows(0, 1), a_lse);
+  right.attend(0, query, b.rows(0, 1), b_lse);
+  whole.attend(0, query, together.rows(0, 1), lse);
   std::vector<double> merged, merged_lse;
   for (std::size_t q = 0; q < 4; ++q) {
     const double all = std::log(std::exp(double(a_lse[q])) + std::exp(double(b_lse[q])));
@@ -210,7 +210,7 @@ TEST_CASE("attend() on an empty cache answers zeros and minus infinity") {
   const KVCache cache(shape, Full{});
   Outputs out(shape, 1);
   std::vector<float> lse(2, 1.0f);
-  cache.attend(0, text.tokens(0, 1).q, out.rows(0, 1), lse.data());
+  cache.attend(0, text.tokens(0, 1).q, out.rows(0, 1), lse);
   CHECK(naive::distance(out.values(), std::vector<double>(32, 0.0)) == 0);
   CHECK(lse[0] == -std::numeric_limits<float>::infinity());
 }

@@ -160,7 +160,7 @@ TEST_CASE("Observed attention is the oracle's at in-cache positions and over sea
 
   const KIVI kivi{.bits = 4, .group = 16, .residual = 32, .metadata = Scalar::f32};
   for (Feed feed : {Feed::group_sums, Feed::sums, Feed::rows}) {
-    naive::Cache sealed(Small, kivi.quantize({}), Scalar::f32);
+    naive::Cache sealed(Small, kivi.quantize({}, {}), Scalar::f32);
     check_observations(Recorder{.log = log, .feed = feed} | kivi, log, feed, sealed, Small, {100, 0, 0, 0, 40, 0, 0});
   }
 }
@@ -417,7 +417,7 @@ TEST_CASE("A selecting policy never sees slots that another one evicted, sealed 
   check_selection(Recorder{.log = log, .feed = Feed::none, .evicts = true} | EveryThird{}, model);
 
   const KIVI kivi{.bits = 8, .group = 16, .residual = 32, .metadata = Scalar::f32};
-  naive::Cache sealed(Small, kivi.quantize({}), Scalar::f32);
+  naive::Cache sealed(Small, kivi.quantize({}, {}), Scalar::f32);
   sealed.keep = model.keep;
   check_selection(Recorder{.log = log, .feed = Feed::none, .evicts = true} | EveryThird{} | kivi, sealed);
 }

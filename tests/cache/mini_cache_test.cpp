@@ -316,7 +316,7 @@ TEST_CASE("MiniCache | KIVI seals directions, in whole groups of keys; norms sta
   for (std::size_t layer = 0; layer < 2; ++layer)
     for (kvc::CacheCore* cache : {static_cast<kvc::CacheCore*>(&sealed), static_cast<kvc::CacheCore*>(&dense)})
       cache->prefill(layer, support::RandomTokens(shape, Tokens, unsigned(layer)).tokens(0, Tokens), {});
-  const kvc::Streams streams = Quantizer.quantize({});
+  const kvc::Streams streams = Quantizer.quantize({}, {});
   for (std::uint32_t layer = 0; layer < 2; ++layer) {
     std::vector<float> k(Tokens * Dim), v(k), exact_k(k), exact_v(k);
     sealed.gather({layer, 0}, {k.data(), Tokens, Dim}, {v.data(), Tokens, Dim});

@@ -20,6 +20,11 @@ namespace {
 struct Rehearsed {
   kvc::Budget budget = 6;
 
+  static constexpr kvc::PolicyName name{"rehearsed", "Keeps what the repetition of a prompt attends to."};
+  static constexpr auto parameters() {
+    return kvc::list(kvc::parameter("budget", &Rehearsed::budget, "Slots that a head keeps."));
+  }
+
   struct Slot {
     float score = 0;
   };
@@ -68,7 +73,7 @@ std::vector<int> some_ids(std::size_t count) {
 
 std::vector<Contestant> contestants(const std::string& policies) {
   static const bool added = [] {
-    kvc::AnyPolicy::add<Rehearsed>("rehearsed", "for a test", {});
+    kvc::AnyPolicy::add<Rehearsed>();
     return true;
   }();
   REQUIRE(added);

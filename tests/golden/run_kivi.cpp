@@ -88,8 +88,8 @@ std::vector<std::uint8_t> compare(const Case& golden, Check& check, const Names&
 struct SealsEverything {
   kvc::KIVI kivi;
   bool keys = true;
-  kvc::Streams quantize(kvc::HeadId id) const {
-    kvc::Streams streams = kivi.quantize(id);
+  kvc::Streams quantize(kvc::HeadId id, const kvc::CacheShape& shape) const {
+    kvc::Streams streams = kivi.quantize(id, shape);
     streams.key.batch = kivi.group;
     streams.value.recent = 0;
     (keys ? streams.value : streams.key) = {};

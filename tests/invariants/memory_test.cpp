@@ -62,13 +62,13 @@ void check_metadata(const PolicyCase& entry, const Sequence& sequence) {
   for (const HeadId id : Sequence::heads(Shape)) {
     const std::size_t blocks = cache.key_rows(id).segments().size() + cache.value_rows(id).segments().size();
     CHECK(blocks <= 2 * (cache.stats(id).seen / kernels::TileLanes + 3));
-    CHECK(cache.stats(id).metadata <= (cache.stats(id).seen + 16) * (PerSlot + kept) + blocks * PerBlock);
+    const std::size_t state = entry.state_bytes + cache.stats(id).seen * entry.state_bytes_per_token;
+    CHECK(cache.stats(id).metadata <= (cache.stats(id).seen + 16) * (PerSlot + kept) + blocks * PerBlock + state);
   }
-  // What is not any head's: states, queries that wait for the prompt's end, the ramp of positions.
+  // What is not any head's: queries that wait for the prompt's end, the ramp of positions.
   const std::size_t seen = cache.stats().seen;
   std::size_t heads = 0, whole = (seen + seen / 2 + 64) * 2 * sizeof(Position);
   for (const HeadId id : Sequence::heads(Shape)) heads += cache.stats(id).metadata;
-  whole += Shape.heads() * (entry.state_bytes + seen * entry.state_bytes_per_token);
   CHECK(cache.stats().metadata <= heads + whole);
 }
 

@@ -15,7 +15,7 @@ const kvc::CacheShape Shape{.head_dim = 64};
 }
 
 TEST_CASE("KIVI seals keys per channel, a residual at a time, and values per token, sparing the newest residual") {
-  const kvc::Streams streams = KIVI{.bits = 2, .residual = 128}.quantize({});
+  const kvc::Streams streams = KIVI{.bits = 2, .residual = 128}.quantize({}, {});
   CHECK(std::get<GroupQuant>(*streams.key.format) == GroupQuant{.bits = 2, .axis = Axis::channel, .group = 32});
   CHECK(streams.key.recent == 0);
   CHECK(streams.key.batch == 128);
@@ -26,7 +26,7 @@ TEST_CASE("KIVI seals keys per channel, a residual at a time, and values per tok
 }
 
 TEST_CASE("KIVI's keys and values may have bits of their own") {
-  const kvc::Streams streams = KIVI{.key_bits = 4, .value_bits = 8, .metadata = Scalar::f32}.quantize({});
+  const kvc::Streams streams = KIVI{.key_bits = 4, .value_bits = 8, .metadata = Scalar::f32}.quantize({}, {});
   CHECK(std::get<GroupQuant>(*streams.key.format).bits == 4);
   CHECK(std::get<GroupQuant>(*streams.value.format).bits == 8);
   CHECK(std::get<GroupQuant>(*streams.value.format).metadata == Scalar::f32);
@@ -45,14 +45,14 @@ TEST_CASE("KIVI refuses what cannot be encoded") {
 }
 
 TEST_CASE("Full keeps rows dense in the cache's own type unless told otherwise") {
-  CHECK(!Full{}.quantize({}).key.format);
-  const kvc::Streams dense = Full{.type = Scalar::f32}.quantize({});
+  CHECK(!Full{}.quantize({}, {}).key.format);
+  const kvc::Streams dense = Full{.type = Scalar::f32}.quantize({}, {});
   CHECK(std::get<kvc::Dense>(*dense.key.format).type == Scalar::f32);
   CHECK(std::get<kvc::Dense>(*dense.value.format).type == Scalar::f32);
 }
 
 TEST_CASE("Full with bits quantizes every token at once") {
-  const kvc::Streams streams = Full{.bits = 8, .group = 16}.quantize({});
+  const kvc::Streams streams = Full{.bits = 8, .group = 16}.quantize({}, {});
   for (const kvc::Stream& stream : {streams.key, streams.value}) {
     CHECK(std::get<GroupQuant>(*stream.format) == GroupQuant{.bits = 8, .axis = Axis::token, .group = 16});
     CHECK(stream.recent == 0);
@@ -68,16 +68,16 @@ TEST_CASE("Full refuses bits that cannot be encoded, and both bits and a type") 
 }
 
 TEST_CASE("Full with a fit passes it to its groups") {
-  const kvc::Streams streams = Full{.bits = 4, .fit = kvc::Fit::half_quadratic}.quantize({});
+  const kvc::Streams streams = Full{.bits = 4, .fit = kvc::Fit::half_quadratic}.quantize({}, {});
   CHECK(std::get<GroupQuant>(*streams.value.format) ==
         GroupQuant{.bits = 4, .axis = Axis::token, .group = 32, .fit = kvc::Fit::half_quadratic});
 }
 
 TEST_CASE("Full with a ggml type seals every token in its blocks, values in another type if told so") {
-  const kvc::Streams same = Full{.ggml = kvc::GgmlType::q8_0}.quantize({});
+  const kvc::Streams same = Full{.ggml = kvc::GgmlType::q8_0}.quantize({}, {});
   CHECK(std::get<kvc::GgmlBlocks>(*same.key.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
   CHECK(std::get<kvc::GgmlBlocks>(*same.value.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
-  const kvc::Streams two = Full{.ggml = kvc::GgmlType::q8_0, .value_ggml = kvc::GgmlType::q4_0}.quantize({});
+  const kvc::Streams two = Full{.ggml = kvc::GgmlType::q8_0, .value_ggml = kvc::GgmlType::q4_0}.quantize({}, {});
   CHECK(std::get<kvc::GgmlBlocks>(*two.key.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
   CHECK(std::get<kvc::GgmlBlocks>(*two.value.format) == kvc::GgmlBlocks{kvc::GgmlType::q4_0});
 }
@@ -97,6 +97,6 @@ TEST_CASE("Full refuses a ggml type whose blocks do not divide the rows, or besi
 }
 
 TEST_CASE("quantizers keep every slot") {
-  STATIC_REQUIRE(kvc::equal_slots<Full>);
-  STATIC_REQUIRE(kvc::equal_slots<KIVI>);
+  STATIC_REQUIRE(kvc::equal_slots<Full> == kvc::EqualSlots::cache);
+  STATIC_REQUIRE(kvc::equal_slots<KIVI> == kvc::EqualSlots::cache);
 }

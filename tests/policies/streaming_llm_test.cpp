@@ -91,5 +91,5 @@ TEST_CASE("StreamingLLM refuses a budget below its sinks and cache positions wit
 }
 
 TEST_CASE("StreamingLLM keeps the same slots in every head") {
-  STATIC_REQUIRE(kvc::equal_slots<StreamingLLM>);
+  STATIC_REQUIRE(kvc::equal_slots<StreamingLLM> == kvc::EqualSlots::cache);
 }

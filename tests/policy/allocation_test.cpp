@@ -92,7 +92,7 @@ TEST_CASE("Quest's selections allocate nothing, its index only where the pages o
     head.append(1);
     selection.reset(head.positions.size());
     selection.scratch(1000);
-    head.keys();  // the fake's own copies
+    head.keys_from(0);  // the fake's own copies
     kvc::Head<kvc::Quest> view = head.head(Event::decode);
     const std::size_t before = allocations;
     head.policy.index(view, step == 0 ? 0 : head.positions.size() - 1);

@@ -93,11 +93,29 @@ TEST_CASE("keep_best drops the lowest of one too many: NaN first, the newer of e
 TEST_CASE("a rewrite starts as a copy of what the slot has") {
   Planned planned(3);
   planned.plan.key(1)[0] += 1;
-  REQUIRE(planned.plan.rewrites().size() == 1);
-  CHECK(planned.plan.rewrites()[0].slot == 1);
-  CHECK(planned.plan.rewrites()[0].key[0] == planned.head.stored_keys[1][0] + 1);
-  CHECK(planned.plan.rewrites()[0].key[1] == planned.head.stored_keys[1][1]);
-  CHECK(planned.plan.rewrites()[0].value == planned.head.stored_values[1]);
+  REQUIRE(planned.plan.rewrites() == 1);
+  const kvc::Plan::Rewrite rewrite = planned.plan.rewrite_at(0);
+  CHECK(rewrite.slot == 1);
+  CHECK(rewrite.key[0] == planned.head.stored_keys[1][0] + 1);
+  CHECK(rewrite.key[1] == planned.head.stored_keys[1][1]);
+}
+
+TEST_CASE("A rewritten key leaves the value alone, and a rewritten value the key") {
+  Planned planned(3);
+  planned.plan.key(0)[0] = 1;
+  planned.plan.value(2)[0] = 1;
+  REQUIRE(planned.plan.rewrites() == 2);
+  CHECK(planned.plan.rewrite_at(0).value.empty());
+  CHECK(planned.plan.rewrite_at(1).key.empty());
+  CHECK(planned.plan.rewrite_at(1).value[1] == planned.head.stored_values[2][1]);
+}
+
+TEST_CASE("Every slot of a long head is rewritten without a search, and its rewrite is found again") {
+  Planned planned(5000);
+  for (std::size_t slot = 0; slot < 5000; ++slot) planned.plan.value(slot)[0] = static_cast<float>(slot);
+  for (std::size_t slot = 0; slot < 5000; ++slot) planned.plan.value(slot)[0] += 1;
+  REQUIRE(planned.plan.rewrites() == 5000);
+  CHECK(planned.plan.rewrite_at(4999).value[0] == 5000);
 }
 
 TEST_CASE("reset returns to keeping everything") {

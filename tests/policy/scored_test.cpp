@@ -28,7 +28,11 @@ TEST_CASE("a policy that only scores keeps the best after the prompt, and no ste
       {3, 4, 0, 0, 0, 0, 0, 0}, {0, 1, 0, 0, 0, 0, 0, 0}, {2, 2, 2, 2, 0, 0, 0, 0}, {9, 0, 0, 0, 0, 0, 0, 0}};
   const kvc::Stages stages = kvc::stages_of(head.policy);
   const auto kept_after = [&](Event event) {
-    const kvc::AnyHead any{.view = head.head(event)};
+    kvc::Head<Knorm> view = head.head(event);
+    head.score(view);
+    const auto state = stages[0]->new_state();
+    const kvc::StageMemory memory{nullptr, state.get()};
+    const kvc::AnyHead any{view, &memory};
     kvc::Plan plan(any.view);
     stages[0]->evict(any, plan);
     return std::vector<std::uint8_t>(plan.chosen().begin(), plan.chosen().end());

@@ -1,10 +1,12 @@
 #pragma once
-#include <kvc/policy/budget.hpp>
-#include <kvc/policy/plan.hpp>
-#include <kvc/policy/verbs.hpp>
+#include <kvc/policy/stage.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
+#include <memory>
+#include <numeric>
 #include <random>
 #include <span>
 #include <vector>
@@ -12,12 +14,16 @@
 namespace support {
 
 /// One head over plain vectors, to test a policy without a cache: tokens are random unless a test overwrites them,
-/// attention is computed naively in double, plans are executed by copying what stays. There is no rotary embedding.
+/// attention is computed naively in double, plans are executed by copying what stays. Members of the policy have their memory
+/// and observe too. There is no rotary embedding.
 template <class P>
 class FakeHead final : public kvc::HeadSource {
  public:
   explicit FakeHead(P tested, kvc::CacheShape cache_shape = small_shape(), kvc::HeadId head_id = {})
-      : policy(std::move(tested)), shape(std::move(cache_shape)), id(head_id), random_(1 + head_id.head) {}
+      : policy(tested), shape(std::move(cache_shape)), id(head_id),
+        stage_(std::make_shared<const kvc::StageOf<P>>(std::move(tested))), random_(1 + head_id.head) {
+    add_members(*stage_);
+  }
 
   static kvc::CacheShape small_shape() { return {.query_heads = 2, .kv_heads = 1, .head_dim = 8}; }
 
@@ -27,6 +33,7 @@ class FakeHead final : public kvc::HeadSource {
   std::vector<kvc::Position> positions;
   std::vector<kvc::Slot<P>> slots;
   kvc::State<P> state{};
+  kvc::PromptState<P> prompt{};
   std::vector<std::vector<float>> stored_keys, stored_values;
   std::vector<float> multiplicity;          ///< empty: every slot stands for one token
   std::vector<std::vector<float>> queries;  ///< of every token seen, the group's side by side
@@ -37,6 +44,7 @@ class FakeHead final : public kvc::HeadSource {
     for (std::size_t i = 0; i < tokens; ++i) {
       positions.push_back(static_cast<kvc::Position>(seen++));
       slots.push_back({});
+      for (MemberMemory& member : members_) member.append();
       stored_keys.push_back(row(shape.head_dim));
       stored_values.push_back(row(shape.values_dim()));
       if (!multiplicity.empty()) multiplicity.push_back(1);
@@ -48,6 +56,7 @@ class FakeHead final : public kvc::HeadSource {
     kvc::Head<P> view;
     view.id = id;
     view.event = event;
+    view.acts = kvc::acts_after(stage_->when(), event);
     view.seen = seen;
     view.shape = &shape;
     view.positions = positions;
@@ -55,29 +64,38 @@ class FakeHead final : public kvc::HeadSource {
     view.source = this;
     view.slots = slots;
     view.state = &state;
+    view.prompt = &prompt;
+    places_.assign(1 + members_.size(), {});
+    for (std::size_t i = 0; i < members_.size(); ++i)
+      places_[1 + i] = {members_[i].column.data(), members_[i].state.get()};
+    view.memory = places_.data();
+    view.member_places = member_places_.data();
     if constexpr (requires { kvc::Budget(policy.budget); }) view.budget = policy.budget.at(id, seen, shape);
     return view;
   }
 
-  /// Tells the policy about the last `tokens` tokens, with the attention sums of their queries.
+  /// Tells the policy, and its members, about the last `tokens` tokens, with the attention sums of their queries.
   void observe(kvc::Event event, std::size_t tokens, std::span<const float> scores = {}) {
-    if constexpr (kvc::Observes<P>) {
-      const std::size_t group = shape.group();
-      std::vector<float> sums(group * positions.size());
-      for (std::size_t t = 0; t < tokens; ++t)
-        for (std::size_t g = 0; g < group; ++g) {
-          const std::vector<double> row = attention(tokens - 1 - t, g);
-          for (std::size_t slot = 0; slot < row.size(); ++slot)
-            sums[g * row.size() + slot] += static_cast<float>(row[slot]);
-        }
-      kvc::Observation seen_pass;
-      seen_pass.event = event;
-      seen_pass.first_new = positions.size() - tokens;
-      seen_pass.queries_count = tokens;
-      seen_pass.attention = {sums.data(), group, positions.size()};
-      seen_pass.scores = scores;
-      kvc::Head<P> view = head(event);
-      policy.observe(view, seen_pass);
+    const std::size_t group = shape.group();
+    std::vector<float> sums(group * positions.size());
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t g = 0; g < group; ++g) {
+        const std::vector<double> row = attention(tokens - 1 - t, g);
+        for (std::size_t slot = 0; slot < row.size(); ++slot)
+          sums[g * row.size() + slot] += static_cast<float>(row[slot]);
+      }
+    kvc::Observation seen_pass;
+    seen_pass.event = event;
+    seen_pass.first_new = positions.size() - tokens;
+    seen_pass.queries_count = tokens;
+    seen_pass.attention = {sums.data(), group, positions.size()};
+    seen_pass.scores = scores;
+    kvc::Head<P> view = head(event);
+    if constexpr (kvc::Observes<P>) policy.observe(view, seen_pass);
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      kvc::AnyHead any{view, &places_[1 + i]};
+      any.view.budget = members_[i].stage->budget(id, seen, shape);
+      if (members_[i].stage->verbs().observe) members_[i].stage->observe(any, seen_pass);
     }
   }
 
@@ -88,15 +106,29 @@ class FakeHead final : public kvc::HeadSource {
   }
   kvc::Plan plan(kvc::Head<P>& view) {
     kvc::Plan result(view);
-    policy.evict(view, result);
+    score(view);
+    if constexpr (kvc::Evicts<P>)
+      policy.evict(view, result);
+    else if (view.acts && view.size() > view.budget)
+      kvc::keep_best(result, view.scores, view.budget);
     return result;
+  }
+  /// Shows the policy its own scores, as the core does where it acts.
+  void score(kvc::Head<P>& view) {
+    if constexpr (kvc::ScoresHead<P>) {
+      if (!view.acts) return;
+      scores_.resize(view.size());
+      policy.score(view, scores_);
+      view.scores = scores_;
+    }
   }
 
   /// Rewrites what the plan rewrites and keeps what it keeps.
   void apply(const kvc::Plan& plan) {
-    for (const kvc::Plan::Rewrite& rewrite : plan.rewrites()) {
-      stored_keys[rewrite.slot] = rewrite.key;
-      stored_values[rewrite.slot] = rewrite.value;
+    for (std::size_t i = 0; i < plan.rewrites(); ++i) {
+      const kvc::Plan::Rewrite rewrite = plan.rewrite_at(i);
+      if (!rewrite.key.empty()) stored_keys[rewrite.slot].assign(rewrite.key.begin(), rewrite.key.end());
+      if (!rewrite.value.empty()) stored_values[rewrite.slot].assign(rewrite.value.begin(), rewrite.value.end());
     }
     if (!plan.multiplicities().empty()) multiplicity.resize(positions.size(), 1);
     for (const auto& [slot, tokens] : plan.multiplicities()) multiplicity[slot] = tokens;
@@ -105,6 +137,7 @@ class FakeHead final : public kvc::HeadSource {
       if (!plan.kept(slot)) continue;
       positions[kept] = positions[slot];
       slots[kept] = slots[slot];
+      for (MemberMemory& member : members_) member.move(slot, kept);
       stored_keys[kept] = stored_keys[slot];
       stored_values[kept] = stored_values[slot];
       if (!multiplicity.empty()) multiplicity[kept] = multiplicity[slot];
@@ -113,6 +146,7 @@ class FakeHead final : public kvc::HeadSource {
     if (!multiplicity.empty()) multiplicity.resize(kept);
     positions.resize(kept);
     slots.resize(kept);
+    for (MemberMemory& member : members_) member.column.resize(kept * member.stage->slot_bytes());
     stored_keys.resize(kept);
     stored_values.resize(kept);
   }
@@ -127,12 +161,32 @@ class FakeHead final : public kvc::HeadSource {
   /// Softmax over the slots that query `back` tokens before the newest sees, 0 beyond.
   std::vector<double> attention(std::size_t back, std::size_t member) const { return softmax(logits(back, member)); }
 
-  kvc::ConstRows keys() override { return view_of(stored_keys, 0, shape.head_dim, flat_keys_); }
   kvc::ConstRows keys_from(std::size_t first) override {
     return view_of(stored_keys, first, shape.head_dim, flat_keys_);
   }
-  kvc::ConstRows values() override { return view_of(stored_values, 0, shape.values_dim(), flat_values_); }
-  kvc::ConstRows unrotated_keys() override { return keys(); }
+  kvc::ConstRows values_from(std::size_t first) override {
+    return view_of(stored_values, first, shape.values_dim(), flat_values_);
+  }
+  void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) override {
+    if (!key.empty()) std::ranges::copy(stored_keys[slot], key.begin());
+    if (!value.empty()) std::ranges::copy(stored_values[slot], value.begin());
+  }
+  kvc::ConstRows unrotated_keys() override { return keys_from(0); }
+  kvc::ConstRows products(kvc::ConstRows rows) override {
+    products_.clear();
+    for (std::size_t row = 0; row < rows.count; ++row)
+      for (const std::vector<float>& key : stored_keys)
+        products_.push_back(std::inner_product(key.begin(), key.end(), rows[row].begin(), 0.0f));
+    return {products_.data(), rows.count, stored_keys.size()};
+  }
+  kvc::ConstRows window_queries(std::size_t window) override {
+    const std::size_t count = std::min(window, queries.size());
+    window_queries_.clear();
+    for (std::size_t t = queries.size() - count; t < queries.size(); ++t)
+      window_queries_.insert(window_queries_.end(), queries[t].begin(), queries[t].end());
+    return {window_queries_.data(), count * shape.group(), shape.head_dim};
+  }
+  kvc::ReferenceQueries reference_queries() override { return {}; }
   kvc::ConstRows window_attention(std::size_t window) override { return window_rows(window, true); }
   kvc::ConstRows window_sums(std::size_t window) override {
     const kvc::ConstRows rows = window_rows(window, true);
@@ -145,6 +199,28 @@ class FakeHead final : public kvc::HeadSource {
   kvc::ConstRows window_logits(std::size_t window) override { return window_rows(window, false); }
 
  private:
+  /// What the cache keeps about this head for one member.
+  struct MemberMemory {
+    const kvc::Stage* stage;
+    std::vector<std::byte> column;
+    std::shared_ptr<kvc::AnyState> state;  // copies of a head share it
+
+    void append() {
+      column.resize(column.size() + stage->slot_bytes());
+      stage->default_slot(column.data() + column.size() - stage->slot_bytes());
+    }
+    void move(std::size_t from, std::size_t to) {
+      const std::size_t bytes = stage->slot_bytes();
+      if (bytes != 0) std::memmove(column.data() + to * bytes, column.data() + from * bytes, bytes);
+    }
+  };
+  void add_members(const kvc::Stage& owner) {
+    for (const kvc::Member& member : owner.members()) {
+      member_places_.push_back(1 + members_.size());
+      members_.push_back({&member.stage(), {}, member.stage().new_state()});
+    }
+  }
+
   std::vector<float> row(std::size_t dim) {
     std::normal_distribution<float> normal;
     std::vector<float> result(dim);
@@ -190,8 +266,12 @@ class FakeHead final : public kvc::HeadSource {
     return {flat.data(), rows.size() - first, dim};
   }
 
+  std::shared_ptr<const kvc::StageOf<P>> stage_;
+  std::vector<MemberMemory> members_;
+  std::vector<kvc::StageMemory> places_;
+  std::vector<std::size_t> member_places_;
   std::mt19937 random_;
-  std::vector<float> flat_keys_, flat_values_, window_, sums_;
+  std::vector<float> flat_keys_, flat_values_, window_, sums_, products_, window_queries_, scores_;
 };
 
 /// Runs what a cache runs at the end of a prompt over the heads of one layer: allocate, then evict.
@@ -201,6 +281,7 @@ std::vector<std::size_t> end_prompt(std::vector<FakeHead<P>>& layer) {
   std::vector<std::size_t> budgets;
   for (FakeHead<P>& fake : layer) {
     heads.push_back(fake.head(kvc::Event::prompt_end));
+    fake.score(heads.back());
     budgets.push_back(heads.back().budget);
   }
   layer[0].policy.allocate(kvc::Layer<P>(heads), budgets);

@@ -66,10 +66,22 @@ class Cache {
   }
   /// Appends and attends; nothing is learnt or evicted before accept().
   std::vector<double> draft(std::size_t layer, const kvc::Tokens& tokens) {
-    append(layer, tokens);
     for (std::size_t t = 0; t < tokens.q.count; ++t)
       drafts_[layer].emplace_back(tokens.q[t].begin(), tokens.q[t].end());
-    return answers(layer, tokens.q, {});
+    std::vector<double> out;
+    for (std::size_t t = 0; t < tokens.q.count; ++t) {
+      append(layer, one_of(tokens, t));
+      const std::vector<double> row = answers(layer, tokens.q.subrows(t, 1), select);
+      out.insert(out.end(), row.begin(), row.end());
+    }
+    return out;
+  }
+  /// Token t of several.
+  kvc::Tokens one_of(const kvc::Tokens& tokens, std::size_t t) const {
+    kvc::Tokens one{.q = tokens.q.subrows(t, 1), .k = tokens.k.subrows(t, 1), .v = tokens.v.subrows(t, 1)};
+    if (!tokens.scores.empty()) one.scores = tokens.scores.subspan(t * shape_.kv_heads, shape_.kv_heads);
+    if (!tokens.positions.empty()) one.positions = tokens.positions.subspan(t, 1);
+    return one;
   }
   /// Keeps the first `count` drafted tokens of a layer, which are learnt from now.
   void accept(std::size_t layer, std::size_t count) {

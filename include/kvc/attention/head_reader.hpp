@@ -122,12 +122,17 @@ class HeadReader {
                                    [](float b) { return b == MinusInfinity; });
   }
 
-  /// Scores of key rows [begin, end), soft-capped, without bias: results[row][0 … end - begin).
-  void scores(std::size_t begin, std::size_t end, const Queries& queries, const kernels::Results& results) const {
+  /// Products of the queries with key rows [begin, end): results[row][0 … end - begin).
+  void products(std::size_t begin, std::size_t end, const Queries& queries, const kernels::Results& results) const {
     if (!settings_.in_cache)
       score_rows(begin, end, queries.coefficients(), results);
     else
       score_shifted(begin, end, queries, results);
+  }
+
+  /// Scores of key rows [begin, end): their products, soft-capped, without bias.
+  void scores(std::size_t begin, std::size_t end, const Queries& queries, const kernels::Results& results) const {
+    products(begin, end, queries, results);
     if (const float cap = settings_.shape->softcap; cap > 0)
       for (std::size_t row = 0; row < queries.rows(); ++row)
         kernels::active().softcap(results.data + row * results.stride, end - begin, cap);

@@ -46,26 +46,69 @@ inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, co
     to_slots(head, kept.weights + row * kept.stride, target.data() + row * head.size());
 }
 
+/// The factors exp(chunk maximum - log-sum-exp) that make probabilities out of the kept weights of a finished tile: per chunk
+/// [heads, rows / heads], query row t * heads + h at [h, t].
+class KeptFactors {
+ public:
+  KeptFactors(const KeptScores& kept, const Partial& state, std::size_t heads, Workspace::Frame& frame)
+      : kept_(kept), rows_(state.rows), heads_(heads), memory_(frame.take(3 * state.rows)) {
+    for (std::size_t row = 0; row < rows_; ++row)
+      minus_lse()[place(row)] = state.sum[row] > 0 ? -state.log_sum_exp(row) : 0.0f;  // its maxima are -inf
+  }
+  const float* of_chunk(std::size_t chunk) {
+    float *maxima = minus_lse() + rows_, *factors = maxima + rows_;
+    for (std::size_t row = 0; row < rows_; ++row) maxima[place(row)] = kept_.maxima[chunk / ChunkRows * rows_ + row];
+    kernels::active().probabilities(maxima, minus_lse(), rows_, 0.0f, factors, false);
+    return factors;
+  }
+
+ private:
+  float* minus_lse() const { return memory_.data(); }
+  std::size_t place(std::size_t row) const { return row % heads_ * (rows_ / heads_) + row / heads_; }
+
+  const KeptScores& kept_;
+  std::size_t rows_, heads_;
+  std::span<float> memory_;
+};
+
 /// Adds what the queries of a finished tile gave key rows [0, end) to column sums: sums[h * stride + row] per query head h
 /// of a group of `heads`, or with 1 head the group together. Query row t * heads + h counts for head h.
 inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::size_t end, std::size_t heads, float* sums,
                           std::size_t stride, Workspace& workspace) {
   const auto& table = kernels::active();
-  const std::size_t rows = state.rows, each = rows / heads;
+  const std::size_t each = state.rows / heads;
   const kernels::DenseLayout of_head{Scalar::f32, heads * kept.stride, kernels::TileLanes};
   Workspace::Frame frame(workspace);
-  const auto memory = frame.take(3 * rows);
-  float *minus_lse = memory.data(), *maxima = minus_lse + rows, *factors = maxima + rows;  // [heads, each]
-  const auto place = [&](std::size_t row) { return row % heads * each + row / heads; };
-  for (std::size_t row = 0; row < rows; ++row)
-    minus_lse[place(row)] = state.sum[row] > 0 ? -state.log_sum_exp(row) : 0.0f;  // its maxima are -inf
+  KeptFactors kept_factors(kept, state, heads, frame);
   for (std::size_t chunk = 0; chunk < end; chunk += ChunkRows) {
-    for (std::size_t row = 0; row < rows; ++row) maxima[place(row)] = kept.maxima[chunk / ChunkRows * rows + row];
-    table.probabilities(maxima, minus_lse, rows, 0.0f, factors, false);
+    const float* factors = kept_factors.of_chunk(chunk);
     for (std::size_t h = 0; h < heads; ++h)
       table.dense_product(of_head, kept.weights + h * kept.stride + chunk,
                           {0, std::min(ChunkRows, end - chunk), 0, each}, {factors + h * each, 1, each},
                           {sums + h * stride + chunk, stride, true});
+  }
+}
+
+/// Raises maxima[h * stride + row] to the largest probability that a query of head h gave key row `row`, of the rows [0, end).
+inline void raise_kept_maxima(const KeptScores& kept, const Partial& state, std::size_t end, std::size_t heads,
+                              float* maxima, std::size_t stride, Workspace& workspace) {
+  constexpr std::size_t Length = 16;  // loops of a constant length become vectors at -O2; kept rows are whole tiles
+  const std::size_t each = state.rows / heads;
+  Workspace::Frame frame(workspace);
+  KeptFactors kept_factors(kept, state, heads, frame);
+  for (std::size_t chunk = 0; chunk < end; chunk += ChunkRows) {
+    const float* factors = kept_factors.of_chunk(chunk);
+    const std::size_t count = std::min(ChunkRows, end - chunk);
+    for (std::size_t row = 0; row < state.rows; ++row) {
+      const float factor = factors[row % heads * each + row / heads];
+      const float* weights = kept.weights + row * kept.stride + chunk;
+      float* target = maxima + row % heads * stride + chunk;
+      std::size_t i = 0;
+      for (; i + Length <= count; i += Length)
+        for (std::size_t j = i; j < i + Length; ++j)
+          target[j] = weights[j] * factor > target[j] ? weights[j] * factor : target[j];
+      for (; i < count; ++i) target[i] = std::max(target[i], weights[i] * factor);
+    }
   }
 }
 
@@ -89,6 +132,22 @@ inline void newest_sums(const HeadReader& reader, const Queries& queries, float*
     state.values = nullptr;
     attend_rows(reader, 0, end, tile, seen_first + first, state, kept);
     add_kept_sums(kept, state, end, group, sums, stride, reader.workspace());
+  }
+}
+
+/// Plain products of `queries` with the key of every slot: target [tokens * group, slots], without scale, cap and weights of
+/// slots.
+inline void slot_products(const HeadReader& reader, const Queries& queries, std::span<float> target) {
+  const HeadStore& head = reader.head();
+  const std::size_t rows = head.keys().rows(), slots = head.size();
+  constexpr std::size_t TileTokens = 16;
+  Workspace::Frame frame(reader.workspace());
+  const auto scores = frame.take(TileTokens * queries.group * rows);
+  for (std::size_t first = 0; first < queries.tokens; first += TileTokens) {
+    const Queries tile = queries.part(first, std::min(TileTokens, queries.tokens - first));
+    reader.products(0, rows, tile, {scores.data(), rows, false});
+    for (std::size_t row = 0; row < tile.rows(); ++row)
+      to_slots(head, scores.data() + row * rows, target.data() + (first * queries.group + row) * slots);
   }
 }
 

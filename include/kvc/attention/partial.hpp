@@ -22,11 +22,17 @@ struct Partial {
   }
   /// Lays an empty state over memory of floats(rows, value_dim).
   static Partial empty_in(std::span<float> memory, std::size_t rows, std::size_t value_dim) {
+    const Partial state = over(memory, rows, value_dim);
+    std::fill_n(state.values, rows * state.stride, 0.0f);
+    std::fill_n(state.maximum, rows, MinusInfinity);
+    std::fill_n(state.sum, rows, 0.0f);
+    return state;
+  }
+  /// The state that empty_in() laid over this memory before.
+  static Partial over(std::span<float> memory, std::size_t rows, std::size_t value_dim) {
     const std::size_t stride = kernels::round_up(value_dim, kernels::TileLanes);
-    std::fill_n(memory.data(), rows * stride, 0.0f);
-    std::fill_n(memory.data() + rows * stride, rows, MinusInfinity);
-    std::fill_n(memory.data() + rows * stride + rows, rows, 0.0f);
-    return {memory.data() + rows * stride, memory.data() + rows * stride + rows, memory.data(), rows, stride};
+    float* maximum = memory.data() + rows * stride;
+    return {maximum, maximum + rows, memory.data(), rows, stride};
   }
 
   /// Takes in the other rows' result.

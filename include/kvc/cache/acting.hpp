@@ -1,108 +1,85 @@
 #pragma once
-#include "kvc/cache/impl.hpp"
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <string>
 
-// Policies at work: observe, allocate, evict, seal, in that order, over the stages of the pipeline.
-namespace kvc::inline KVC_ABI {
+#include "kvc/cache/checks.hpp"
+#include "kvc/cache/merging.hpp"
+#include "kvc/cache/observing.hpp"
+#include "kvc/cache/sealing.hpp"
+#include "kvc/cache/transaction.hpp"
 
-inline AnyHead CacheCore::Impl::any_head(std::size_t stage, std::size_t head, Event event, HeadSource& source) {
-  HeadStore& store = heads_[head];
-  HeadMemory& memory = memory_[head];
-  AnyHead any;
-  HeadView& view = any.view;
-  view.id = id_of(head);
-  view.event = event;
-  view.seen = store.seen();
-  view.incoming = event == Event::make_room ? incoming_ : 0;
-  view.shape = &shape_;
-  view.positions =
-      store.positions().identity() ? std::span<const Position>(ramp_).first(store.size()) : store.positions().entries();
-  view.multiplicity = store.multiplicity();
-  view.source = &source;
-  view.budget =
-      memory.budgets[stage] != Unlimited ? memory.budgets[stage] : stages_[stage]->budget(view.id, view.seen, shape_);
-  any.slots = store.column(stage);
-  any.state = memory.states[stage].get();
-  return any;
+// Policies act, stage by stage: they score, allocate, plan; the core carries the plans out; then adjacent layers merge, and
+// streams seal.
+namespace kvc::inline KVC_ABI::cache {
+
+/// Refuses a plan that no head can carry out.
+inline void check_plan(const Inside& in, std::size_t stage, const HeadStore& store, const Plan& plan) {
+  const auto refuse = [&](std::size_t slot, const std::string& what) {
+    fail(ErrorCode::invalid_argument,
+         std::string(in.stages[stage]->type()) + ": the plan for slot " + std::to_string(slot) + " " + what);
+  };
+  for (std::size_t i = 0; i < plan.rewrites(); ++i) {
+    const Plan::Rewrite rewrite = plan.rewrite_at(i);
+    if (!all_within(rewrite.key.data(), rewrite.key.size(), store.key_limit()))
+      refuse(rewrite.slot, "has a key that is not finite, or larger than its format holds");
+    if (!all_within(rewrite.value.data(), rewrite.value.size(), store.value_limit()))
+      refuse(rewrite.slot, "has a value that is not finite, or larger than its format holds");
+  }
+  for (const auto& [slot, tokens] : plan.multiplicities())
+    if (slot >= store.size() || !(tokens > 0) || !std::isfinite(tokens))
+      refuse(slot, "has a multiplicity of " + std::to_string(tokens) + ", which must be positive and finite");
+  for (const auto& [slot, precision_class] : plan.precisions())
+    if (slot >= store.size() || precision_class > store.precision_classes())
+      refuse(slot, "has precision class " + std::to_string(precision_class) + ", beyond the stream's classes");
 }
 
-inline detail::HeadFeed CacheCore::Impl::feed_of(std::size_t head, Workspace& workspace) const {
-  const LayerState& state = layers_[head / shape_.kv_heads];
-  const std::size_t dim = shape_.query_heads * shape_.head_dim;
-  const HeadWork& memory = work_[head % shape_.kv_heads];
-  detail::HeadFeed feed(heads_[head], settings(), head % shape_.kv_heads,
-                        {state.window.data(), state.window_tokens, dim}, workspace);
-  if (memory.window_tokens != 0 && memory.window_head == head)
-    feed.know_sums(memory.window_tokens, memory.window_sums.data());
-  return feed;
-}
-
-inline void CacheCore::Impl::index_head(std::size_t head, std::size_t from, Event event,
-                                        Workspace& workspace) {
-  if (!indexes_) return;
-  detail::HeadFeed feed = feed_of(head, workspace);
-  feed.reuse(work(head).keys);
-  for (std::size_t stage = 0; stage < stages_.size(); ++stage)
-    if (stages_[stage]->verbs().index) stages_[stage]->index(any_head(stage, head, event, feed), from);
-}
-
-inline void CacheCore::Impl::observe_head(const Pass& pass, std::size_t head, std::size_t first_new,
-                                          Workspace& workspace) {
-  if (!observes_) return;
+/// Lets one stage plan for one head. `scored`: what a joint verb said about the head's slots; without data the stage is asked
+/// for its own scores. Returns whether the plan changes anything.
+inline bool plan_head(Inside& in, std::size_t stage, std::size_t head, const Occasion& occasion,
+                      std::span<const float> scored, Workspace& workspace) {
+  const Stage& policy = *in.stages[stage];
+  const std::size_t node = in.stage_node[stage];
+  const Stage::Verbs& verbs = in.nodes[node].verbs;
+  if (!verbs.evict || !policy.works_on(in.layer_of(head))) return false;
   Workspace::Frame frame(workspace);
-  HeadWork& memory = work(head);
-  const std::size_t local = head % shape_.kv_heads, group = shape_.group(), dim = shape_.head_dim,
-                    tokens = pass.tokens->q.count;
-  Observation seen;
-  seen.event = pass.event;
-  seen.first_new = first_new;
-  seen.queries_count = tokens;
-  seen.probe_begin = pass.probe_begin;
-  seen.probe_end = pass.probe_end;
-  if (pass.feed != Feed::none) seen.attention = memory.attention;
-  if (needs_.queries) {
-    const std::size_t floats = tokens * group * dim;
-    const auto queries = frame.take(floats), unrotated = frame.take(floats);
-    for (std::size_t t = 0; t < tokens; ++t)
-      std::ranges::copy(pass.tokens->q[t].subspan(local * group * dim, group * dim),
-                        queries.begin() + std::ptrdiff_t(t * group * dim));
-    std::ranges::copy(queries, unrotated.begin());
-    for (std::size_t row = 0; row < tokens * group; ++row)
-      rotate(unrotated.subspan(row * dim, dim), shape_.rotary, -double(heads_[head].position(first_new + row / group)));
-    seen.queries = {queries.data(), tokens * group, dim};
-    seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
+  HeadFeed feed(in, head, frame);
+  AnyHead any = any_head(in, node, head, occasion.event, feed, occasion.incoming);
+  HeadWork& work = in.work_of(head);
+  any.view.scores = scored;
+  if (scored.data() == nullptr && verbs.score && any.view.acts && any.view.size() > any.view.budget) {
+    if (work.scores.size() < any.view.size()) work.scores.resize(any.view.size());
+    const auto scores = std::span(work.scores).first(any.view.size());
+    policy.score(any, scores);
+    any.view.scores = scores;
   }
-  if (needs_.external_scores) {
-    const auto scores = frame.take(tokens);
-    for (std::size_t t = 0; t < tokens; ++t) scores[t] = pass.tokens->scores[t * shape_.kv_heads + local];
-    seen.scores = scores;
-  }
-  detail::HeadFeed feed = feed_of(head, workspace);
-  for (std::size_t stage = 0; stage < stages_.size(); ++stage)
-    if (stages_[stage]->verbs().observe) stages_[stage]->observe(any_head(stage, head, pass.event, feed), seen);
-  memory_[head].changed = true;
+  work.plan.reset(any.view);
+  policy.evict(any, work.plan);
+  check_plan(in, stage, in.heads[head], work.plan);
+  const auto chosen = work.plan.chosen();
+  return work.plan.rewrites() != 0 || !work.plan.multiplicities().empty() || !work.plan.precisions().empty() ||
+         detail::first_unset(chosen) != chosen.size();
 }
 
-inline void CacheCore::Impl::evict_head(std::size_t stage, std::size_t head, Event event, Workspace& workspace) {
-  if (!stages_[stage]->verbs().evict) return;
-  detail::HeadFeed feed = feed_of(head, workspace);
-  const AnyHead any = any_head(stage, head, event, feed);
-  Plan& plan = work(head).plan;
-  plan.reset(any.view);
-  stages_[stage]->evict(any, plan);
-  execute(head, event, workspace);
+/// Whether the plan of a head only drops slots.
+inline bool only_drops(const Plan& plan) {
+  return plan.rewrites() == 0 && plan.multiplicities().empty() && plan.precisions().empty();
 }
 
-/// Carries out the plan of a head: rewrites, evictions, multiplicities; then tells the indexes.
-inline void CacheCore::Impl::execute(std::size_t head, Event event, Workspace& workspace) {
-  HeadStore& store = heads_[head];
-  HeadMemory& memory = memory_[head];
-  const Plan& plan = work(head).plan;
+/// Carries out the plan of a head: rewrites, evictions, multiplicities and classes of precision; then tells the indexes.
+inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& workspace) {
+  HeadStore& store = in.heads[head];
+  const Plan& plan = in.work_of(head).plan;
   std::size_t from = store.size();
-  work(head).window_tokens = 0;
-  for (const Plan::Rewrite& rewrite : plan.rewrites()) {
+  in.attention_of(head).window_tokens = 0;
+  for (std::size_t i = 0; i < plan.rewrites(); ++i) {
+    const Plan::Rewrite rewrite = plan.rewrite_at(i);
     store.rewrite(rewrite.slot, rewrite.key, rewrite.value, workspace);
     from = std::min(from, rewrite.slot);
   }
+  for (const auto& [slot, precision_class] : plan.precisions()) store.set_precision(slot, precision_class);
   const auto chosen = plan.chosen();
   const std::size_t dropped = detail::first_unset(chosen);
   if (dropped < chosen.size()) {
@@ -115,180 +92,145 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event, Workspace& w
     const auto behind = chosen.begin() + static_cast<std::ptrdiff_t>(slot);
     store.set_multiplicity(static_cast<std::size_t>(std::count(chosen.begin(), behind, std::uint8_t{1})), tokens);
   }
-  memory.changed |= from < chosen.size() || !plan.multiplicities().empty();
-  if (from < chosen.size()) index_head(head, from, event, workspace);
+  in.memory[head].changed = true;
+  if (from < chosen.size()) index_head(in, head, from, event, workspace);
 }
 
-/// All stages of a pipeline in which no stage looks beyond one head.
-inline void CacheCore::Impl::act_alone(std::size_t head, Event event, Workspace& workspace) {
-  if (event == Event::probe) return;
-  for (std::size_t stage = 0; stage < stages_.size(); ++stage) evict_head(stage, head, event, workspace);
-  if (event == Event::prompt_chunk) return;
-  const std::size_t sealed = heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
-  heads_[head].seal(event == Event::prompt_end, workspace);
-  memory_[head].changed |= sealed != heads_[head].keys().sealed_rows() + heads_[head].values().sealed_rows();
-}
-
-/// Asks a stage for the budgets of heads [first, first + count), of a layer or `over_layers`. With a prompt it starts from
-/// its own Budget, whatever earlier chunks or prompts got; with generated tokens from what it allocated last.
-inline void CacheCore::Impl::allocate(std::size_t stage, std::size_t first, std::size_t count, Event event,
-                                      bool over_layers) {
-  const bool starts = over_layers || !stages_[stage]->verbs().allocate_all;
-  const bool prompt = event == Event::prompt_chunk || event == Event::prompt_end;
-  const WorkspacePool::Lease workspace(*workspaces_);
-  auto& [feeds, heads, budgets] = joint_;
-  feeds.clear();
-  heads.clear();
-  budgets.clear();
+/// Joint verbs of one stage over the heads [first, first + count): their scores, then their budgets. With a prompt, budgets
+/// start from the policy's own, whatever earlier prompts got; with generated tokens from what it allocated last.
+inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std::size_t count, const Occasion& occasion,
+                           bool cascades) {
+  const Stage& policy = *in.stages[stage];
+  const Stage::Verbs& verbs = in.nodes[in.stage_node[stage]].verbs;
+  const WorkspacePool::Lease feed_memory(*in.workspaces), verb_memory(*in.workspaces);
+  Workspace::Frame frame(*feed_memory);
+  std::vector<HeadFeed> feeds;
+  std::vector<AnyHead> heads;
+  std::vector<std::size_t> numbers, budgets;
   feeds.reserve(count);
   for (std::size_t head = first; head < first + count; ++head) {
-    if (prompt && starts) memory_[head].budgets[stage] = Unlimited;
-    feeds.push_back(feed_of(head, *workspace));
-    heads.push_back(any_head(stage, head, event, feeds.back()));
+    if (!policy.works_on(in.layer_of(head))) continue;
+    if (occasion.event != Event::decode) in.memory[head].budgets[stage] = Unlimited;
+    feeds.emplace_back(in, head, frame);
+    heads.push_back(any_head(in, in.stage_node[stage], head, occasion.event, feeds.back(), occasion.incoming));
+    numbers.push_back(head);
     budgets.push_back(heads.back().view.budget);
   }
-  if (over_layers)
-    stages_[stage]->allocate_all(heads, budgets);
-  else
-    stages_[stage]->allocate(heads, budgets);
-  for (std::size_t i = 0; i < count; ++i) memory_[first + i].budgets[stage] = budgets[i];
+  if (heads.empty()) return;
+  if (verbs.scores()) {
+    in.joint_scores.resize(std::max(in.joint_scores.size(), first + count));
+    std::vector<std::span<float>> spans;
+    for (std::size_t i = 0; i < heads.size(); ++i) {
+      std::vector<float>& scores = in.joint_scores[numbers[i]];
+      scores.resize(heads[i].view.size());
+      spans.emplace_back(scores);
+      heads[i].view.scores = scores;
+    }
+    if (verbs.score)
+      occasion.executor->parallel_for(heads.size(), [&](std::size_t i) {
+        const WorkspacePool::Lease own(*in.workspaces);
+        Workspace::Frame own_frame(*own);
+        HeadFeed feed(in, numbers[i], own_frame);
+        AnyHead any = heads[i];
+        any.view.source = &feed;
+        any.view.scores = {};
+        policy.score(any, spans[i]);
+      });
+    if (verbs.score_layer)
+      for (std::size_t i = 0; i < heads.size(); i += in.shape.kv_heads)
+        policy.score_layer(std::span(heads).subspan(i, in.shape.kv_heads),
+                           std::span(spans).subspan(i, in.shape.kv_heads), *verb_memory);
+    if (verbs.score_all) policy.score_all(heads, spans, *verb_memory);
+  }
+  const bool over_layers = count > in.shape.kv_heads || in.shape.layers == 1;
+  if (verbs.allocate && !cascades)
+    for (std::size_t i = 0; i < heads.size(); i += in.shape.kv_heads)
+      policy.allocate(std::span(heads).subspan(i, in.shape.kv_heads),
+                      std::span(budgets).subspan(i, in.shape.kv_heads), *verb_memory);
+  if (verbs.cascade && cascades) policy.cascade(heads, budgets, *verb_memory);
+  if (verbs.allocate_all && over_layers && !cascades) policy.allocate_all(heads, budgets, *verb_memory);
+  for (std::size_t i = 0; i < heads.size(); ++i) in.memory[numbers[i]].budgets[stage] = budgets[i];
 }
 
-/// Stages [first, last) of one layer; each stage allocates over the heads, then evicts from each.
-inline void CacheCore::Impl::act_layer(std::size_t layer, Event event, std::size_t first_stage,
-                                       std::size_t last_stage) {
-  const std::size_t first = first_head(layer);
-  for (std::size_t stage = first_stage; stage < last_stage; ++stage) {
-    if (stages_[stage]->verbs().allocate) allocate(stage, first, shape_.kv_heads, event, false);
-    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
-      const WorkspacePool::Lease workspace(*workspaces_);
-      evict_head(stage, first + local, event, *workspace);
+/// Whether a stage acts on several heads together on this occasion.
+inline bool acts_jointly(const Inside& in, std::size_t stage, Event event) {
+  const Stage::Verbs& verbs = in.nodes[in.stage_node[stage]].verbs;
+  const bool joint = verbs.score_layer || verbs.score_all || verbs.allocate || verbs.cascade || verbs.allocate_all;
+  return joint && acts_after(in.stages[stage]->when(), event);
+}
+
+/// One stage on the heads [first, first + count): joint decisions, then each head's plan is made and carried out.
+inline void act_stage(Inside& in, std::size_t stage, std::size_t first, std::size_t count, const Occasion& occasion,
+                      bool cascades) {
+  const bool joint = acts_jointly(in, stage, occasion.event);
+  if (joint) decide_jointly(in, stage, first, count, occasion, cascades);
+  const bool scored = joint && in.nodes[in.stage_node[stage]].verbs.scores();
+  for (std::size_t begin = first; begin < first + count; begin += in.shape.kv_heads)
+    occasion.executor->parallel_for(in.shape.kv_heads, [&](std::size_t local) {
+      const std::size_t head = begin + local;
+      const WorkspacePool::Lease workspace(*in.workspaces);
+      const std::span<const float> scores = scored ? std::span<const float>(in.joint_scores[head])
+                                                   : std::span<const float>();
+      if (plan_head(in, stage, head, occasion, scores, *workspace)) carry_out(in, head, occasion.event, *workspace);
     });
+}
+
+/// Notes what truncate() must know, and lets go of the prompt's queries once the policies have acted on them.
+inline void finish_layer(Inside& in, std::size_t layer, Event event) noexcept {
+  LayerState& state = in.layers[layer];
+  for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head) {
+    if (in.memory[head].changed) state.changed_at = state.next_position;
+    in.memory[head].changed = false;
   }
+  if (event != Event::prompt_end) return;
+  for (attention::HeadAttention& attention : in.attention) attention.window_tokens = 0;
+  std::vector<float>().swap(state.window);
+  std::vector<float>().swap(state.references);
+  std::vector<Position>().swap(state.reference_positions);
+  state.window_tokens = state.prompt_tokens = 0;
+  close_prompt(in, layer);
 }
 
-inline void CacheCore::Impl::seal_layer(std::size_t layer, Event event) {
-  if (event == Event::prompt_chunk) return;
-  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
-    const WorkspacePool::Lease workspace(*workspaces_);
-    HeadStore& store = heads_[first_head(layer) + local];
-    const std::size_t sealed = store.keys().sealed_rows() + store.values().sealed_rows();
-    store.seal(event == Event::prompt_end, *workspace);
-    memory_[first_head(layer) + local].changed |= sealed != store.keys().sealed_rows() + store.values().sealed_rows();
-  });
+/// Whether some stage waits for the last layer on this occasion.
+inline bool waits(const Inside& in, Event event) {
+  for (std::size_t stage = in.waits_from; stage < in.stages.size(); ++stage)
+    if (in.nodes[in.stage_node[stage]].verbs.waits() && acts_after(in.stages[stage]->when(), event)) return true;
+  return false;
 }
 
-/// Whether a stage merges this layer with the one below.
-inline bool CacheCore::Impl::is_pair(std::size_t layer) const {
-  if (!merges_ || layer == 0 || layer >= shape_.layers) return false;
-  return std::any_of(stages_.begin(), stages_.end(), [&](const auto& stage) { return stage->pairs(layer, shape_); });
-}
-
-/// Offers the tokens that came since the last time to the merging stage and lets both layers share what it merged: after
-/// a prompt all of them, while decoding a block's worth at a time. Returns whether any were offered.
-inline bool CacheCore::Impl::merge_layers(std::size_t layer, Event event) {
-  if (event == Event::prompt_chunk) return false;
-  LayerState& state = layers_[layer];
-  if (event == Event::decode && state.next_position - state.merged_until < Position{RowStore::OpenRows}) return false;
-  executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
-    const WorkspacePool::Lease workspace(*workspaces_);
-    const std::size_t here = first_head(layer) + local, below = here - shape_.kv_heads;
-    std::size_t first = heads_[here].size();
-    while (first > 0 && heads_[here].position(first - 1) >= state.merged_until) --first;
-    for (std::size_t stage = 0; stage < stages_.size(); ++stage) {
-      if (!stages_[stage]->verbs().merge || !stages_[stage]->pairs(layer, shape_)) continue;
-      detail::HeadFeed feed_below = feed_of(below, *workspace), feed_here = feed_of(here, *workspace);
-      PairPlan plan(first);
-      stages_[stage]->merge(any_head(stage, below, event, feed_below), any_head(stage, here, event, feed_here), plan);
-      share_rows(Role::key, below, here, plan.keys(), *workspace);
-      share_rows(Role::value, below, here, plan.values(), *workspace);
+/// All stages of a layer, after a pass over it. Everything that changes is saved in `transaction` before.
+inline Finished act(Inside& in, std::size_t layer, const Occasion& occasion, Transaction& transaction) {
+  if (occasion.event == Event::probe) return {};
+  const std::size_t first = in.first_head(layer), heads = in.shape.kv_heads, stages = in.stages.size();
+  if (!waits(in, occasion.event)) {
+    transaction.before_act_on_layer(layer);
+    for (std::size_t stage = 0; stage < stages; ++stage) act_stage(in, stage, first, heads, occasion, false);
+    if (!in.demands.merges) {
+      seal_layer(in, layer, occasion);
+      return {layer, 1};
     }
-  });
-  state.merged_until = state.next_position;
-  return true;
+    return merge_and_seal(in, layer, occasion, transaction);
+  }
+  transaction.before_act_on_layer(layer);
+  for (std::size_t stage = 0; stage < in.waits_from; ++stage) act_stage(in, stage, first, heads, occasion, false);
+  std::size_t next = in.waits_from;
+  if (in.nodes[in.stage_node[next]].verbs.cascade) {
+    for (std::size_t below = 0; below < layer; ++below) transaction.before_act_on_layer(below);
+    act_stage(in, next, 0, first + heads, occasion, true);
+    ++next;
+  }
+  if (layer + 1 != in.shape.layers) return {};
+  for (std::size_t each = 0; each < in.shape.layers; ++each) transaction.before_act_on_layer(each);
+  for (; next < stages; ++next) {
+    const Stage::Verbs& verbs = in.nodes[in.stage_node[next]].verbs;
+    if (verbs.waits())
+      act_stage(in, next, 0, in.heads.size(), occasion, verbs.cascade);
+    else
+      for (std::size_t each = 0; each < in.shape.layers; ++each)
+        act_stage(in, next, in.first_head(each), heads, occasion, false);
+  }
+  for (std::size_t each = 0; each < in.shape.layers; ++each) seal_layer(in, each, occasion);
+  return {0, in.shape.layers};
 }
 
-/// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
-inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_t here,
-                                        std::span<const PairPlan::Shared> shared, Workspace& workspace) {
-  if (shared.empty()) return;
-  const RowStore& store = role == Role::key ? heads_[here].keys() : heads_[here].values();
-  work(here).window_tokens = 0;
-  std::vector<RowStore::SharedRows> blocks_below, blocks_here;
-  std::vector<float> directions;
-  while (!shared.empty()) {
-    auto codec = store.sharing_codec();
-    std::size_t rows = std::min(shared.size(), RowStore::PromptRows) / codec->granule() * codec->granule();
-    if (rows == 0) {
-      codec = store.dense_codec();
-      rows = std::min(shared.size(), RowStore::PromptRows);
-    }
-    directions.clear();
-    std::vector<std::uint32_t> slots;
-    auto norms_below = std::make_shared<std::vector<float>>(), norms_here = std::make_shared<std::vector<float>>();
-    for (const PairPlan::Shared& row : shared.first(rows)) {
-      directions.insert(directions.end(), row.direction.begin(), row.direction.end());
-      slots.push_back(static_cast<std::uint32_t>(row.slot));
-      norms_below->push_back(row.norm_below);
-      norms_here->push_back(row.norm_here);
-    }
-    auto block = Block::make(codec, rows, block_memory_);
-    codec->encode({directions.data(), rows, store.dim()}, block->data(), rows, 0);
-    blocks_below.push_back({slots, block, std::move(norms_below)});
-    blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
-    shared = shared.subspan(rows);
-  }
-  heads_[below].share(role, blocks_below, workspace);
-  heads_[here].share(role, blocks_here, workspace);
-  memory_[below].changed = memory_[here].changed = true;
-}
-
-/// After a pass over a layer, and after the last layer what waits for all of them.
-inline void CacheCore::Impl::act(std::size_t layer, Event event) {
-  if (event == Event::probe) return;
-  if (acts_alone_) {
-    executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
-      const WorkspacePool::Lease workspace(*workspaces_);
-      act_alone(first_head(layer) + local, event, *workspace);
-    });
-    return finish_layer(layer, event);
-  }
-  act_layer(layer, event, 0, std::min(joint_from_, stages_.size()));
-  if (joint_from_ >= stages_.size()) {
-    // Both layers of a pair are sealed once they are merged: tokens that still wait for it must not be rounded twice.
-    bool seals = !is_pair(layer + 1);
-    if (is_pair(layer)) {
-      const bool merged = merge_layers(layer, event);
-      if (merged) seal_layer(layer - 1, event);
-      finish_layer(layer - 1, event);
-      seals = seals && merged;
-    }
-    if (seals) seal_layer(layer, event);
-    return finish_layer(layer, event);
-  }
-  if (layer + 1 != shape_.layers) return;
-  for (std::size_t stage = joint_from_; stage < stages_.size(); ++stage) {
-    if (stages_[stage]->verbs().allocate_all) allocate(stage, 0, heads_.size(), event, true);
-    for (std::size_t each = 0; each < shape_.layers; ++each) act_layer(each, event, stage, stage + 1);
-  }
-  for (std::size_t each = 0; each < shape_.layers; ++each) {
-    seal_layer(each, event);
-    finish_layer(each, event);
-  }
-}
-
-/// Notes what truncate() must know, and lets go of the prompt's queries once the policy has acted on them.
-inline void CacheCore::Impl::finish_layer(std::size_t layer, Event event) {
-  LayerState& state = layers_[layer];
-  for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
-    if (memory_[head].changed) state.changed_at = state.next_position;
-    memory_[head].changed = false;
-  }
-  if (event == Event::prompt_end) {
-    for (HeadWork& memory : work_) memory.window_tokens = 0;
-    std::vector<float>().swap(state.window);
-    state.window_tokens = 0;
-  }
-}
-
-}  // namespace kvc
+}  // namespace kvc::cache

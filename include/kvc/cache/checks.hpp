@@ -1,88 +1,161 @@
 #pragma once
-#include "kvc/cache/impl.hpp"
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
 
-namespace kvc::inline KVC_ABI {
+#include "kvc/cache/inside.hpp"
 
-inline std::size_t CacheCore::Impl::index(HeadId id) const {
-  if (id.layer >= shape_.layers || id.head >= shape_.kv_heads)
+// What cannot be done is refused before anything changes.
+namespace kvc::inline KVC_ABI::cache {
+
+inline std::size_t index_of(const Inside& in, HeadId id) {
+  if (id.layer >= in.shape.layers || id.head >= in.shape.kv_heads)
     fail(ErrorCode::invalid_argument, "HeadId: layer " + std::to_string(id.layer) + ", head " +
                                           std::to_string(id.head) + " is outside the cache's " +
-                                          std::to_string(shape_.layers) + " layers of " +
-                                          std::to_string(shape_.kv_heads) + " KV heads");
-  return id.layer * shape_.kv_heads + id.head;
+                                          std::to_string(in.shape.layers) + " layers of " +
+                                          std::to_string(in.shape.kv_heads) + " KV heads");
+  return id.layer * in.shape.kv_heads + id.head;
 }
 
-inline std::size_t CacheCore::Impl::stage_of(const void* policy) const {
-  for (std::size_t stage = 0; stage < stages_.size(); ++stage)
-    if (stages_[stage]->type() == policy) return stage;
-  fail(ErrorCode::unknown_name, "the policy asked for is not a stage of this cache");
-}
-
-inline void CacheCore::Impl::check_layer(std::size_t layer) const {
-  if (layer >= shape_.layers)
+inline void check_layer(const Inside& in, std::size_t layer) {
+  if (layer >= in.shape.layers)
     fail(ErrorCode::invalid_argument,
-         "layer: got " + std::to_string(layer) + ", the cache has layers 0 to " + std::to_string(shape_.layers - 1));
+         "layer: got " + std::to_string(layer) + ", the cache has layers 0 to " + std::to_string(in.shape.layers - 1));
 }
 
-inline void CacheCore::Impl::check_no_drafts(const char* call) const {
-  for (const LayerState& state : layers_)
-    if (state.drafted_tokens != 0)
+inline void check_no_drafts(const Inside& in, const char* call) {
+  for (const LayerState& state : in.layers)
+    if (state.drafted_tokens() != 0)
       fail(ErrorCode::invalid_argument, std::string(call) + ": drafted tokens are waiting; call accept() first");
 }
 
-inline void CacheCore::Impl::check_rows(const char* call, const char* name, const ConstRows& rows, std::size_t count,
-                                        std::size_t dim) const {
-  const std::string argument = std::string(call) + ": " + name;
+/// An argument of a call, whose name is put together only where it is needed.
+struct Argument {
+  const char *call, *name;
+  std::string text() const { return std::string(call) + ": " + name; }
+};
+
+/// Refuses rows that are not [count, dim], or that would run into each other.
+template <class T>
+void check_rows(const Argument& argument, const Rows<T>& rows, std::size_t count, std::size_t dim) {
   if (rows.count != count || rows.dim != dim || (rows.data == nullptr && count != 0))
-    fail(ErrorCode::shape_mismatch, argument + ": got [" + std::to_string(rows.count) + ", " +
+    fail(ErrorCode::shape_mismatch, argument.text() + ": got [" + std::to_string(rows.count) + ", " +
                                         std::to_string(rows.dim) + "]" + (rows.data == nullptr ? " without data" : "") +
                                         ", expected [" + std::to_string(count) + ", " + std::to_string(dim) + "]");
   if (rows.stride < dim && count > 1)
-    fail(ErrorCode::shape_mismatch, argument + ": stride (" + std::to_string(rows.stride) +
+    fail(ErrorCode::shape_mismatch, argument.text() + ": stride (" + std::to_string(rows.stride) +
                                         ") is smaller than a row (" + std::to_string(dim) + ")");
-  if (!options_.check_finite) return;
-  for (std::size_t row = 0; row < count; ++row) {
-    if (kernels::active().all_finite(rows[row].data(), dim)) continue;
+}
+
+/// Whether all floats are numbers of at most this magnitude. Compared as integers, in strips of a constant length, which
+/// become vectors at -O2.
+inline bool all_within(const float* x, std::size_t count, float limit) {
+  constexpr std::size_t Length = 16;
+  const auto most = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(limit));
+  std::int32_t beyond = 0;
+  const auto excess = [most](float value) {  // negative where the magnitude is larger, or the value is NaN
+    return most - static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(value) & 0x7fffffffu);
+  };
+  std::size_t i = 0;
+  for (; i + Length <= count; i += Length)
+    for (std::size_t j = i; j < i + Length; ++j) beyond |= excess(x[j]);
+  for (; i < count; ++i) beyond |= excess(x[i]);
+  return beyond >= 0;
+}
+
+/// Refuses NaN and infinity, and what the format of the rows cannot hold: a magnitude above `limit`.
+inline void check_values(const Argument& argument, const ConstRows& rows, float limit) {
+  for (std::size_t row = 0; row < rows.count; ++row) {
+    if (all_within(rows[row].data(), rows.dim, limit)) continue;
     std::size_t column = 0;
-    while (std::isfinite(rows[row][column])) ++column;
-    fail(ErrorCode::non_finite, argument + ": row " + std::to_string(row) + ", column " + std::to_string(column) +
-                                    " is " + (std::isnan(rows[row][column]) ? "NaN" : "infinite") +
-                                    "; nothing was appended");
+    while (std::fabs(rows[row][column]) <= limit) ++column;
+    const float value = rows[row][column];
+    const std::string place =
+        argument.text() + ": row " + std::to_string(row) + ", column " + std::to_string(column) + " is ";
+    if (!std::isfinite(value))
+      fail(ErrorCode::non_finite, place + (std::isnan(value) ? "NaN" : "infinite") + "; nothing was appended");
+    fail(ErrorCode::non_finite, place + std::to_string(value) + ", beyond " + std::to_string(limit) +
+                                    ", the most that the cache's formats hold: CacheOptions::dense = {Scalar::f32}, and "
+                                    "f32 metadata of a quantizer, hold more; nothing was appended");
   }
 }
 
-inline void CacheCore::Impl::check_tokens(const char* call, std::size_t layer, const Tokens& tokens,
-                                          const Rows<float>& out, bool out_optional) const {
-  check_layer(layer);
+/// The largest magnitude that the formats of a layer's keys, or values, can hold.
+inline float layer_limit(const Inside& in, std::size_t layer, Role role) {
+  float limit = std::numeric_limits<float>::max();
+  for (const HeadStore& store : in.heads_of(layer))
+    limit = std::min(limit, role == Role::key ? store.key_limit() : store.value_limit());
+  return limit;
+}
+
+inline void check_positions(const Inside& in, const char* call, std::size_t layer, const Tokens& tokens) {
   const std::size_t count = tokens.k.count;
-  check_rows(call, "q", tokens.q, count, shape_.query_heads * shape_.head_dim);
-  check_rows(call, "k", tokens.k, count, shape_.kv_heads * shape_.head_dim);
-  check_rows(call, "v", tokens.v, count, shape_.kv_heads * shape_.values_dim());
-  if (!(out_optional && out.data == nullptr)) {
-    const std::size_t dim = shape_.query_heads * shape_.values_dim();
-    if (out.count != count || out.dim != dim || (out.data == nullptr && count != 0))
-      fail(ErrorCode::shape_mismatch, std::string(call) + ": out: got [" + std::to_string(out.count) + ", " +
-                                          std::to_string(out.dim) + "], expected [" + std::to_string(count) + ", " +
-                                          std::to_string(dim) + "]");
-  }
-  if (needs_.external_scores && tokens.scores.size() != count * shape_.kv_heads)
-    fail(ErrorCode::missing_feed, std::string(call) + ": Tokens::scores: got " + std::to_string(tokens.scores.size()) +
-                                      " numbers, the policy needs external scores [tokens, kv_heads] = " +
-                                      std::to_string(count * shape_.kv_heads));
   if (!tokens.positions.empty() && tokens.positions.size() != count)
-    fail(ErrorCode::shape_mismatch, std::string(call) + ": Tokens::positions: got " +
-                                        std::to_string(tokens.positions.size()) + ", expected one per token (" +
-                                        std::to_string(count) + ") or none");
-  Position last = layers_[layer].next_position - 1;
+    fail(ErrorCode::shape_mismatch, std::string(call) + ": Tokens::positions: got " + std::to_string(tokens.positions.size()) +
+                                        ", expected one per token (" + std::to_string(count) + ") or none");
+  constexpr Position Largest = std::numeric_limits<Position>::max();
+  Position last = in.layers[layer].next_position - 1;
   for (const Position position : tokens.positions) {
     if (position <= last)
       fail(ErrorCode::invalid_argument, std::string(call) + ": Tokens::positions: " + std::to_string(position) +
                                             " does not come after " + std::to_string(last));
     last = position;
   }
-  if (last == std::numeric_limits<Position>::max())
+  if (last == Largest)
     fail(ErrorCode::invalid_argument,
          std::string(call) + ": Tokens::positions: " + std::to_string(last) + " leaves no position for the next token");
+  if (tokens.positions.empty() && count >= static_cast<std::size_t>(Largest - last))
+    fail(ErrorCode::invalid_argument, std::string(call) + ": there are not enough positions for " +
+                                          std::to_string(count) + " tokens after position " + std::to_string(last) +
+                                          ": the largest is " + std::to_string(Largest));
 }
 
-}  // namespace kvc
+inline void check_scores(const Inside& in, const char* call, const Tokens& tokens) {
+  if (!in.demands.external_scores) return;
+  const std::size_t wanted = tokens.k.count * in.shape.kv_heads;
+  if (tokens.scores.size() != wanted)
+    fail(ErrorCode::missing_feed, std::string(call) + ": Tokens::scores: got " + std::to_string(tokens.scores.size()) +
+                                      " numbers, the policy needs external scores [tokens, kv_heads] = " +
+                                      std::to_string(wanted));
+  for (std::size_t i = 0; i < wanted; ++i)
+    if (std::isinf(tokens.scores[i]) && tokens.scores[i] > 0)
+      fail(ErrorCode::non_finite, std::string(call) + ": Tokens::scores: number " + std::to_string(i) +
+                                      " is infinite, which would protect its token from every eviction");
+}
+
+/// Layers are fed in order: none may be ahead of the one below it.
+inline void check_order(const Inside& in, const char* call, std::size_t layer, std::size_t count) {
+  if (layer == 0) return;
+  const std::size_t here = in.layers[layer].seen, below = in.layers[layer - 1].seen;
+  if (here + count > below)
+    fail(ErrorCode::invalid_argument, std::string(call) + ": layer " + std::to_string(layer) + " would hold " +
+                                          std::to_string(here + count) + " tokens, but layer " +
+                                          std::to_string(layer - 1) + " has seen " + std::to_string(below) +
+                                          ": layers are fed in order, each with the same tokens");
+}
+
+/// Everything that can be wrong about the arguments of prefill, decode, draft and probe.
+inline void check_tokens(const Inside& in, const char* call, std::size_t layer, const Tokens& tokens,
+                         const Rows<float>& out, bool out_optional) {
+  const CacheShape& shape = in.shape;
+  check_layer(in, layer);
+  const std::size_t count = tokens.k.count;
+  check_rows({call, "q"}, tokens.q, count, shape.query_heads * shape.head_dim);
+  check_rows({call, "k"}, tokens.k, count, shape.kv_heads * shape.head_dim);
+  check_rows({call, "v"}, tokens.v, count, shape.kv_heads * shape.values_dim());
+  if (!(out_optional && out.data == nullptr))
+    check_rows({call, "out"}, out, count, shape.query_heads * shape.values_dim());
+  check_positions(in, call, layer, tokens);
+  check_scores(in, call, tokens);
+  if (in.options.check_finite) {
+    check_values({call, "q"}, tokens.q, std::numeric_limits<float>::max());
+    check_values({call, "k"}, tokens.k, layer_limit(in, layer, Role::key));
+    check_values({call, "v"}, tokens.v, layer_limit(in, layer, Role::value));
+  }
+}
+
+}  // namespace kvc::cache

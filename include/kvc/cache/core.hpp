@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kvc/cache/options.hpp"
@@ -13,36 +14,49 @@ namespace kvc::inline KVC_ABI {
 
 class HeadStore;
 class RowStore;
+namespace cache {
+struct Inside;
+}
 
 /// The cache of one sequence: storage, attention and the execution of policies. It is not a template; KVCache<Policy> is its
-/// typed face. Layers are fed in order, each with the same tokens; every call either does all it says or throws Error
-/// before anything changed.
+/// typed face. Layers are fed in order, each with the same tokens.
+///
+/// Every call either does all it says, or throws Error and leaves the cache as it was, bit for bit: where an argument is wrong,
+/// memory is refused (ErrorCode::out_of_memory), a policy throws, or the executor does.
 ///
 /// One cache is used by one thread at a time, except attend(), stats() and the other const members, which any number of
 /// threads may call together. Work inside a call is spread over CacheOptions::executor.
 class CacheCore {
  public:
+  /// Throws Error if a stage cannot work on this shape: never later, after a prompt has been computed.
   CacheCore(const CacheShape& shape, Stages stages, const CacheOptions& options = {});
+  CacheCore(CacheCore&&) noexcept;
+  CacheCore& operator=(CacheCore&&) noexcept;
   virtual ~CacheCore();
-  CacheCore& operator=(const CacheCore&) = delete;
+  /// A second sequence that starts as this one is now. Blocks are shared; whoever changes one copies it first.
+  [[nodiscard]] CacheCore fork() const { return CacheCore(*this); }
 
   /// Appends a prompt, or the next part of one, to a layer and writes its causal attention to `out`
   /// [tokens, query_heads * value_dim]; an empty `out` (no data) says that the engine did the attention itself. The policy
   /// acts after the last part. Fed whole or in parts, a prompt gives the same result.
   void prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk = true);
-  /// Appends generated tokens (usually one), attends, and lets the policy act.
+  /// Appends generated tokens (usually one), attends, and lets the policy act. Tokens of a prompt belong to prefill(), one by
+  /// one if need be: policies that act when a prompt ends never act on tokens that only decode() saw.
   void decode(std::size_t layer, const Tokens& tokens, Rows<float> out);
   /// Appends and attends as decode does, but the policy sleeps until accept(): speculative decoding.
   void draft(std::size_t layer, const Tokens& tokens, Rows<float> out);
   /// Of the drafted tokens keeps the first `tokens`; the policy now observes them and acts. Of the others no trace is left.
   void accept(std::size_t tokens);
   /// Queries that leave nothing behind: their tokens are appended, attended to, observed with the positions asked about
-  /// (KVzip), and dropped again.
+  /// [begin, end), and dropped again. The protocol of policies that learn from probes (KVzip; needs_probe() tells):
+  ///   1. prefill(layer, prompt, out, false) keeps the prompt open, so that no policy acts yet;
+  ///   2. probe(layer, questions, out, begin, end), as often as the policy's paper says;
+  ///   3. compress() ends the prompt.
   void probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin, Position end);
   /// Attention of `queries` [tokens, query_heads * head_dim] over all slots, storing nothing: a pure read, thread-safe.
-  /// Each query sees every slot. `lse` (may be null) receives log-sum-exp of the logits [tokens, query_heads], with which
-  /// partial attentions over disjoint contexts merge exactly.
-  void attend(std::size_t layer, ConstRows queries, Rows<float> out, float* lse = nullptr) const;
+  /// Each query sees every slot. `lse`, unless it is empty, receives the natural log-sum-exp of the scaled and capped logits
+  /// [tokens, query_heads], with which partial attentions over disjoint contexts merge exactly.
+  void attend(std::size_t layer, ConstRows queries, Rows<float> out, std::span<float> lse = {}) const;
 
   /// Lets the policy act now as it does at the end of a prompt.
   void compress();
@@ -50,7 +64,7 @@ class CacheCore {
   void make_room(std::size_t tokens);
   /// Forgets every token from position `from` on. Returns whether the cache is exactly what it was before they came: not if
   /// a policy acted on them or because of them.
-  bool truncate(Position from);
+  [[nodiscard]] bool truncate(Position from);
   /// Forgets everything; memory stays with the cache.
   void clear();
   /// Obtains the memory that a sequence of `tokens` tokens needs, so that decode steps up to there allocate nothing.
@@ -59,11 +73,11 @@ class CacheCore {
   const CacheShape& shape() const;
   const Stages& stages() const;
   /// Sums over the whole cache, a layer, a head.
-  Stats stats() const;
-  Stats stats(std::size_t layer) const;
-  Stats stats(HeadId id) const;
+  [[nodiscard]] Stats stats() const;
+  [[nodiscard]] Stats stats(std::size_t layer) const;
+  [[nodiscard]] Stats stats(HeadId id) const;
   /// Original positions of the live slots, ascending.
-  std::vector<Position> positions(HeadId id) const;
+  [[nodiscard]] std::vector<Position> positions(HeadId id) const;
   /// Dense copies of all keys [slots, head_dim] and values [slots, value_dim] of a head, in slot order.
   void gather(HeadId id, Rows<float> keys, Rows<float> values) const;
   /// The rows of a head as they lie in memory, for engines with kernels of their own: segments of blocks, and the row of
@@ -71,40 +85,35 @@ class CacheCore {
   const RowStore& key_rows(HeadId id) const;
   const RowStore& value_rows(HeadId id) const;
 
-  /// What policy P keeps per slot of a head, in slot order; and per head. Throws Error(unknown_name) if P is not a stage.
+  /// What policy P keeps per slot of a head, in slot order; and per head. Throws Error(unknown_name) if P is neither a stage
+  /// nor a member of one.
   template <class P>
   std::span<const Slot<P>> slots(HeadId id) const {
-    return {reinterpret_cast<const Slot<P>*>(slot_bytes(type_key<P>(), id)), slot_count(id)};
+    return {reinterpret_cast<const Slot<P>*>(slot_bytes(type_name<P>(), id)), slot_count(id)};
   }
   template <class P>
   const State<P>& state(HeadId id) const {
-    return static_cast<const StateBox<P>&>(any_state(type_key<P>(), id)).value;
+    return static_cast<const StateBox<P>&>(any_state(type_name<P>(), id)).value;
   }
 
   friend void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
                            Executor& executor);
 
  protected:
-  /// A fork: shares all blocks, copies what changes.
   CacheCore(const CacheCore& other);
 
  private:
-  struct Impl;
-
   std::size_t slot_count(HeadId id) const;
-  const std::byte* slot_bytes(const void* policy, HeadId id) const;
-  const AnyState& any_state(const void* policy, HeadId id) const;
+  const std::byte* slot_bytes(std::string_view policy, HeadId id) const;
+  const AnyState& any_state(std::string_view policy, HeadId id) const;
 
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<cache::Inside> inside_;
 };
 
 /// One generated token for each of several sequences: row b of the matrices belongs to caches[b], whose heads all run as
-/// independent tasks of `executor`. The caches have the same number of KV heads; their policies may differ.
+/// independent tasks of `executor`. The caches are all different and have the same number of KV heads; their policies may
+/// differ. If anything throws, every one of them is as it was.
 void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
                   Executor& executor);
 
 }  // namespace kvc
-
-#if !defined(KVC_COMPILED)
-#include "kvc/cache/impl.hpp"
-#endif

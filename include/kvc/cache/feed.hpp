@@ -1,65 +1,72 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <vector>
 
-#include "kvc/attention/observe.hpp"
-#include "kvc/policy/head.hpp"
-#include "kvc/policy/scoring.hpp"
+#include "kvc/cache/inside.hpp"
 
-namespace kvc::inline KVC_ABI::detail {
+namespace kvc::inline KVC_ABI::cache {
 
-/// The core's side of a HeadView: decodes and computes what the policy asks for, once per event.
+/// The core's side of a HeadView: decodes and computes what a policy asks for, once per event. What it hands out lies in
+/// `frame`, which outlives it; while a policy works, nobody else takes memory of that frame's workspace.
 class HeadFeed final : public HeadSource {
  public:
-  HeadFeed(const HeadStore& head, const attention::Settings& settings, std::size_t head_index, ConstRows window,
-           Workspace& workspace)
-      : head_(head), settings_(settings), head_index_(head_index), window_(window), workspace_(workspace) {}
+  HeadFeed(const Inside& in, std::size_t head, Workspace::Frame& frame)
+      : store_(&in.heads[head]),
+        settings_(in.settings(in.layer_of(head))),
+        local_(head % in.shape.kv_heads),
+        state_(&in.layers[in.layer_of(head)]),
+        attention_(&in.attention[head % in.shape.kv_heads]),
+        frame_(&frame) {}
 
   /// Decodes keys into `memory` from now on, which its owner keeps for the next feed.
   void reuse(std::vector<float>& memory) { reused_ = &memory; }
 
-  /// What window_sums() of so many tokens says.
-  void know_sums(std::size_t tokens, const float* sums) {
-    known_tokens_ = tokens;
-    known_sums_ = sums;
-  }
-
-  ConstRows keys() override { return keys_from(0); }
-  ConstRows keys_from(std::size_t first) override {
-    if (!has_keys_ || first < keys_first_) {
-      keys_first_ = first;
-      has_keys_ = true;
-      gather(head_.keys(), first, keys_memory());
-    }
-    const std::size_t dim = head_.keys().dim();
-    return {keys_memory().data() + (first - keys_first_) * dim, head_.size() - first, dim};
-  }
-  ConstRows values() override { return values_from(0); }
-  ConstRows values_from(std::size_t first) override {
-    if (!has_values_ || first < values_first_) {
-      values_first_ = first;
-      has_values_ = true;
-      gather(head_.values(), first, values_);
-    }
-    const std::size_t dim = head_.values().dim();
-    return {values_.data() + (first - values_first_) * dim, head_.size() - first, dim};
-  }
+  ConstRows keys_from(std::size_t first) override { return decoded_from(first, store_->keys(), keys_, reused_); }
+  ConstRows values_from(std::size_t first) override { return decoded_from(first, store_->values(), values_, nullptr); }
   void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) override {
-    head_.keys().gather(slot, {key.data(), 1, key.size()});
-    head_.values().gather(slot, {value.data(), 1, value.size()});
+    if (!key.empty()) store_->keys().gather(slot, {key.data(), 1, key.size()});
+    if (!value.empty()) store_->values().gather(slot, {value.data(), 1, value.size()});
   }
   ConstRows unrotated_keys() override {
-    const ConstRows rotated = keys();
+    const ConstRows rotated = keys_from(0);
     if (settings_.shape->rotary.inv_freq.empty())
       fail(ErrorCode::missing_feed, "CacheShape::rotary: the policy needs un-rotated keys, but the table is empty");
-    if (unrotated_.empty()) {
-      unrotated_.assign(rotated.data, rotated.data + rotated.count * rotated.dim);
-      for (std::size_t slot = 0; slot < rotated.count; ++slot)
-        rotate({unrotated_.data() + slot * rotated.dim, rotated.dim}, settings_.shape->rotary,
-               -double(head_.position(slot)));
+    if (unrotated_.empty() && rotated.count != 0) {
+      unrotated_ = frame_->take(rotated.count * rotated.dim);
+      for (std::size_t slot = 0; slot < rotated.count; ++slot) {
+        const std::span<float> row = unrotated_.subspan(slot * rotated.dim, rotated.dim);
+        std::ranges::copy(rotated[slot], row.begin());
+        rotate(row, settings_.shape->rotary, -double(store_->position(slot)));
+      }
     }
     return {unrotated_.data(), rotated.count, rotated.dim};
+  }
+  ConstRows products(ConstRows rows) override {
+    const std::size_t slots = store_->size(), dim = settings_.shape->head_dim;
+    if (products_.size() < rows.count * slots) products_ = frame_->take(rows.count * slots);
+    Workspace::Frame inner(frame_->workspace());
+    const auto packed = inner.take(rows.count * dim);
+    for (std::size_t row = 0; row < rows.count; ++row)
+      std::ranges::copy(rows[row].first(dim), packed.begin() + std::ptrdiff_t(row * dim));
+    attention::Settings plain = settings_;
+    plain.in_cache = false;
+    plain.arithmetic = Arithmetic::exact;
+    const attention::HeadReader reader(*store_, plain, inner);
+    attention::slot_products(reader, {packed.data(), rows.count, 1, dim, {}}, products_);
+    return {products_.data(), rows.count, slots};
+  }
+  ConstRows window_queries(std::size_t window) override {
+    const std::size_t tokens = std::min(window, state_->window_tokens), dim = settings_.shape->head_dim,
+                      group = settings_.shape->group();
+    const ConstRows kept = kept_window();
+    if (tokens == 0) return {nullptr, 0, dim};
+    const auto rows = frame_->take(tokens * group * dim);
+    for (std::size_t t = 0; t < tokens; ++t)
+      std::ranges::copy(kept[kept.count - tokens + t].subspan(local_ * group * dim, group * dim),
+                        rows.begin() + std::ptrdiff_t(t * group * dim));
+    return {rows.data(), tokens * group, dim};
   }
   ConstRows window_attention(std::size_t window) override {
     const ConstRows logits = window_logits(window);
@@ -68,15 +75,15 @@ class HeadFeed final : public HeadSource {
     return logits;
   }
   ConstRows window_sums(std::size_t window) override {
-    const std::size_t tokens = window_tokens(window), slots = head_.size(), group = settings_.shape->group();
+    const std::size_t tokens = seen_window(window), slots = store_->size(), group = settings_.shape->group();
     if (tokens == 0) return {nullptr, 0, slots};
-    if (tokens == known_tokens_) return {known_sums_, group, slots};
-    sums_.resize(group * slots);
-    const Rows<float> sums(sums_.data(), group, slots);
-    if (attention::rows_are_slots(head_)) {
-      const attention::Queries queries = window_queries(tokens);
-      Workspace::Frame frame(workspace_);
-      attention::newest_sums(attention::HeadReader(head_, settings_, frame), queries, sums_.data(), slots);
+    if (attention_->knows_window(*store_, tokens)) return {attention_->window_sums.data(), group, slots};
+    const Rows<float> sums(frame_->take(group * slots).data(), group, slots);
+    if (attention::rows_are_slots(*store_)) {
+      Workspace::Frame inner(frame_->workspace());
+      const attention::Queries queries = loaded_window(tokens, inner);
+      const attention::HeadReader reader(*store_, settings_, inner);
+      attention::newest_sums(reader, queries, sums.data, slots);
     } else {
       const ConstRows attention = window_attention(window);
       for (std::size_t g = 0; g < group; ++g) reduce_rows(attention, g, group, Reduce::sum, sums[g]);
@@ -84,51 +91,74 @@ class HeadFeed final : public HeadSource {
     return sums;
   }
   ConstRows window_logits(std::size_t window) override {
-    const std::size_t tokens = window_tokens(window), slots = head_.size(), group = settings_.shape->group();
-    if (logits_window_ != tokens || logits_.empty()) {
-      const attention::Queries queries = window_queries(tokens);
-      logits_.resize(tokens * group * slots);
-      Workspace::Frame frame(workspace_);
-      const attention::HeadReader reader(head_, settings_, frame);
-      attention::slot_logits(reader, queries, slots - tokens + 1, logits_);
+    const std::size_t tokens = seen_window(window), slots = store_->size(), group = settings_.shape->group();
+    if (logits_window_ != tokens || tokens == 0) {
+      if (logits_.size() < tokens * group * slots) logits_ = frame_->take(tokens * group * slots);
+      Workspace::Frame inner(frame_->workspace());
+      const attention::Queries queries = loaded_window(tokens, inner);
+      const attention::HeadReader reader(*store_, settings_, inner);
+      attention::slot_logits(reader, queries, slots - tokens + 1, logits_.first(tokens * group * slots));
       logits_window_ = tokens;
     }
     return {logits_.data(), tokens * group, slots};
   }
+  ReferenceQueries reference_queries() override {
+    const std::size_t tokens = state_->reference_positions.size(), dim = settings_.shape->head_dim,
+                      group = settings_.shape->group(), layer_dim = settings_.shape->query_heads * dim;
+    if (tokens == 0) return {{nullptr, 0, dim}, {}};
+    const auto rows = frame_->take(tokens * group * dim);
+    for (std::size_t t = 0; t < tokens; ++t)
+      std::copy_n(state_->references.data() + t * layer_dim + local_ * group * dim, group * dim,
+                  rows.begin() + std::ptrdiff_t(t * group * dim));
+    return {{rows.data(), tokens * group, dim}, state_->reference_positions};
+  }
 
  private:
-  std::size_t window_tokens(std::size_t window) const { return std::min({window, window_.count, head_.size()}); }
-  /// The last `tokens` of the window.
-  attention::Queries window_queries(std::size_t tokens) {
-    const std::size_t slots = head_.size();
-    queries_.resize(tokens * settings_.shape->group() * settings_.shape->head_dim);
-    attention::Queries queries = attention::load_queries(
-        *settings_.shape, window_.subrows(window_.count - tokens, tokens), head_index_, queries_);
-    if (settings_.in_cache) {
-      shifts_.clear();
-      for (std::size_t slot = slots - tokens; slot < slots; ++slot)
-        shifts_.push_back(static_cast<std::int32_t>(slot) - head_.position(slot));
-      queries.shifts = shifts_;
+  struct Decoded {
+    std::span<float> rows;
+    std::size_t first = 0;
+    bool known = false;
+  };
+
+  ConstRows decoded_from(std::size_t first, const RowStore& store, Decoded& decoded, std::vector<float>* reused) {
+    const std::size_t dim = store.dim(), count = store_->size() - first;
+    if (!decoded.known || first < decoded.first) {
+      if (reused) reused->resize(std::max(reused->size(), count * dim));
+      decoded.rows = reused ? std::span<float>(*reused) : frame_->take(count * dim);
+      store.gather(first, {decoded.rows.data(), count, dim});
+      decoded.first = first;
+      decoded.known = true;
     }
+    return {decoded.rows.data() + (first - decoded.first) * dim, count, dim};
+  }
+  /// The queries kept of the open prompt [tokens, query_heads * head_dim].
+  ConstRows kept_window() const {
+    return {state_->window.data(), state_->window_tokens, settings_.shape->query_heads * settings_.shape->head_dim};
+  }
+  /// Of so many queries, those that are kept and whose tokens are still slots.
+  std::size_t seen_window(std::size_t window) const {
+    return std::min({window, state_->window_tokens, store_->size()});
+  }
+  /// The last `tokens` of the window, scaled.
+  attention::Queries loaded_window(std::size_t tokens, Workspace::Frame& frame) const {
+    const ConstRows kept = kept_window();
+    attention::Queries queries =
+        attention::load_queries(*settings_.shape, kept.subrows(kept.count - tokens, tokens), local_,
+                                frame.take(tokens * settings_.shape->group() * settings_.shape->head_dim));
+    if (settings_.in_cache) queries.shifts = attention::newest_shifts(*store_, tokens, frame);
     return queries;
   }
-  std::vector<float>& keys_memory() { return reused_ ? *reused_ : own_keys_; }
-  void gather(const RowStore& store, std::size_t first, std::vector<float>& into) const {
-    into.resize((head_.size() - first) * store.dim());
-    store.gather(first, {into.data(), head_.size() - first, store.dim()});
-  }
 
-  const HeadStore& head_;
+  const HeadStore* store_;
   attention::Settings settings_;
-  std::size_t head_index_;
-  ConstRows window_;
-  Workspace& workspace_;
-  std::vector<float> own_keys_, values_, unrotated_, queries_, logits_, sums_;
-  std::vector<std::int32_t> shifts_;
+  std::size_t local_;
+  const LayerState* state_;
+  const attention::HeadAttention* attention_;
+  Workspace::Frame* frame_;
+  Decoded keys_, values_;
+  std::span<float> unrotated_, logits_, products_;
+  std::size_t logits_window_ = 0;
   std::vector<float>* reused_ = nullptr;
-  bool has_keys_ = false, has_values_ = false;
-  std::size_t keys_first_ = 0, values_first_ = 0, logits_window_ = 0, known_tokens_ = 0;
-  const float* known_sums_ = nullptr;
 };
 
-}  // namespace kvc::detail
+}  // namespace kvc::cache

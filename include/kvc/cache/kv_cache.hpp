@@ -2,6 +2,9 @@
 #include <utility>
 
 #include "kvc/cache/core.hpp"
+#if !defined(KVC_COMPILED)
+#include "kvc/cache/implementation.hpp"
+#endif
 
 namespace kvc::inline KVC_ABI {
 
@@ -13,10 +16,11 @@ class KVCache : public CacheCore {
   /// Throws Error if the policy cannot work on this shape: never later, after a prompt has been computed.
   KVCache(const CacheShape& shape, PolicyType policy, const CacheOptions& options = {})
       : CacheCore(shape, stages_of(policy), options), policy_(std::move(policy)) {}
+  KVCache(KVCache&&) = default;
+  KVCache& operator=(KVCache&&) = default;
 
   /// A second sequence that starts as this one is now. Blocks are shared; whoever changes one copies it first.
-  KVCache fork() const { return KVCache(*this); }
-  KVCache(KVCache&&) = delete;
+  [[nodiscard]] KVCache fork() const { return KVCache(*this); }
 
   const PolicyType& policy() const { return policy_; }
 

@@ -17,7 +17,7 @@ struct Full {
   Fit fit = Fit::min_max;
   std::optional<GgmlType> ggml = std::nullopt;
   std::optional<GgmlType> value_ggml = std::nullopt;
-  static constexpr bool equal_slots = true;
+  static constexpr EqualSlots equal_slots = EqualSlots::cache;
 
   static constexpr PolicyName name{"full", "Keeps every token, in dense rows or quantized."};
   static constexpr auto parameters() {
@@ -30,7 +30,7 @@ struct Full {
         parameter("value_ggml", &Full::value_ggml, "The type of the values, where it is not that of the keys."));
   }
 
-  Streams quantize(HeadId) const {
+  Streams quantize(HeadId, const CacheShape&) const {
     Streams streams;
     if (ggml) {
       streams.key.format = GgmlBlocks{*ggml};

@@ -35,7 +35,7 @@ struct KIVI {
                   "So many first slots stay dense; 5 behind razor_attention spares its compensation token."));
   }
 
-  Streams quantize(HeadId) const {
+  Streams quantize(HeadId, const CacheShape&) const {
     return {.key = {.format = format(key_bits, Axis::channel), .sinks = sinks, .recent = 0, .batch = residual},
             .value = {.format = format(value_bits, Axis::token), .sinks = sinks, .recent = residual, .batch = 1}};
   }

@@ -27,7 +27,7 @@ struct StreamingLLM {
   std::size_t sinks = 4;
   Positions positions = Positions::original;
   When when = When::every_pass;
-  static constexpr bool equal_slots = true;
+  static constexpr EqualSlots equal_slots = EqualSlots::cache;
 
   static constexpr PolicyName name{"streaming_llm", "Keeps the first tokens and a window of the newest ones."};
   static constexpr auto parameters() {

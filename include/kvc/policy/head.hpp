@@ -4,74 +4,26 @@
 #include <cstdint>
 #include <span>
 
-#include "kvc/shape.hpp"
-#include "kvc/views.hpp"
+#include "kvc/policy/event.hpp"
 
 namespace kvc::inline KVC_ABI {
 
-/// What just happened to a head.
-enum class Event : std::uint8_t {
-  prompt_chunk,  ///< part of a prompt was appended; more follows
-  prompt_end,    ///< the last part of a prompt was appended, or compress() was called
-  decode,        ///< a generated token was appended
-  probe,         ///< queries were asked that leave no tokens behind
-  make_room,     ///< the engine announces HeadView::incoming tokens (StreamingLLM's evict_for_space)
-};
-
-/// How much of the attention a policy wants to be told.
-enum class Feed : std::uint8_t {
-  none,
-  group_sums,  ///< one column sum per pass, over all queries of the group
-  sums,        ///< one column sum per query head and pass
-  rows,        ///< every query's row of probabilities
-};
-
-/// What the core must feed a policy; what nobody asks for is not computed.
-struct Needs {
-  Feed prompt = Feed::none, decode = Feed::none, probe = Feed::none;  ///< attention for observe(), by event
-  std::size_t query_window = 0;  ///< the last this many queries, kept by the core until prompt_end
-  bool queries = false;          ///< every pass's queries, rotated and un-rotated
-  bool external_scores = false;  ///< the engine must pass Tokens::scores
-};
-
-/// One pass (prompt chunk, decode step, probe) as one head saw it.
-struct Observation {
-  Event event = Event::decode;
-  std::size_t first_new = 0;             ///< slots [first_new, size) were appended by this pass
-  std::size_t queries_count = 0;         ///< tokens of the pass
-  ConstRows queries, unrotated_queries;  ///< [tokens * group, head_dim]
-  /// After softmax: group_sums [1, slots], sums [group, slots] or rows [tokens * group, slots]. Where stages of a pipeline
-  /// ask for different feeds, the largest is shown to all of them.
-  ConstRows attention;
-  std::span<const float> scores;            ///< external scores of the new tokens
-  Position probe_begin = 0, probe_end = 0;  ///< positions that a probe asks about
-};
-
-/// The core's side of a HeadView: computes on first call, caches for the event.
+/// The core's side of a HeadView: it computes what a policy asks for at the first call and keeps it for the event.
 class HeadSource {
  public:
   virtual ~HeadSource() = default;
-  virtual ConstRows keys() = 0;
-  /// Keys of slots [first, size) only.
-  virtual ConstRows keys_from(std::size_t first) {
-    const ConstRows all = keys();
-    return all.subrows(first, all.count - first);
-  }
-  virtual ConstRows values() = 0;
-  /// Key and value of one slot, without decoding any other.
-  virtual void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) {
-    std::ranges::copy(keys()[slot], key.begin());
-    std::ranges::copy(values()[slot], value.begin());
-  }
-  /// Values of slots [first, size) only.
-  virtual ConstRows values_from(std::size_t first) {
-    const ConstRows all = values();
-    return all.subrows(first, all.count - first);
-  }
+  /// Keys, or values, of the slots [first, size).
+  virtual ConstRows keys_from(std::size_t first) = 0;
+  virtual ConstRows values_from(std::size_t first) = 0;
+  /// Key and value of one slot, without decoding any other. An empty span leaves that side alone.
+  virtual void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) = 0;
   virtual ConstRows unrotated_keys() = 0;
+  virtual ConstRows products(ConstRows rows) = 0;
+  virtual ConstRows window_queries(std::size_t window) = 0;
   virtual ConstRows window_attention(std::size_t window) = 0;
   virtual ConstRows window_sums(std::size_t window) = 0;
   virtual ConstRows window_logits(std::size_t window) = 0;
+  virtual ReferenceQueries reference_queries() = 0;
 };
 
 /// What a policy sees of one head: its live slots in ascending position, whatever the storage looks like.
@@ -79,32 +31,48 @@ class HeadView {
  public:
   HeadId id;
   Event event = Event::decode;
-  std::size_t budget = 0;    ///< slots this head may hold: from allocate(), else from the policy's Budget
+  bool acts = false;         ///< whether the policy's `when` says that it evicts after this event
+  std::size_t budget = 0;    ///< slots this head may hold: from a verb that allocates, else from the policy's Budget
   std::size_t seen = 0;      ///< tokens ever appended
   std::size_t incoming = 0;  ///< with Event::make_room: tokens about to come
   const CacheShape* shape = nullptr;
   std::span<const Position> positions;
-  std::span<const float> multiplicity;  ///< tokens that a slot stands for; empty: all 1
+  std::span<const float> multiplicity;  ///< tokens that a slot stands for; empty: every slot stands for one
+  /// What the policy's own score verb said about the slots, for its verbs that allocate and evict. Empty where it has no
+  /// such verb or was not asked, because it does not act after this event.
+  std::span<const float> scores;
   HeadSource* source = nullptr;
 
   std::size_t size() const { return positions.size(); }
   std::size_t group() const { return shape->group(); }
-  ConstRows keys() const { return source->keys(); }  ///< [slots, head_dim], as stored (decoded)
-  ConstRows keys_from(std::size_t first) const { return source->keys_from(first); }  ///< of slots [first, size)
-  ConstRows values() const { return source->values(); }                              ///< [slots, value_dim]
-  /// The key [head_dim] and value [value_dim] of one slot, for policies that need a few of many.
+  /// Keys [slots, head_dim] as stored, decoded.
+  ConstRows keys() const { return source->keys_from(0); }
+  ConstRows keys_from(std::size_t first) const { return source->keys_from(first); }  ///< of the slots [first, size)
+  /// Values [slots, value_dim] as stored, decoded.
+  ConstRows values() const { return source->values_from(0); }
+  ConstRows values_from(std::size_t first) const { return source->values_from(first); }
+  /// The key [head_dim] and value [value_dim] of one slot, for policies that need a few of many. An empty span leaves
+  /// that side alone.
   void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) const {
     source->read_slot(slot, key, value);
   }
-  ConstRows values_from(std::size_t first) const { return source->values_from(first); }
+  /// Keys [slots, head_dim] without their rotation. Throws Error(missing_feed) if CacheShape::rotary is empty.
   ConstRows unrotated_keys() const { return source->unrotated_keys(); }
+  /// The plain products of `rows` [count, head_dim] with every stored key: [count, slots], without scale or cap. The kernels
+  /// compute them out of the stored form; nothing is decoded. Valid until the next call.
+  ConstRows products(ConstRows rows) const { return source->products(rows); }
+  /// The last `window` queries of the prompt [queries * group, head_dim], as they came, query-major. They are fewer where
+  /// fewer are kept (Needs::query_window).
+  ConstRows window_queries(std::size_t window) const { return source->window_queries(window); }
   /// Attention of the last `window` queries over all slots: softmax over every slot the query sees, 0 beyond.
-  /// [queries * group, slots], query-major; fewer than `window` queries if fewer are kept (Needs::query_window).
+  /// [queries * group, slots], query-major.
   ConstRows window_attention(std::size_t window) const { return source->window_attention(window); }
   /// Its sums over the queries, without their rows: [group, slots], or [0, slots] if no query is kept.
   ConstRows window_sums(std::size_t window) const { return source->window_sums(window); }
   /// Attention before the softmax, as window_attention; -inf beyond what the query sees.
   ConstRows window_logits(std::size_t window) const { return source->window_logits(window); }
+  /// The queries that Needs::query_stride kept of the prompt, and of probes behind it, oldest first.
+  ReferenceQueries reference_queries() const { return source->reference_queries(); }
 };
 
 /// The memory of a policy that keeps none.
@@ -133,6 +101,17 @@ requires requires {
 struct StateOf<P> {
   using type = typename P::State;
 };
+template <class P>
+struct PromptStateOf {
+  using type = Nothing;
+};
+template <class P>
+requires requires {
+  typename P::PromptState;
+}
+struct PromptStateOf<P> {
+  using type = typename P::PromptState;
+};
 }  // namespace detail
 
 /// A policy's memory per slot, trivially copyable: moved, forked and dropped with its key.
@@ -141,18 +120,43 @@ using Slot = typename detail::SlotOf<P>::type;
 /// A policy's memory per head.
 template <class P>
 using State = typename detail::StateOf<P>::type;
+/// A policy's memory per head while a prompt is open: it begins empty, and the core drops it once the policy has acted at the
+/// prompt's end.
+template <class P>
+using PromptState = typename detail::PromptStateOf<P>::type;
+
+class AnyState;
+
+/// Where one stage's memory about one head lies.
+struct StageMemory {
+  std::byte* slots = nullptr;  ///< [slots] elements of the policy's Slot
+  AnyState* state = nullptr;
+};
+
+/// A head together with the memory of a stage and of the stage's members, type erased. The members' memory follows the
+/// stage's own: members in order, each with its own members behind it.
+struct AnyHead {
+  HeadView view;
+  const StageMemory* memory = nullptr;
+};
 
 /// A head together with the memory that policy P keeps about it.
 template <class P>
 struct Head : HeadView {
   std::span<Slot<P>> slots;
   State<P>* state = nullptr;
+  PromptState<P>* prompt = nullptr;  ///< null unless a prompt is open or ends now
+
+  /// The same head as member `index` of this policy sees it, with that member's memory (see Member).
+  AnyHead member(std::size_t index) const { return {*this, memory + member_places[index]}; }
+
+  const StageMemory* memory = nullptr;           ///< for member()
+  const std::size_t* member_places = nullptr;    ///< for member()
 };
 template <class P>
 using Layer = std::span<Head<P>>;  ///< the heads of one layer
 template <class P>
-using Cache = std::span<Head<P>>;  ///< all heads, layer-major
-
+using Cache = std::span<Head<P>>;  ///< the heads of several layers, layer-major
 /// The same head for a decorator's base policy that shares the decorator's memory (the same Slot and State).
 template <class Base, class P>
 Head<Base> as(const Head<P>& head) {
@@ -162,5 +166,7 @@ Head<Base> as(const Head<P>& head) {
   base.state = head.state;
   return base;
 }
+/// Where a joint verb writes its scores: one span [slots] per head.
+using ScoreSpans = std::span<const std::span<float>>;
 
 }  // namespace kvc

@@ -1,5 +1,7 @@
 #pragma once
+#include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -26,7 +28,7 @@ constexpr bool check_pipeline() {
   constexpr bool Merges = (MergesLayers<Policies> || ...);
   static_assert(Quantizers <= 1, "two quantizers in one pipeline: rows can be sealed by one of them only");
   static_assert(Selectors <= 1, "two selectors in one pipeline: only one can say what a query reads");
-  static_assert(!Merges || ((HasStages<Policies> || equal_slots<Policies>)&&...),
+  static_assert(!Merges || ((HasStages<Policies> || equal_slots<Policies> == EqualSlots::cache)&&...),
                 "cross-layer merging needs stages that keep the same positions in every layer and head");
   return true;
 }
@@ -77,24 +79,128 @@ auto operator|(A a, B b) {
                     std::tuple_cat(detail::as_tuple(std::move(a)), detail::as_tuple(std::move(b))));
 }
 
-/// Throws Error unless the stages can work together on a cache of this shape: the rules of check_pipeline() for
-/// pipelines made at run time, then every policy's own validate().
-inline void check_stages(const Stages& stages, const CacheShape& shape) {
-  shape.validate();
+namespace detail {
+/// A stage that takes part in some layers only.
+class StageOnLayers final : public Stage {
+ public:
+  StageOnLayers(std::shared_ptr<const Stage> stage, std::size_t first, std::size_t last)
+      : stage_(std::move(stage)), first_(first), last_(last) {}
+
+  bool works_on(std::size_t layer) const override { return layer >= first_ && layer <= last_ && stage_->works_on(layer); }
+  void validate(const CacheShape& shape) const override {
+    if (first_ > last_ || first_ >= shape.layers)
+      fail(ErrorCode::invalid_argument, "PerLayer: layers " + std::to_string(first_) + " to " + std::to_string(last_) +
+                                            ": the model has layers 0 to " + std::to_string(shape.layers - 1));
+    stage_->validate(shape);
+  }
+  std::shared_ptr<const Stage> with_budget(const Budget& budget) const override {
+    auto changed = stage_->with_budget(budget);
+    return changed ? std::make_shared<const StageOnLayers>(std::move(changed), first_, last_) : nullptr;
+  }
+
+  std::string_view type() const override { return stage_->type(); }
+  Verbs verbs() const override { return stage_->verbs(); }
+  Needs needs() const override { return stage_->needs(); }
+  When when() const override { return stage_->when(); }
+  Positions positions() const override { return stage_->positions(); }
+  EqualSlots keeps_equal_slots() const override {
+    return stage_->verbs().evict ? std::min(stage_->keeps_equal_slots(), EqualSlots::layer) : EqualSlots::cache;
+  }
+  EqualSlots wants_equal_slots() const override { return stage_->wants_equal_slots(); }
+  std::span<const Member> members() const override { return stage_->members(); }
+  std::size_t slot_bytes() const override { return stage_->slot_bytes(); }
+  void default_slot(std::byte* slot) const override { stage_->default_slot(slot); }
+  std::unique_ptr<AnyState> new_state() const override { return stage_->new_state(); }
+  std::size_t budget(HeadId id, std::size_t seen, const CacheShape& shape) const override {
+    return stage_->budget(id, seen, shape);
+  }
+  void observe(const AnyHead& head, const Observation& seen) const override { stage_->observe(head, seen); }
+  void score(const AnyHead& head, std::span<float> scores) const override { stage_->score(head, scores); }
+  void score_layer(std::span<const AnyHead> heads, ScoreSpans scores, Workspace& workspace) const override {
+    stage_->score_layer(heads, scores, workspace);
+  }
+  void score_all(std::span<const AnyHead> heads, ScoreSpans scores, Workspace& workspace) const override {
+    stage_->score_all(heads, scores, workspace);
+  }
+  void allocate(std::span<const AnyHead> heads, std::span<std::size_t> budgets, Workspace& workspace) const override {
+    stage_->allocate(heads, budgets, workspace);
+  }
+  void cascade(std::span<const AnyHead> heads, std::span<std::size_t> budgets, Workspace& workspace) const override {
+    stage_->cascade(heads, budgets, workspace);
+  }
+  void allocate_all(std::span<const AnyHead> heads, std::span<std::size_t> budgets,
+                    Workspace& workspace) const override {
+    stage_->allocate_all(heads, budgets, workspace);
+  }
+  void evict(const AnyHead& head, Plan& plan) const override { stage_->evict(head, plan); }
+  bool pairs(std::size_t layer, const CacheShape& shape) const override {
+    return works_on(layer) && works_on(layer - 1) && stage_->pairs(layer, shape);
+  }
+  void merge(const AnyHead& below, const AnyHead& here, PairPlan& plan) const override {
+    stage_->merge(below, here, plan);
+  }
+  Streams quantize(HeadId id, const CacheShape& shape) const override { return stage_->quantize(id, shape); }
+  Streams fit(const AnyHead& head) const override { return stage_->fit(head); }
+  void index(const AnyHead& head, std::size_t from) const override { stage_->index(head, from); }
+  void select(const AnyHead& head, ConstRows queries, Selection& selection) const override {
+    stage_->select(head, queries, selection);
+  }
+
+ private:
+  std::shared_ptr<const Stage> stage_;
+  std::size_t first_, last_;
+};
+}  // namespace detail
+
+/// A policy, or a pipeline, for the layers `first` to `last` only: `PerLayer{Full{.bits = 8}, 0, 1} | PerLayer{KIVI{}, 2}`. Layers
+/// that no stage works on keep every token in the cache's own type.
+template <Composable P>
+struct PerLayer {
+  P policy;
+  std::size_t first = 0, last = static_cast<std::size_t>(-1);
+
+  Stages stages() const {
+    Stages all = stages_of(policy);
+    for (auto& stage : all) stage = std::make_shared<const detail::StageOnLayers>(std::move(stage), first, last);
+    return all;
+  }
+};
+template <Composable P>
+PerLayer(P, std::size_t) -> PerLayer<P>;
+template <Composable P>
+PerLayer(P, std::size_t, std::size_t) -> PerLayer<P>;
+
+namespace detail {
+/// What the stages of one layer must be to each other.
+inline void check_layer_stages(const Stages& stages, std::size_t layer) {
   int quantizers = 0, selectors = 0;
-  bool merges = false, equal = true;
+  EqualSlots equal = EqualSlots::cache;
   for (const auto& stage : stages) {
+    if (!stage->works_on(layer)) continue;
     const Stage::Verbs verbs = stage->verbs();
     quantizers += verbs.quantize;
     selectors += verbs.select;
-    merges = merges || verbs.merge;
-    equal = equal && stage->keeps_equal_slots();
+    if (stage->wants_equal_slots() == EqualSlots::layer && equal == EqualSlots::none)
+      fail(ErrorCode::incompatible, std::string(stage->type()) +
+                                        " reads the heads of a layer slot by slot, but a stage before it leaves them "
+                                        "different positions");
+    equal = std::min(equal, stage->keeps_equal_slots());
   }
   if (quantizers > 1)
     fail(ErrorCode::incompatible, "two quantizers in one pipeline: rows can be sealed by one of them only");
   if (selectors > 1)
     fail(ErrorCode::incompatible, "two selectors in one pipeline: only one can say what a query reads");
-  if (merges && !equal)
+}
+}  // namespace detail
+
+/// Throws Error unless the stages can work together on a cache of this shape: the rules of check_pipeline() for
+/// pipelines made at run time, then every policy's own validate().
+inline void check_stages(const Stages& stages, const CacheShape& shape) {
+  shape.validate();
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) detail::check_layer_stages(stages, layer);
+  const auto merges = [](const auto& stage) { return stage->verbs().merge; };
+  const auto uneven = [](const auto& stage) { return stage->keeps_equal_slots() != EqualSlots::cache; };
+  if (std::any_of(stages.begin(), stages.end(), merges) && std::any_of(stages.begin(), stages.end(), uneven))
     fail(ErrorCode::incompatible,
          "cross-layer merging needs stages that keep the same positions in every layer and head");
   for (const auto& stage : stages) stage->validate(shape);

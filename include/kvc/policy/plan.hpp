@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvc/assert.hpp"
 #include "kvc/policy/head.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -23,9 +24,10 @@ inline void set_range(std::vector<std::uint8_t>& flags, std::size_t begin, std::
 /// the first of first/last/range/keep/top/drop_all starts a choice from nothing kept. The core executes it.
 class Plan {
  public:
+  /// A slot whose key, value or both are replaced. A side that stays as it is has an empty span.
   struct Rewrite {
     std::size_t slot;
-    std::vector<float> key, value;
+    std::span<const float> key, value;
   };
 
   Plan() = default;
@@ -35,8 +37,10 @@ class Plan {
     head_ = &head;
     chosen_.assign(head.size(), 1);
     choosing_ = false;
+    for (const Rewritten& rewritten : std::span(rewritten_).first(rewrite_count_)) number_[rewritten.slot] = 0;
     rewrite_count_ = 0;
     multiplicities_.clear();
+    precisions_.clear();
   }
 
   /// Room for heads of `slots` slots.
@@ -60,6 +64,7 @@ class Plan {
   }
   /// Drops one slot of those kept so far, at first of all.
   void drop(std::size_t slot) {
+    KVC_ASSERT(slot < chosen_.size());
     choosing_ = true;
     chosen_[slot] = 0;
   }
@@ -88,45 +93,80 @@ class Plan {
     return static_cast<std::size_t>(std::count(chosen_.begin(), chosen_.end(), std::uint8_t{1}));
   }
 
-  /// The key, or value, that a kept slot shall have from now on; starts as a copy of what it has.
-  std::span<float> key(std::size_t slot) { return rewrite(slot).key; }
-  std::span<float> value(std::size_t slot) { return rewrite(slot).value; }
-  /// From now on the slot stands for `tokens` tokens: its logit gets log(tokens) added.
+  /// The key [head_dim] that a kept slot shall have from now on; it starts as a copy of the one it has. The slot's value stays
+  /// as it is unless value() asks for it.
+  std::span<float> key(std::size_t slot) {
+    Rewritten& rewritten = rewrite(slot);
+    if (!rewritten.has_key) {
+      rewritten.key.resize(head_->shape->head_dim);
+      head_->read_slot(slot, rewritten.key, {});
+      rewritten.has_key = true;
+    }
+    return rewritten.key;
+  }
+  /// The value [value_dim], likewise.
+  std::span<float> value(std::size_t slot) {
+    Rewritten& rewritten = rewrite(slot);
+    if (!rewritten.has_value) {
+      rewritten.value.resize(head_->shape->values_dim());
+      head_->read_slot(slot, {}, rewritten.value);
+      rewritten.has_value = true;
+    }
+    return rewritten.value;
+  }
+  /// From now on the slot stands for `tokens` tokens, a positive number: its logit gets log(tokens) added.
   void multiplicity(std::size_t slot, float tokens) { multiplicities_.emplace_back(slot, tokens); }
+  /// From now on the slot belongs to a class of precision: 0 is sealed in Stream::format, c in Stream::classes[c - 1]. A slot
+  /// that is sealed already keeps its codes.
+  void precision(std::size_t slot, std::uint8_t precision_class) { precisions_.emplace_back(slot, precision_class); }
 
-  /// Memory for `n` floats while the plan is made, a head's scores for example; reused from head to head.
+  /// Memory for `n` floats while the plan is made; reused from head to head.
   std::span<float> scratch(std::size_t n) {
     if (scratch_.size() < n) scratch_.resize(n);
     return std::span<float>(scratch_).first(n);
   }
 
   std::span<const std::uint8_t> chosen() const { return chosen_; }
-  std::span<const Rewrite> rewrites() const { return std::span(rewrites_).first(rewrite_count_); }
+  std::size_t rewrites() const { return rewrite_count_; }
+  Rewrite rewrite_at(std::size_t index) const {
+    const Rewritten& rewritten = rewritten_[index];
+    return {rewritten.slot, rewritten.has_key ? std::span<const float>(rewritten.key) : std::span<const float>(),
+            rewritten.has_value ? std::span<const float>(rewritten.value) : std::span<const float>()};
+  }
   std::span<const std::pair<std::size_t, float>> multiplicities() const { return multiplicities_; }
+  std::span<const std::pair<std::size_t, std::uint8_t>> precisions() const { return precisions_; }
 
  private:
+  struct Rewritten {
+    std::size_t slot = 0;
+    bool has_key = false, has_value = false;
+    std::vector<float> key, value;
+  };
+
   void start() {
     if (!choosing_) drop_all();
   }
-  Rewrite& rewrite(std::size_t slot) {
-    for (Rewrite& known : std::span(rewrites_).first(rewrite_count_))
-      if (known.slot == slot) return known;
-    // A rewrite of an earlier plan lends its memory.
-    if (rewrites_.size() == rewrite_count_) rewrites_.emplace_back();
-    Rewrite& fresh = rewrites_[rewrite_count_++];
+  /// The slot's rewrite, found by its number without a search. A rewrite of an earlier plan lends its memory.
+  Rewritten& rewrite(std::size_t slot) {
+    KVC_ASSERT(slot < chosen_.size());
+    if (number_.size() < chosen_.size()) number_.resize(chosen_.size());
+    if (number_[slot] != 0) return rewritten_[number_[slot] - 1];
+    if (rewritten_.size() == rewrite_count_) rewritten_.emplace_back();
+    Rewritten& fresh = rewritten_[rewrite_count_++];
+    number_[slot] = static_cast<std::uint32_t>(rewrite_count_);
     fresh.slot = slot;
-    fresh.key.resize(head_->shape->head_dim);
-    fresh.value.resize(head_->shape->values_dim());
-    head_->read_slot(slot, fresh.key, fresh.value);
+    fresh.has_key = fresh.has_value = false;
     return fresh;
   }
 
   const HeadView* head_ = nullptr;
   std::vector<std::uint8_t> chosen_;
   bool choosing_ = false;
-  std::vector<Rewrite> rewrites_;  // the first rewrite_count_ belong to this plan
+  std::vector<Rewritten> rewritten_;   // the first rewrite_count_ belong to this plan
+  std::vector<std::uint32_t> number_;  // of a slot's rewrite, counted from 1; 0: the slot has none
   std::size_t rewrite_count_ = 0;
   std::vector<std::pair<std::size_t, float>> multiplicities_;
+  std::vector<std::pair<std::size_t, std::uint8_t>> precisions_;
   std::vector<std::uint32_t> candidates_;
   std::vector<float> scratch_;
 };

@@ -3,86 +3,169 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
+#include "kvc/workspace.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// No limit: what a head may hold under a policy without a Budget.
 inline constexpr std::size_t Unlimited = std::numeric_limits<std::size_t>::max();
 
-/// One head's State of one stage, type erased.
+/// One head's State and PromptState of one stage, type erased.
 class AnyState {
  public:
   virtual ~AnyState() = default;
   virtual std::unique_ptr<AnyState> clone() const = 0;
-  /// Bytes that the state holds: State::bytes() if it has that member, else its size.
+  /// Becomes a copy of `other`, which belongs to the same stage; a state that stays about as large asks for no memory.
+  virtual void copy_from(const AnyState& other) = 0;
+  /// Bytes that the state holds: State::bytes() if it has that member, else its size; likewise of the PromptState.
   virtual std::size_t bytes() const = 0;
-};
-
-/// State<P> in a box.
-template <class P>
-struct StateBox final : AnyState {
-  State<P> value{};
-  std::unique_ptr<AnyState> clone() const override { return std::make_unique<StateBox>(*this); }
-  std::size_t bytes() const override {
-    if constexpr (requires { value.bytes(); }) return value.bytes();
-    return std::is_same_v<State<P>, Nothing> ? 0 : sizeof(State<P>);
-  }
+  /// Whether there is anything to hold.
+  virtual bool empty() const = 0;
+  /// Makes an empty PromptState unless there is one, or drops it.
+  virtual void open_prompt() = 0;
+  virtual void close_prompt() = 0;
 };
 
 namespace detail {
-template <class P>
-inline constexpr char TypeMark = 0;
+template <class T>
+std::size_t bytes_held(const T& value) {
+  if constexpr (requires { value.bytes(); })
+    return value.bytes();
+  else
+    return std::is_same_v<T, Nothing> ? 0 : sizeof(T);
 }
-/// Tells policy types apart without RTTI.
-template <class P>
-const void* type_key() {
-  return &detail::TypeMark<P>;
-}
+}  // namespace detail
 
-/// A head with one stage's memory, type erased.
-struct AnyHead {
-  HeadView view;
-  std::byte* slots = nullptr;
-  AnyState* state = nullptr;
+/// What AnyState erases.
+template <class P>
+struct StateBox final : AnyState {
+  static constexpr bool HasState = !std::is_same_v<State<P>, Nothing>,
+                        HasPrompt = !std::is_same_v<PromptState<P>, Nothing>;
+
+  State<P> value{};
+  std::unique_ptr<PromptState<P>> prompt = nullptr;
+
+  std::unique_ptr<AnyState> clone() const override {
+    auto copy = std::make_unique<StateBox>();
+    copy->copy_from(*this);
+    return copy;
+  }
+  void copy_from(const AnyState& other) override {
+    const auto& box = static_cast<const StateBox&>(other);
+    value = box.value;
+    if (!box.prompt)
+      prompt.reset();
+    else if (prompt)
+      *prompt = *box.prompt;
+    else
+      prompt = std::make_unique<PromptState<P>>(*box.prompt);
+  }
+  std::size_t bytes() const override {
+    return detail::bytes_held(value) + (prompt ? detail::bytes_held(*prompt) : 0);
+  }
+  bool empty() const override { return !HasState && !prompt; }
+  void open_prompt() override {
+    if constexpr (HasPrompt)
+      if (!prompt) prompt = std::make_unique<PromptState<P>>();
+  }
+  void close_prompt() override { prompt.reset(); }
 };
+
+/// The name of a type, which tells policies apart without RTTI, also across shared libraries.
+template <class T>
+constexpr std::string_view type_name() {
+  return __PRETTY_FUNCTION__;
+}
 
 /// A policy with its type erased, once: the core runs a list of these, so that pipelines do not multiply code.
 class Stage {
  public:
   /// Which verbs the policy implements.
   struct Verbs {
-    bool observe = false, allocate = false, allocate_all = false, evict = false, merge = false, quantize = false,
-         index = false, select = false;
+    bool observe = false, score = false, score_layer = false, score_all = false, allocate = false, cascade = false,
+         allocate_all = false, evict = false, merge = false, quantize = false, fit = false, index = false, select = false;
+
+    bool scores() const { return score || score_layer || score_all; }
+    /// Whether the stage waits for the last layer of the model.
+    bool waits() const { return score_all || cascade || allocate_all; }
+    /// Whether the stage looks at more than one head at a time.
+    bool joint() const { return waits() || score_layer || allocate || merge; }
   };
 
   virtual ~Stage() = default;
-  /// type_key() of the policy.
-  virtual const void* type() const = 0;
+  /// type_name() of the policy.
+  virtual std::string_view type() const = 0;
   virtual Verbs verbs() const = 0;
   virtual Needs needs() const = 0;
+  virtual When when() const = 0;
   virtual Positions positions() const = 0;
-  virtual bool keeps_equal_slots() const = 0;
+  virtual EqualSlots keeps_equal_slots() const = 0;
+  virtual EqualSlots wants_equal_slots() const = 0;
+  /// Whether the stage takes part in this layer.
+  virtual bool works_on(std::size_t layer) const = 0;
+  virtual std::span<const Member> members() const = 0;
   virtual void validate(const CacheShape& shape) const = 0;
   virtual std::size_t slot_bytes() const = 0;
   virtual void default_slot(std::byte* slot) const = 0;
   virtual std::unique_ptr<AnyState> new_state() const = 0;
   virtual std::size_t budget(HeadId id, std::size_t seen, const CacheShape& shape) const = 0;
+  /// The same policy with another Budget; null if it has none.
+  virtual std::shared_ptr<const Stage> with_budget(const Budget& budget) const = 0;
 
   virtual void observe(const AnyHead& head, const Observation& seen) const = 0;
-  virtual void allocate(std::span<const AnyHead> heads, std::span<std::size_t> budgets) const = 0;
-  virtual void allocate_all(std::span<const AnyHead> heads, std::span<std::size_t> budgets) const = 0;
+  virtual void score(const AnyHead& head, std::span<float> scores) const = 0;
+  virtual void score_layer(std::span<const AnyHead> heads, ScoreSpans scores, Workspace& workspace) const = 0;
+  virtual void score_all(std::span<const AnyHead> heads, ScoreSpans scores, Workspace& workspace) const = 0;
+  virtual void allocate(std::span<const AnyHead> heads, std::span<std::size_t> budgets, Workspace& workspace) const = 0;
+  virtual void cascade(std::span<const AnyHead> heads, std::span<std::size_t> budgets, Workspace& workspace) const = 0;
+  virtual void allocate_all(std::span<const AnyHead> heads, std::span<std::size_t> budgets,
+                            Workspace& workspace) const = 0;
   virtual void evict(const AnyHead& head, Plan& plan) const = 0;
   virtual bool pairs(std::size_t layer, const CacheShape& shape) const = 0;
   virtual void merge(const AnyHead& below, const AnyHead& here, PairPlan& plan) const = 0;
-  virtual Streams quantize(HeadId id) const = 0;
+  virtual Streams quantize(HeadId id, const CacheShape& shape) const = 0;
+  virtual Streams fit(const AnyHead& head) const = 0;
   virtual void index(const AnyHead& head, std::size_t from) const = 0;
   virtual void select(const AnyHead& head, ConstRows queries, Selection& selection) const = 0;
+};
+
+/// How many stages a stage stands for in the order of StageMemory: itself, and its members with theirs.
+std::size_t stage_count(const Stage& stage);
+
+/// A policy inside another one: any policy converts to it, also one chosen by name. It has Slots and a State of its own, which
+/// the core keeps; it observes by itself, with what its own Needs ask for. Its other verbs are for its owner to call.
+class Member {
+ public:
+  /// No policy.
+  Member() = default;
+  template <class P>
+  requires(!std::is_same_v<P, Member> && Policy<P>) Member(P policy);  // NOLINT: implicit, so that members are written plainly
+  explicit Member(std::shared_ptr<const Stage> stage) : stage_(std::move(stage)) {}
+
+  explicit operator bool() const { return stage_ != nullptr; }
+  const Stage& stage() const { return *stage_; }
+  const std::shared_ptr<const Stage>& shared() const { return stage_; }
+  /// The same policy with another Budget, if it has one.
+  Member with_budget(const Budget& budget) const {
+    auto changed = stage_->with_budget(budget);
+    return changed ? Member(std::move(changed)) : *this;
+  }
+  /// The member's scores of heads that Head::member made, layer-major: whole layers where it scores layers, all heads where it
+  /// scores them all.
+  void score(std::span<const AnyHead> heads, ScoreSpans scores) const;
+  void score(const AnyHead& head, std::span<float> scores) const { score({&head, 1}, {&scores, 1}); }
+
+ private:
+  std::shared_ptr<const Stage> stage_;
 };
 
 /// Erases policy P.
@@ -91,17 +174,29 @@ class StageOf final : public Stage {
   static_assert(check_policy<P>());
 
  public:
-  explicit StageOf(P policy) : policy_(std::move(policy)) {}
+  explicit StageOf(P policy) : policy_(std::move(policy)) {
+    std::size_t place = 1;
+    for (const Member& member : members()) {
+      member_places_.push_back(place);
+      if (member) place += stage_count(member.stage());
+    }
+  }
+  StageOf(const StageOf&) = delete;
   const P& policy() const { return policy_; }
 
-  const void* type() const override { return type_key<P>(); }
+  std::string_view type() const override { return type_name<P>(); }
   Verbs verbs() const override {
     return {.observe = Observes<P>,
+            .score = ScoresHead<P>,
+            .score_layer = ScoresLayer<P>,
+            .score_all = ScoresAll<P>,
             .allocate = Allocates<P>,
+            .cascade = Cascades<P>,
             .allocate_all = AllocatesAll<P>,
             .evict = Shrinks<P>,
             .merge = MergesLayers<P>,
             .quantize = Quantizes<P>,
+            .fit = Fits<P>,
             .index = Indexes<P>,
             .select = Selects<P>};
   }
@@ -109,11 +204,21 @@ class StageOf final : public Stage {
     if constexpr (HasNeeds<P>) return policy_.needs();
     return {};
   }
+  When when() const override {
+    if constexpr (requires { { policy_.when } -> std::convertible_to<When>; }) return policy_.when;
+    return When::prompt_end;
+  }
   Positions positions() const override {
     if constexpr (requires { policy_.positions; }) return policy_.positions;
     return Positions::original;
   }
-  bool keeps_equal_slots() const override { return equal_slots<P>; }
+  EqualSlots keeps_equal_slots() const override { return equal_slots<P>; }
+  EqualSlots wants_equal_slots() const override { return needs_equal_slots<P>; }
+  bool works_on(std::size_t) const override { return true; }
+  std::span<const Member> members() const override {
+    if constexpr (HasMembers<P>) return policy_.members();
+    return {};
+  }
   void validate(const CacheShape& shape) const override {
     if constexpr (Validates<P>) policy_.validate(shape);
   }
@@ -127,6 +232,14 @@ class StageOf final : public Stage {
     if constexpr (requires { Budget(policy_.budget); }) return Budget(policy_.budget).at(id, seen, shape);
     return Unlimited;
   }
+  std::shared_ptr<const Stage> with_budget(const Budget& budget) const override {
+    if constexpr (requires(P policy) { policy.budget = budget; }) {
+      P changed = policy_;
+      changed.budget = budget;
+      return std::make_shared<const StageOf>(std::move(changed));
+    }
+    return nullptr;
+  }
 
   void observe(const AnyHead& any, const Observation& seen) const override {
     if constexpr (Observes<P>) {
@@ -134,14 +247,38 @@ class StageOf final : public Stage {
       policy_.observe(head, seen);
     }
   }
-  void allocate(std::span<const AnyHead> heads, std::span<std::size_t> budgets) const override {
-    if constexpr (Allocates<P>) {
-      policy_.allocate(typed(heads), budgets);
+  void score(const AnyHead& any, std::span<float> scores) const override {
+    if constexpr (ScoresHead<P>) policy_.score(typed(any), scores);
+  }
+  void score_layer(std::span<const AnyHead> heads, ScoreSpans scores, Workspace& workspace) const override {
+    if constexpr (ScoresLayer<P>) {
+      Workspace::Frame frame(workspace);
+      policy_.score_layer(typed(heads, frame), scores);
     }
   }
-  void allocate_all(std::span<const AnyHead> heads, std::span<std::size_t> budgets) const override {
+  void score_all(std::span<const AnyHead> heads, ScoreSpans scores, Workspace& workspace) const override {
+    if constexpr (ScoresAll<P>) {
+      Workspace::Frame frame(workspace);
+      policy_.score_all(typed(heads, frame), scores);
+    }
+  }
+  void allocate(std::span<const AnyHead> heads, std::span<std::size_t> budgets, Workspace& workspace) const override {
+    if constexpr (Allocates<P>) {
+      Workspace::Frame frame(workspace);
+      policy_.allocate(typed(heads, frame), budgets);
+    }
+  }
+  void cascade(std::span<const AnyHead> heads, std::span<std::size_t> budgets, Workspace& workspace) const override {
+    if constexpr (Cascades<P>) {
+      Workspace::Frame frame(workspace);
+      policy_.cascade(typed(heads, frame), budgets);
+    }
+  }
+  void allocate_all(std::span<const AnyHead> heads, std::span<std::size_t> budgets,
+                    Workspace& workspace) const override {
     if constexpr (AllocatesAll<P>) {
-      policy_.allocate_all(typed(heads), budgets);
+      Workspace::Frame frame(workspace);
+      policy_.allocate_all(typed(heads, frame), budgets);
     }
   }
   void evict(const AnyHead& any, Plan& plan) const override {
@@ -149,11 +286,7 @@ class StageOf final : public Stage {
       Head<P> head = typed(any);
       policy_.evict(head, plan);
     } else if constexpr (Scores<P>) {
-      if (any.view.event != Event::prompt_end || any.view.size() <= any.view.budget) return;
-      const Head<P> head = typed(any);
-      const std::span<float> scores = plan.scratch(head.size());
-      policy_.score(head, scores);
-      plan.top(scores, head.budget);
+      if (any.view.acts && any.view.size() > any.view.budget) keep_best(plan, any.view.scores, any.view.budget);
     }
   }
   bool pairs(std::size_t layer, const CacheShape& shape) const override {
@@ -163,8 +296,12 @@ class StageOf final : public Stage {
   void merge(const AnyHead& below, const AnyHead& here, PairPlan& plan) const override {
     if constexpr (MergesLayers<P>) policy_.merge(typed(below), typed(here), plan);
   }
-  Streams quantize(HeadId id) const override {
-    if constexpr (Quantizes<P>) return policy_.quantize(id);
+  Streams quantize(HeadId id, const CacheShape& shape) const override {
+    if constexpr (Quantizes<P>) return policy_.quantize(id, shape);
+    return {};
+  }
+  Streams fit(const AnyHead& any) const override {
+    if constexpr (Fits<P>) return policy_.fit(typed(any));
     return {};
   }
   void index(const AnyHead& any, std::size_t from) const override {
@@ -178,24 +315,61 @@ class StageOf final : public Stage {
   }
 
  private:
-  static Head<P> typed(const AnyHead& any) {
+  Head<P> typed(const AnyHead& any) const {
     Head<P> head;
     static_cast<HeadView&>(head) = any.view;
     if constexpr (!std::is_same_v<Slot<P>, Nothing>)
-      head.slots = {reinterpret_cast<Slot<P>*>(any.slots), any.view.size()};
-    if (any.state) head.state = &static_cast<StateBox<P>*>(any.state)->value;
+      head.slots = {reinterpret_cast<Slot<P>*>(any.memory->slots), any.view.size()};
+    auto& box = *static_cast<StateBox<P>*>(any.memory->state);
+    head.state = &box.value;
+    head.prompt = box.prompt.get();
+    head.memory = any.memory;
+    head.member_places = member_places_.data();
     return head;
   }
-  /// Valid until the thread's next call: allocate() runs after every token and must not ask for memory.
-  static std::span<Head<P>> typed(std::span<const AnyHead> heads) {
-    static thread_local std::vector<Head<P>> result;
-    result.clear();
-    for (const AnyHead& head : heads) result.push_back(typed(head));
+  std::span<Head<P>> typed(std::span<const AnyHead> heads, Workspace::Frame& frame) const {
+    const std::span<Head<P>> result = frame.take<Head<P>>(heads.size());
+    for (std::size_t i = 0; i < heads.size(); ++i) result[i] = typed(heads[i]);
     return result;
   }
 
   P policy_;
+  std::vector<std::size_t> member_places_;
 };
+
+template <class P>
+requires(!std::is_same_v<P, Member> && Policy<P>) Member::Member(P policy)
+    : stage_(std::make_shared<const StageOf<P>>(std::move(policy))) {}
+
+inline std::size_t stage_count(const Stage& stage) {
+  std::size_t count = 1;
+  for (const Member& member : stage.members())
+    if (member) count += stage_count(member.stage());
+  return count;
+}
+
+inline void Member::score(std::span<const AnyHead> heads, ScoreSpans scores) const {
+  const Stage::Verbs verbs = stage_->verbs();
+  if (!verbs.scores())
+    fail(ErrorCode::incompatible, "Member: " + std::string(stage_->type()) + " does not score");
+  Workspace workspace;
+  if (verbs.score_all) return stage_->score_all(heads, scores, workspace);
+  for (std::size_t begin = 0, end = 0; begin < heads.size(); begin = end) {
+    for (end = begin; end < heads.size() && heads[end].view.id.layer == heads[begin].view.id.layer; ++end)
+      if (verbs.score) stage_->score(heads[end], scores[end]);
+    if (verbs.score_layer)
+      stage_->score_layer(heads.subspan(begin, end - begin), scores.subspan(begin, end - begin), workspace);
+  }
+}
+
+/// Whether the stage or one of its members wants to observe probes: an engine that cares for it keeps the prompt open, probes,
+/// and calls compress() (see CacheCore::probe).
+inline bool needs_probe(const Stage& stage) {
+  if (stage.needs().probe != Feed::none) return true;
+  for (const Member& member : stage.members())
+    if (member && needs_probe(member.stage())) return true;
+  return false;
+}
 
 /// The stages of a policy, in order: what the core runs.
 using Stages = std::vector<std::shared_ptr<const Stage>>;

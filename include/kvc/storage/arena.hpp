@@ -42,6 +42,8 @@ class Arena final : public std::pmr::memory_resource {
     return bytes;
   }
 
+  std::size_t free_bytes() const { return 0; }
+
  private:
   static constexpr std::size_t Alignment = 64, SmallestChunk = std::size_t{1} << 16, HugePage = std::size_t{1} << 21;
   static constexpr std::size_t LargestSmall = 256, SmallRun = 4096;

@@ -64,6 +64,24 @@ class HeadStore {
     if (size() != 0) in_step_ = in_step_ && keys_.map()[size() - 1] == values_.map()[size() - 1];
   }
 
+  struct Mark {
+    std::size_t slots = 0, seen = 0;
+  };
+  Mark mark() const noexcept { return {size(), seen_}; }
+  void revert(const Mark& mark) noexcept {
+    Workspace workspace;
+    truncate(mark.slots, seen_ - mark.seen, workspace);
+  }
+  void reserve_for_keep() {}
+  bool keeps_in_place(std::span<const std::uint8_t>) const { return false; }
+  void release() noexcept {}
+  bool seal_due(bool) const { return keys_.seals() || values_.seals(); }
+  float key_limit() const { return std::numeric_limits<float>::max(); }
+  float value_limit() const { return std::numeric_limits<float>::max(); }
+  std::size_t precision_classes() const { return 0; }
+  void set_precision(std::size_t, std::uint8_t) {}
+  void set_streams(const Streams&) {}
+
   /// Drops the slots whose flag is 0; `compact` gathers what stays (see RowStore::keep).
   void keep(std::span<const std::uint8_t> flags, bool compact, Workspace& workspace) {
     const bool alike = in_step_ && keys_.moves_like(values_);
@@ -92,8 +110,8 @@ class HeadStore {
   }
 
   void rewrite(std::size_t slot, std::span<const float> key, std::span<const float> value, Workspace& workspace) {
-    keys_.rewrite(slot, key, workspace);
-    values_.rewrite(slot, value, workspace);
+    if (!key.empty()) keys_.rewrite(slot, key, workspace);
+    if (!value.empty()) values_.rewrite(slot, value, workspace);
     check_step();
   }
   void set_multiplicity(std::size_t slot, float tokens) {

@@ -1,0 +1,36 @@
+#pragma once
+#include <cstddef>
+#include <span>
+
+#include "kvc/attention/layer_pass.hpp"
+
+// Attention of queries whose tokens are in no cache.
+namespace kvc::inline KVC_ABI::attention {
+
+/// Each of the queries [tokens, query_heads * head_dim] sees every slot of its head. `next` is the position behind the newest
+/// token's. `lse` is empty, or [tokens, query_heads].
+inline void attend_all(std::span<const HeadStore> heads, const Settings& settings, Position next, ConstRows queries,
+                       Rows<float> out, std::span<float> lse, Workspace& workspace) {
+  const CacheShape& shape = *settings.shape;
+  const std::size_t group = shape.group();
+  const LayerPass pass{.heads = heads, .settings = settings, .queries = queries, .out = out, .in_turn = true};
+  for (std::size_t head = 0; head < heads.size(); ++head) {
+    const HeadStore& store = heads[head];
+    Workspace::Frame reading(workspace);
+    const HeadReader reader(store, settings, reading, {}, pass.after(head));
+    const auto shift = static_cast<std::int32_t>(store.size()) - next;
+    for (std::size_t t = 0; t < queries.count; ++t) {
+      Workspace::Frame frame(workspace);
+      Queries one = load_queries(shape, queries.subrows(t, 1), head, frame.take(group * shape.head_dim));
+      if (settings.in_cache) one.shifts = {&shift, 1};
+      Partial state = empty_state(pass, group, frame);
+      attend(reader, 0, reader.rows(), one, reader.rows(), state);
+      for (std::size_t g = 0; g < group; ++g) {
+        state.finish(g, pass.out_of(t, head, g));
+        if (!lse.empty()) lse[t * shape.query_heads + head * group + g] = state.log_sum_exp(g);
+      }
+    }
+  }
+}
+
+}  // namespace kvc::attention

@@ -1,0 +1,413 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kvc/cache/lifecycle.hpp"
+#include "kvc/attention/plain_pass.hpp"
+#include "kvc/cache/passes.hpp"
+
+// What an engine calls: the members of CacheCore.
+namespace kvc::inline KVC_ABI {
+
+namespace cache {
+/// Does a call; memory that is refused becomes an Error.
+template <class Call>
+decltype(auto) guarded(const char* name, Call call) {
+#if defined(__cpp_exceptions)
+  try {
+    return call();
+  } catch (const std::bad_alloc&) {
+    fail(ErrorCode::out_of_memory, std::string(name) + ": memory was refused; the cache is as it was before the call");
+  } catch (const std::length_error&) {
+    fail(ErrorCode::out_of_memory, std::string(name) + ": more memory was asked for than there can be; the cache is as "
+                                                       "it was before the call");
+  }
+#else
+  static_cast<void>(name);
+  return call();
+#endif
+}
+
+/// Whether a call on this layer may change others: it then saves them too.
+inline bool reaches_other_layers(const Inside& in, const Pass& pass) {
+  if (pass.event == Event::probe) return false;
+  return is_pair(in, pass.layer) || waits(in, pass.event);
+}
+
+inline void finish(Inside& in, const Finished& finished, Event event) noexcept {
+  for (std::size_t layer = finished.first; layer < finished.first + finished.count; ++layer)
+    finish_layer(in, layer, event);
+}
+
+/// The tokens [first, first + count) of a call.
+inline Tokens part_of(const Tokens& tokens, std::size_t first, std::size_t count, std::size_t kv_heads) {
+  Tokens part{.q = tokens.q.subrows(first, count), .k = tokens.k.subrows(first, count), .v = tokens.v.subrows(first, count)};
+  if (!tokens.scores.empty()) part.scores = tokens.scores.subspan(first * kv_heads, count * kv_heads);
+  if (!tokens.positions.empty()) part.positions = tokens.positions.subspan(first, count);
+  return part;
+}
+
+/// Runs a pass within a transaction. Read-time selectors choose for every generated token by itself; policies then act once,
+/// after the last one.
+inline void run_in(Inside& in, Pass pass, Transaction& transaction) {
+  if (pass.event != Event::decode || !in.demands.selects || pass.count() <= 1)
+    return finish(in, run_pass(in, pass, transaction), pass.event);
+  const Tokens& all = *pass.tokens;
+  const Rows<float> out = pass.out;
+  for (std::size_t t = 0; t < all.k.count; ++t) {
+    const Tokens one = part_of(all, t, 1, in.shape.kv_heads);
+    pass.tokens = &one;
+    pass.out = out.subrows(t, 1);
+    pass.acts_later = t + 1 < all.k.count;
+    finish(in, run_pass(in, pass, transaction), pass.event);
+  }
+}
+inline void run(Inside& in, const Pass& pass) {
+  if (reaches_other_layers(in, pass)) {
+    Transaction transaction(in);
+    run_in(in, pass, transaction);
+    transaction.commit();
+  } else {
+    Transaction transaction(in, pass.layer);
+    run_in(in, pass, transaction);
+    transaction.commit();
+  }
+}
+
+/// Lets the policies act on every layer now.
+inline void act_everywhere(Inside& in, const Occasion& occasion) {
+  Transaction transaction(in);
+  for (std::size_t head = 0; head < in.heads.size(); ++head) transaction.before_observe(head);
+  if (occasion.event == Event::prompt_end)
+    for (std::size_t layer = 0; layer < in.shape.layers; ++layer) open_prompt(in, layer);
+  std::vector<Finished> all;
+  for (std::size_t layer = 0; layer < in.shape.layers; ++layer)
+    all.push_back(act(in, layer, occasion, transaction));
+  for (const Finished& finished : all) finish(in, finished, occasion.event);
+  transaction.commit();
+}
+
+/// How many tokens of a layer stand at `from` or later. Where positions have gaps and slots were evicted nobody knows
+/// exactly; then it is the most that every head can have lost.
+inline std::size_t forgotten_tokens(const Inside& in, std::size_t layer, Position from) {
+  auto forgotten = static_cast<std::size_t>(in.layers[layer].next_position - from);
+  for (const HeadStore& store : in.heads_of(layer)) {
+    std::size_t slots = store.size();
+    while (slots > 0 && store.position(slots - 1) >= from) --slots;
+    forgotten = std::min(forgotten, store.seen() - slots);
+  }
+  return forgotten;
+}
+
+/// Forgets the tokens of a layer from position `from` on. Returns whether that is exact.
+inline bool truncate_layer(Inside& in, std::size_t layer, Position from, Workspace& workspace) {
+  LayerState& state = in.layers[layer];
+  if (from >= state.next_position) return true;
+  const bool exact = from >= state.changed_at;
+  const std::size_t forgotten = forgotten_tokens(in, layer, from);
+  for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head) {
+    HeadStore& store = in.heads[head];
+    std::size_t slots = store.size();
+    while (slots > 0 && store.position(slots - 1) >= from) --slots;
+    store.truncate(slots, forgotten, workspace);
+    index_head(in, head, slots, Event::decode, workspace);
+  }
+  state.seen -= forgotten;
+  state.next_position = from;
+  state.changed_at = std::min(state.changed_at, from);
+  state.merged_until = std::min(state.merged_until, from);
+  return exact;
+}
+
+/// The queries that wait for something end with the tokens that are left.
+inline void truncate_queries(Inside& in, LayerState& state, Position from) noexcept {
+  state.window.clear();
+  state.window_tokens = 0;
+  const std::size_t dim = in.shape.query_heads * in.shape.head_dim;
+  const auto keep_before = [from](std::vector<Position>& positions) {
+    while (!positions.empty() && positions.back() >= from) positions.pop_back();
+    return positions.size();
+  };
+  state.references.resize(keep_before(state.reference_positions) * dim);
+  // Drafted tokens came last; those that are left still wait for accept().
+  const std::size_t waiting = keep_before(state.drafted_positions);
+  state.drafted.resize(waiting * dim);
+  state.drafted_scores.resize(in.demands.external_scores ? waiting * in.shape.kv_heads : 0);
+}
+
+/// Of the drafted tokens of a layer the first `tokens` stay: policies observe them and act.
+inline Finished accept_on_layer(Inside& in, std::size_t layer, std::size_t tokens, Transaction& transaction) {
+  LayerState& state = in.layers[layer];
+  const std::size_t rejected = state.drafted_tokens() - tokens, first = in.first_head(layer);
+  {
+    const WorkspacePool::Lease workspace(*in.workspaces);
+    for (std::size_t head = first; head < first + in.shape.kv_heads; ++head) {
+      HeadStore& store = in.heads[head];
+      transaction.before_act(head);
+      if (rejected != 0) store.truncate(store.size() - rejected, rejected, *workspace);
+      index_head(in, head, store.size() - tokens, Event::decode, *workspace);
+    }
+  }
+  state.seen -= rejected;
+  if (rejected != 0) state.next_position = tokens == 0 ? state.drafted_from : state.drafted_positions[tokens - 1] + 1;
+  if (tokens == 0) return {};
+  const std::size_t dim = in.shape.query_heads * in.shape.head_dim;
+  const std::span<const float> scores(state.drafted_scores);
+  const Tokens observed{.q = {state.drafted.data(), tokens, dim},
+                        .k = {nullptr, tokens, 0},
+                        .v = {},
+                        .scores = scores.first(in.demands.external_scores ? tokens * in.shape.kv_heads : 0)};
+  const Pass pass{.layer = layer,
+                  .event = Event::decode,
+                  .tokens = &observed,
+                  .executor = in.executor};
+  attention::attend_prompt(layer_pass(in, pass), feeds_after(in, layer, Event::decode), in.attention, in.feed_memory,
+                           *in.executor, *in.workspaces);
+  in.executor->parallel_for(in.shape.kv_heads, [&](std::size_t local) {
+    const WorkspacePool::Lease workspace(*in.workspaces);
+    observe_head(in, pass, first + local, in.heads[first + local].size() - tokens, *workspace);
+  });
+  return act_on_pass(in, pass, false, transaction);
+}
+}  // namespace cache
+
+KVC_FORWARD CacheCore::CacheCore(const CacheShape& shape, Stages stages, const CacheOptions& options)
+    : inside_(cache::guarded("CacheCore", [&] { return cache::make_inside(shape, std::move(stages), options); })) {}
+KVC_FORWARD CacheCore::CacheCore(const CacheCore& other)
+    : inside_(cache::guarded("fork", [&] { return cache::fork_inside(*other.inside_); })) {}
+KVC_FORWARD CacheCore::CacheCore(CacheCore&&) noexcept = default;
+KVC_FORWARD CacheCore& CacheCore::operator=(CacheCore&&) noexcept = default;
+KVC_FORWARD CacheCore::~CacheCore() = default;
+
+KVC_FORWARD void CacheCore::prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk) {
+  cache::Inside& in = *inside_;
+  cache::check_tokens(in, "prefill", layer, tokens, out, true);
+  cache::check_no_drafts(in, "prefill");
+  cache::guarded("prefill", [&] {
+    cache::run(in, {.layer = layer,
+                    .event = last_chunk ? Event::prompt_end : Event::prompt_chunk,
+                    .tokens = &tokens,
+                    .out = out,
+                    .executor = in.executor});
+  });
+}
+
+KVC_FORWARD void CacheCore::decode(std::size_t layer, const Tokens& tokens, Rows<float> out) {
+  cache::Inside& in = *inside_;
+  cache::check_tokens(in, "decode", layer, tokens, out, false);
+  cache::check_no_drafts(in, "decode");
+  cache::guarded("decode", [&] {
+    cache::run(in, {.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .executor = in.executor});
+  });
+}
+
+KVC_FORWARD void CacheCore::draft(std::size_t layer, const Tokens& tokens, Rows<float> out) {
+  cache::Inside& in = *inside_;
+  cache::check_tokens(in, "draft", layer, tokens, out, false);
+  cache::guarded("draft", [&] {
+    cache::Transaction transaction(in, layer);
+    cache::LayerState& state = in.layers[layer];
+    const Position from = state.next_position;
+    for (std::size_t t = 0; t < tokens.q.count; ++t)
+      state.drafted.insert(state.drafted.end(), tokens.q[t].begin(), tokens.q[t].end());
+    if (in.demands.external_scores)
+      state.drafted_scores.insert(state.drafted_scores.end(), tokens.scores.begin(), tokens.scores.end());
+    for (std::size_t t = 0; t < tokens.q.count; ++t)
+      state.drafted_positions.push_back(tokens.positions.empty() ? from + static_cast<Position>(t)
+                                                                 : tokens.positions[t]);
+    cache::run_in(in,
+                  {.layer = layer,
+                   .event = Event::decode,
+                   .tokens = &tokens,
+                   .out = out,
+                   .executor = in.executor,
+                   .draft = true},
+                  transaction);
+    if (state.drafted_tokens() == tokens.q.count) state.drafted_from = from;
+    transaction.commit();
+  });
+}
+
+KVC_FORWARD void CacheCore::accept(std::size_t tokens) {
+  cache::Inside& in = *inside_;
+  for (const cache::LayerState& state : in.layers)
+    if (state.drafted_tokens() != in.layers[0].drafted_tokens() || tokens > state.drafted_tokens())
+      fail(ErrorCode::invalid_argument, "accept: asked for " + std::to_string(tokens) + " of " +
+                                            std::to_string(state.drafted_tokens()) +
+                                            " drafted tokens; every layer must have drafted the same");
+  cache::guarded("accept", [&] {
+    cache::Transaction transaction(in);
+    std::vector<cache::Finished> all;
+    for (std::size_t layer = 0; layer < in.shape.layers; ++layer)
+      all.push_back(cache::accept_on_layer(in, layer, tokens, transaction));
+    for (const cache::Finished& finished : all) cache::finish(in, finished, Event::decode);
+    for (cache::LayerState& state : in.layers) {
+      std::vector<float>().swap(state.drafted);
+      std::vector<float>().swap(state.drafted_scores);
+      state.drafted_positions.clear();
+    }
+    transaction.commit();
+  });
+}
+
+KVC_FORWARD void CacheCore::probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin,
+                                  Position end) {
+  cache::Inside& in = *inside_;
+  cache::check_tokens(in, "probe", layer, tokens, out, true);
+  cache::check_no_drafts(in, "probe");
+  if (begin < 0 || end < begin)
+    fail(ErrorCode::invalid_argument, "probe: the positions asked about, " + std::to_string(begin) + " to " +
+                                          std::to_string(end) + ", are no range");
+  cache::guarded("probe", [&] {
+    cache::Transaction transaction(in, layer);
+    const std::size_t seen = in.layers[layer].seen;
+    const Position next_position = in.layers[layer].next_position;
+    cache::Pass pass{.layer = layer,
+                     .event = Event::probe,
+                     .tokens = &tokens,
+                     .out = out,
+                     .probe_begin = begin,
+                     .probe_end = end,
+                     .executor = in.executor};
+    cache::run_pass(in, pass, transaction);
+    transaction.drop_appended();
+    in.layers[layer].seen = seen;
+    in.layers[layer].next_position = next_position;
+    transaction.commit();
+  });
+}
+
+KVC_FORWARD void CacheCore::attend(std::size_t layer, ConstRows queries, Rows<float> out, std::span<float> lse) const {
+  const cache::Inside& in = *inside_;
+  const CacheShape& shape = in.shape;
+  cache::check_layer(in, layer);
+  cache::check_rows({"attend", "queries"}, queries, queries.count, shape.query_heads * shape.head_dim);
+  cache::check_rows({"attend", "out"}, out, queries.count, shape.query_heads * shape.values_dim());
+  if (in.options.check_finite)
+    cache::check_values({"attend", "queries"}, queries, std::numeric_limits<float>::max());
+  if (!lse.empty() && lse.size() != queries.count * shape.query_heads)
+    fail(ErrorCode::shape_mismatch, "attend: lse: got " + std::to_string(lse.size()) +
+                                        " numbers, expected [tokens, query_heads] = " +
+                                        std::to_string(queries.count * shape.query_heads));
+  cache::guarded("attend", [&] {
+    const WorkspacePool::Lease workspace(*in.workspaces);
+    attention::attend_all(in.heads_of(layer), in.settings(layer), in.layers[layer].next_position, queries, out, lse,
+                          *workspace);
+  });
+}
+
+KVC_FORWARD void CacheCore::compress() {
+  cache::check_no_drafts(*inside_, "compress");
+  cache::guarded("compress", [&] {
+    cache::act_everywhere(*inside_, {.event = Event::prompt_end, .executor = inside_->executor});
+  });
+}
+
+KVC_FORWARD void CacheCore::make_room(std::size_t tokens) {
+  cache::check_no_drafts(*inside_, "make_room");
+  constexpr auto Most = static_cast<std::size_t>(std::numeric_limits<Position>::max());
+  if (tokens > Most)
+    fail(ErrorCode::invalid_argument, "make_room: " + std::to_string(tokens) +
+                                          " tokens were announced, more than there are positions (" +
+                                          std::to_string(Most) + ")");
+  cache::guarded("make_room", [&] {
+    cache::act_everywhere(*inside_,
+                          {.event = Event::make_room, .incoming = tokens, .executor = inside_->executor});
+  });
+}
+
+KVC_FORWARD bool CacheCore::truncate(Position from) {
+  if (from < 0) fail(ErrorCode::invalid_argument, "truncate: position " + std::to_string(from) + " is negative");
+  cache::Inside& in = *inside_;
+  return cache::guarded("truncate", [&] {
+    cache::Transaction transaction(in);
+    const WorkspacePool::Lease workspace(*in.workspaces);
+    std::vector<cache::LayerState*> shorter;
+    bool exact = true;
+    for (std::size_t layer = 0; layer < in.shape.layers; ++layer) {
+      if (from >= in.layers[layer].next_position) continue;
+      shorter.push_back(&in.layers[layer]);
+      transaction.before_act_on_layer(layer);
+      exact &= cache::truncate_layer(in, layer, from, *workspace);
+    }
+    for (cache::LayerState* state : shorter) cache::truncate_queries(in, *state, from);
+    transaction.commit();
+    return exact;
+  });
+}
+
+KVC_FORWARD void CacheCore::clear() {
+  cache::guarded("clear", [&] { cache::fill_empty(*inside_); });
+}
+
+KVC_FORWARD void CacheCore::reserve(std::size_t tokens) {
+  constexpr auto Most = static_cast<std::size_t>(std::numeric_limits<Position>::max());
+  if (tokens > Most)
+    fail(ErrorCode::invalid_argument, "reserve: " + std::to_string(tokens) +
+                                          " tokens are more than there are positions (" + std::to_string(Most) + ")");
+  cache::guarded("reserve", [&] { cache::reserve(*inside_, tokens); });
+}
+
+KVC_FORWARD const CacheShape& CacheCore::shape() const {
+  return inside_->shape;
+}
+KVC_FORWARD const Stages& CacheCore::stages() const {
+  return inside_->stages;
+}
+KVC_FORWARD Stats CacheCore::stats() const {
+  return cache::cache_stats(*inside_);
+}
+KVC_FORWARD Stats CacheCore::stats(std::size_t layer) const {
+  cache::check_layer(*inside_, layer);
+  return cache::layer_stats(*inside_, layer);
+}
+KVC_FORWARD Stats CacheCore::stats(HeadId id) const {
+  return cache::head_stats(*inside_, cache::index_of(*inside_, id));
+}
+KVC_FORWARD std::vector<Position> CacheCore::positions(HeadId id) const {
+  const HeadStore& head = inside_->heads[cache::index_of(*inside_, id)];
+  std::vector<Position> positions(head.size());
+  for (std::size_t slot = 0; slot < head.size(); ++slot) positions[slot] = head.position(slot);
+  return positions;
+}
+KVC_FORWARD void CacheCore::gather(HeadId id, Rows<float> keys, Rows<float> values) const {
+  const HeadStore& head = inside_->heads[cache::index_of(*inside_, id)];
+  cache::check_rows({"gather", "keys"}, keys, head.size(), inside_->shape.head_dim);
+  cache::check_rows({"gather", "values"}, values, head.size(), inside_->shape.values_dim());
+  head.keys().gather(0, keys);
+  head.values().gather(0, values);
+}
+KVC_FORWARD const RowStore& CacheCore::key_rows(HeadId id) const {
+  return inside_->heads[cache::index_of(*inside_, id)].keys();
+}
+KVC_FORWARD const RowStore& CacheCore::value_rows(HeadId id) const {
+  return inside_->heads[cache::index_of(*inside_, id)].values();
+}
+
+namespace cache {
+/// Number of the node with that policy type that works on a head's layer.
+inline std::size_t node_of(const Inside& in, std::string_view policy, HeadId id) {
+  for (std::size_t node = 0; node < in.nodes.size(); ++node)
+    if (in.nodes[node].stage->type() == policy && works_on(in, node, id.layer)) return node;
+  fail(ErrorCode::unknown_name, "the policy asked for is not a stage of this cache, nor a member of one");
+}
+}  // namespace cache
+
+KVC_FORWARD std::size_t CacheCore::slot_count(HeadId id) const {
+  return inside_->heads[cache::index_of(*inside_, id)].size();
+}
+KVC_FORWARD const std::byte* CacheCore::slot_bytes(std::string_view policy, HeadId id) const {
+  return inside_->heads[cache::index_of(*inside_, id)].column(cache::node_of(*inside_, policy, id));
+}
+KVC_FORWARD const AnyState& CacheCore::any_state(std::string_view policy, HeadId id) const {
+  return *inside_->memory[cache::index_of(*inside_, id)].states[cache::node_of(*inside_, policy, id)];
+}
+
+}  // namespace kvc

@@ -1,0 +1,165 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <memory_resource>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kvc/attention/layer_pass.hpp"
+#include "kvc/cache/core.hpp"
+#include "kvc/storage/arena.hpp"
+#include "kvc/storage/head_store.hpp"
+#include "kvc/workspace.hpp"
+
+// What is behind CacheCore. The functions that work on it: checks.hpp refuses what cannot be done, passes.hpp appends and
+// attends, observing.hpp and acting.hpp let the policies look and act, merging.hpp lets adjacent layers share rows,
+// transaction.hpp takes everything back, lifecycle.hpp constructs, forks and counts.
+namespace kvc::inline KVC_ABI::cache {
+
+/// A stage of the pipeline, or a member of one: whoever has memory of its own.
+struct Node {
+  const Stage* stage = nullptr;
+  std::size_t owner = 0;  ///< number of the stage it is or belongs to
+  Stage::Verbs verbs = {};
+  Needs needs = {};
+  std::size_t slot_bytes = 0;
+};
+
+/// What the stages of a pipeline ask of the core, together.
+struct Demands {
+  std::size_t query_window = 0;
+  std::size_t query_stride = 0;  ///< the smallest asked for; every stage sees the same reference queries
+  bool queries = false, external_scores = false;
+  bool observes = false, selects = false, indexes = false, shrinks = false, merges = false;
+  bool remembers = false;  ///< some node keeps slots or a state
+};
+
+/// What a layer remembers between calls.
+struct LayerState {
+  std::size_t seen = 0;
+  Position next_position = 0;
+  Position changed_at = 0;    ///< truncating to a position before this one is not exact
+  Position merged_until = 0;  ///< tokens before it were offered for merging with the layer below
+  Position drafted_from = 0;  ///< next_position before the first drafted token
+
+  std::vector<float> window;  ///< the last queries of the open prompt [window_tokens, query_heads * head_dim]
+  std::size_t window_tokens = 0;
+  std::vector<float> references;  ///< every so-many-th query of the open prompt [tokens, query_heads * head_dim]
+  std::vector<Position> reference_positions;
+  std::size_t prompt_tokens = 0;  ///< of the open prompt and its probes, for the stride
+
+  std::vector<float> drafted;         ///< queries of the drafted tokens
+  std::vector<float> drafted_scores;  ///< their external scores
+  std::vector<Position> drafted_positions;
+  std::size_t drafted_tokens() const { return drafted_positions.size(); }
+};
+
+/// What the stages keep about a head, besides their slots.
+struct HeadMemory {
+  std::vector<std::unique_ptr<AnyState>> states;  ///< per node
+  std::vector<std::size_t> budgets;               ///< per stage, once a verb that allocates has set it
+  std::vector<StageMemory> places;                ///< per node: where its memory lies now (see any_head)
+  bool fitted = false;                            ///< whether Stage::fit was asked
+  bool changed = false;  ///< whether a plan, a seal or an observation took effect in this call
+  std::size_t index_from = Unlimited;  ///< slots from here on must be indexed again; Unlimited: none
+};
+
+/// What one head was before a call, as far as the call changes it (see Transaction).
+struct SavedHead {
+  bool marked = false, imaged = false, stored = false;
+  HeadStore::Mark mark = {};                      ///< where its rows ended before any was appended
+  std::size_t slots = 0;                          ///< how many slots it had
+  std::vector<std::byte> columns;                 ///< what the policies kept per slot, node after node
+  std::vector<std::unique_ptr<AnyState>> states;  ///< copies, per node
+  std::vector<std::uint8_t> copied;               ///< per node: whether its state was copied, because it was not empty
+  std::vector<std::size_t> budgets;
+  bool fitted = false;
+  std::optional<HeadStore> store;  ///< all of it, before plans were carried out
+};
+
+/// Working memory of one KV head of whichever layer is worked on.
+struct HeadWork {
+  Plan plan;
+  bool planned = false;  ///< whether `plan` is made, changes something and waits to be carried out
+  std::size_t planned_stage = 0;  ///< whose plan it is
+  std::vector<float> scores;
+  Selection selection;
+  std::vector<float> keys;  ///< decoded for an index
+  SavedHead saved;
+};
+
+struct Inside {
+  CacheShape shape;
+  Stages stages;
+  CacheOptions options;
+  SerialExecutor serial;
+  Executor* executor = nullptr;
+  std::shared_ptr<Arena> arena;  ///< shared by forks; null: the engine's own memory resource serves
+  std::pmr::memory_resource* block_memory = nullptr;
+  std::shared_ptr<WorkspacePool> workspaces;  ///< shared by forks
+
+  std::vector<Node> nodes;              ///< every stage, each followed by its members
+  std::vector<std::size_t> stage_node;  ///< per stage, its number among the nodes
+  Demands demands;
+  std::size_t waits_from = 0;  ///< stages from here on wait for the last layer
+
+  std::vector<HeadStore> heads;  ///< layer-major
+  std::vector<HeadMemory> memory;
+  std::vector<HeadWork> work;  ///< per KV head of a layer
+  std::vector<attention::HeadAttention> attention;  ///< per KV head of a layer: what policies are shown of a pass
+  std::vector<LayerState> layers;
+  std::vector<Position> ramp;  ///< 0, 1, 2, …: the positions of a head from which nothing was evicted
+  std::vector<float> feed_memory, part_memory;
+  std::vector<std::vector<float>> joint_scores;  ///< per head, what a joint verb said; kept for its memory
+  std::vector<Position> new_positions;           ///< of the tokens of a pass, where the engine names none
+
+  std::size_t first_head(std::size_t layer) const { return layer * shape.kv_heads; }
+  std::size_t layer_of(std::size_t head) const { return head / shape.kv_heads; }
+  HeadWork& work_of(std::size_t head) { return work[head % shape.kv_heads]; }
+  attention::HeadAttention& attention_of(std::size_t head) { return attention[head % shape.kv_heads]; }
+  HeadId id_of(std::size_t head) const {
+    return {static_cast<std::uint32_t>(head / shape.kv_heads), static_cast<std::uint32_t>(head % shape.kv_heads)};
+  }
+  std::span<HeadStore> heads_of(std::size_t layer) { return std::span(heads).subspan(first_head(layer), shape.kv_heads); }
+  std::span<const HeadStore> heads_of(std::size_t layer) const {
+    return std::span(heads).subspan(first_head(layer), shape.kv_heads);
+  }
+  bool in_cache(std::size_t layer) const {
+    for (const auto& stage : stages)
+      if (stage->works_on(layer) && stage->positions() == Positions::in_cache) return true;
+    return false;
+  }
+  attention::Settings settings(std::size_t layer) const { return {&shape, in_cache(layer), options.arithmetic}; }
+};
+
+/// Something that happened to a layer, on which policies act.
+struct Occasion {
+  Event event = Event::decode;
+  std::size_t incoming = 0;  ///< of Event::make_room
+  Executor* executor = nullptr;
+};
+
+/// The layers that an occasion in one layer finishes: none while stages wait for the last layer, then all of them; a layer and
+/// the one below it where the two merge; else the layer itself.
+struct Finished {
+  std::size_t first = 0, count = 0;
+};
+
+/// One call of prefill, decode, draft or probe on a layer.
+struct Pass {
+  std::size_t layer = 0;
+  Event event = Event::decode;
+  const Tokens* tokens = nullptr;
+  Rows<float> out = {};
+  std::span<const Position> positions = {};  ///< of the tokens
+  Position probe_begin = 0, probe_end = 0;
+  Executor* executor = nullptr;
+  bool acts_later = false;  ///< policies act after a later pass of the same call
+  bool draft = false;       ///< rows go behind all others, and policies do not look before accept()
+
+  std::size_t count() const { return tokens->k.count; }
+};
+
+}  // namespace kvc::cache
