@@ -14,6 +14,7 @@
 #include "kvc/policies/razor_attention.hpp"
 #include "kvc/policies/snapkv.hpp"
 #include "kvc/policies/streaming_llm.hpp"
+#include "kvc/rotary.hpp"
 #include "kvc/simd/isa.hpp"
 #include "kvc/thread_pool.hpp"
 #include "kvc/version.hpp"

@@ -100,7 +100,7 @@ inline void CacheCore::Impl::execute(std::size_t head, Event event, Workspace& w
   std::size_t from = store.size();
   work(head).window_tokens = 0;
   for (const Plan::Rewrite& rewrite : plan.rewrites()) {
-    store.rewrite(rewrite.slot, rewrite.key, rewrite.value, workspace);
+    store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
     from = std::min(from, rewrite.slot);
   }
   const auto chosen = plan.chosen();
@@ -214,7 +214,7 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
   if (shared.empty()) return;
   const RowStore& store = role == Role::key ? heads_[here].keys() : heads_[here].values();
   work(here).window_tokens = 0;
-  std::vector<RowStore::SharedRows> blocks_below, blocks_here;
+  std::vector<SharedRows> blocks_below, blocks_here;
   std::vector<float> directions;
   while (!shared.empty()) {
     auto codec = store.sharing_codec();
@@ -233,7 +233,9 @@ inline void CacheCore::Impl::share_rows(Role role, std::size_t below, std::size_
       norms_here->push_back(row.norm_here);
     }
     auto block = Block::make(codec, rows, block_memory_);
-    codec->encode({directions.data(), rows, store.dim()}, block->data(), rows, 0);
+    std::vector<Position> positions;
+    for (const std::uint32_t slot : slots) positions.push_back(heads_[here].position(slot));
+    codec->encode_at({directions.data(), rows, store.dim()}, positions, block->data(), rows, 0);
     blocks_below.push_back({slots, block, std::move(norms_below)});
     blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
     shared = shared.subspan(rows);

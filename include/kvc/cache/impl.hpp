@@ -127,7 +127,7 @@ struct CacheCore::Impl {
   void remember_window(LayerState& state, ConstRows queries, std::size_t capacity) const;
   std::size_t attention_rows(const Pass& pass) const;
   std::size_t parts_of(std::size_t head) const;
-  void attend_token(const attention::HeadReader& reader, const attention::Queries& queries,
+  void attend_token(const attention::HeadReader& reader, attention::PreparedQueries& queries,
                     attention::Partial& state) const;
   std::span<const std::uint8_t> select(std::size_t head, ConstRows queries, Workspace& workspace);
   std::size_t forgotten_tokens(std::size_t layer, Position from) const;

@@ -55,10 +55,8 @@ inline void CacheCore::Impl::accept(std::size_t tokens) {
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     LayerState& state = layers_[layer];
     const std::size_t rejected = state.drafted_tokens - tokens;
-    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head) {
-      const WorkspacePool::Lease workspace(*workspaces_);
-      heads_[head].truncate(heads_[head].size() - rejected, rejected, *workspace);
-    }
+    for (std::size_t head = first_head(layer); head < first_head(layer) + shape_.kv_heads; ++head)
+      heads_[head].truncate(heads_[head].size() - rejected, rejected);
     state.seen -= rejected;
     state.next_position -= static_cast<Position>(rejected);
     const std::vector<float> queries = std::exchange(state.drafted, {}),
@@ -104,7 +102,7 @@ inline void CacheCore::Impl::probe(std::size_t layer, const Tokens& tokens, Rows
     const std::size_t head = first_head(layer) + local;
     const std::size_t slots = heads_[head].size() - tokens.k.count;
     observe_head(pass, head, slots, *workspace);
-    heads_[head].truncate(slots, tokens.k.count, *workspace);
+    heads_[head].truncate(slots, tokens.k.count);
   });
   layers_[layer].seen = before.seen;
   layers_[layer].next_position = before.next_position;
@@ -123,14 +121,18 @@ inline void CacheCore::Impl::attend(std::size_t layer, ConstRows queries, Rows<f
     const HeadStore& store = heads_[first_head(layer) + head];
     Workspace::Frame frame(*workspace);
     const attention::HeadReader reader(store, settings(), frame, {}, head + 1 < shape_.kv_heads ? &store + 1 : nullptr);
-    const auto memory = frame.take(group * shape_.head_dim);
-    const auto state_memory = frame.take(attention::Partial::floats(group, value_dim));
+    const std::size_t width = attention::SumLayout::width(store.values());
     for (std::size_t t = 0; t < queries.count; ++t) {
+      Workspace::Frame inner(*workspace);
+      const auto memory = inner.take(group * shape_.head_dim);
+      const auto state_memory = inner.take(attention::Partial::floats(group, width));
       attention::Queries one = attention::load_queries(shape_, queries.subrows(t, 1), head, memory);
       const auto shift = static_cast<std::int32_t>(store.size()) - layers_[layer].next_position;
       if (in_cache_) one.shifts = {&shift, 1};
-      auto state = attention::Partial::empty_in(state_memory, group, value_dim);
-      attention::attend(reader, 0, reader.rows(), one, reader.rows(), state);
+      auto state = attention::Partial::empty_in(state_memory, group, width);
+      auto prepared = reader.prepare(one, inner);
+      attention::attend(reader, 0, reader.rows(), prepared, reader.rows(), state);
+      state.finish_sums(store.values());
       for (std::size_t g = 0; g < group; ++g) {
         state.finish(g, out[t].subspan((head * group + g) * value_dim, value_dim));
         if (lse) lse[t * shape_.query_heads + head * group + g] = state.log_sum_exp(g);
@@ -235,12 +237,15 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
   const std::size_t rows = reader.rows();
   attention::KeptScores kept;
   if (pass.feed != Feed::none) kept = attention::room_for_scores(group, rows, frame);
-  const auto state_memory = frame.take(attention::Partial::floats(group, value_dim));
-  auto state = attention::Partial::empty_in(state_memory, group, value_dim);
+  const std::size_t width = attention::SumLayout::width(store.values());
+  const auto state_memory = frame.take(attention::Partial::floats(group, width));
+  auto state = attention::Partial::empty_in(state_memory, group, width);
+  auto prepared = reader.prepare(queries, frame);
   if (pass.feed == Feed::none && selected.empty())
-    attend_token(reader, queries, state);
+    attend_token(reader, prepared, state);
   else
-    attention::attend(reader, 0, rows, queries, rows, state, kept);
+    attention::attend(reader, 0, rows, prepared, rows, state, kept);
+  state.finish_sums(store.values());
   for (std::size_t g = 0; g < group; ++g)
     state.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   if (pass.feed != Feed::none) {
@@ -254,17 +259,16 @@ inline void CacheCore::Impl::token_pass(const Pass& pass, std::span<const Positi
 }
 
 /// Adds all rows of a head, part by part as attend_parts does, so that the result is the same whoever shares the work.
-inline void CacheCore::Impl::attend_token(const attention::HeadReader& reader, const attention::Queries& queries,
+inline void CacheCore::Impl::attend_token(const attention::HeadReader& reader, attention::PreparedQueries& queries,
                                           attention::Partial& state) const {
   const std::size_t rows = reader.rows();
   if (rows <= detail::PartRows || !reader.head().in_step())
     return attention::attend(reader, 0, rows, queries, rows, state);
   attention::attend(reader, 0, detail::PartRows, queries, rows, state);
-  const std::size_t value_dim = shape_.values_dim();
   Workspace::Frame frame(reader.workspace());
-  const auto memory = frame.take(attention::Partial::floats(queries.rows(), value_dim));
+  const auto memory = frame.take(attention::Partial::floats(queries.rows(), state.stride));
   for (std::size_t begin = detail::PartRows; begin < rows; begin += detail::PartRows) {
-    auto part = attention::Partial::empty_in(memory, queries.rows(), value_dim);
+    auto part = attention::Partial::empty_in(memory, queries.rows(), state.stride);
     attention::attend(reader, begin, std::min(begin + detail::PartRows, rows), queries, rows, part);
     state.merge(part);
   }
@@ -345,12 +349,15 @@ inline void CacheCore::Impl::attend_tile(const Pass& pass, std::size_t local, st
   const std::size_t end = store.in_step() ? limit_first + count - 1 : reader.rows();
   attention::KeptScores kept;
   if (sums) kept = attention::room_for_scores(rows, end, frame);
-  const auto state_memory = frame.take(attention::Partial::floats(rows, value_dim));
-  auto state = attention::Partial::empty_in(state_memory, rows, value_dim);
+  const std::size_t width = attention::SumLayout::width(store.values());
+  const auto state_memory = frame.take(attention::Partial::floats(rows, width));
+  auto state = attention::Partial::empty_in(state_memory, rows, width);
+  auto prepared = reader.prepare(queries, frame);
   float* values = state.values;
   if (pass.out.data == nullptr) state.values = nullptr;
-  attention::attend(reader, 0, end, queries, limit_first, state, kept);
+  attention::attend(reader, 0, end, prepared, limit_first, state, kept);
   state.values = values;
+  if (pass.out.data != nullptr) state.finish_sums(store.values());
   if (pass.out.data != nullptr)
     for (std::size_t row = 0; row < rows; ++row)
       state.finish(row, pass.out[first + row / group].subspan((local * group + row % group) * value_dim, value_dim));
@@ -392,14 +399,12 @@ inline void CacheCore::Impl::attend_strips(const Pass& pass) {
 /// One token over heads so long that several threads share one.
 inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
   const std::size_t group = shape_.group(), value_dim = shape_.values_dim(), first = first_head(pass.layer);
-  const std::size_t floats = attention::Partial::floats(group, value_dim);
+  std::size_t width = 0;
+  for (std::size_t local = 0; local < shape_.kv_heads; ++local)
+    width = std::max(width, attention::SumLayout::width(heads_[first + local].values()));
+  const std::size_t floats = attention::Partial::floats(group, width);
   partials_.resize(shape_.kv_heads * parts * floats);
   const auto part_of = [&](std::size_t task) { return std::span<float>(partials_).subspan(task * floats, floats); };
-  const auto state_in = [&](std::size_t task) {
-    float* memory = part_of(task).data();
-    const std::size_t stride = kernels::round_up(value_dim, kernels::TileLanes);
-    return attention::Partial{memory + group * stride, memory + group * stride + group, memory, group, stride};
-  };
   executor().parallel_for(shape_.kv_heads * parts, [&](std::size_t task) {
     const std::size_t local = task / parts, part = task % parts;
     const HeadStore& store = heads_[first + local];
@@ -413,17 +418,20 @@ inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
       queries.shifts = {&shift, 1};
     }
     const attention::HeadReader reader(store, settings(), frame, {}, next_head(pass, first + local));
-    auto state = attention::Partial::empty_in(part_of(task), group, value_dim);
+    auto state = attention::Partial::empty_in(part_of(task), group, width);
+    auto prepared = reader.prepare(queries, frame);
     const std::size_t begin = part * detail::PartRows, rows = reader.rows();
     if (!store.in_step()) {
-      if (part == 0) attention::attend(reader, 0, rows, queries, rows, state);
+      if (part == 0) attention::attend(reader, 0, rows, prepared, rows, state);
     } else if (begin < rows) {
-      attention::attend(reader, begin, std::min(begin + detail::PartRows, rows), queries, rows, state);
+      attention::attend(reader, begin, std::min(begin + detail::PartRows, rows), prepared, rows, state);
     }
   });
   executor().parallel_for(shape_.kv_heads, [&](std::size_t local) {
-    attention::Partial whole = state_in(local * parts);
-    for (std::size_t part = 1; part < parts; ++part) whole.merge(state_in(local * parts + part));
+    auto whole = attention::Partial::in(part_of(local * parts), group, width);
+    for (std::size_t part = 1; part < parts; ++part)
+      whole.merge(attention::Partial::in(part_of(local * parts + part), group, width));
+    whole.finish_sums(heads_[first + local].values());
     for (std::size_t g = 0; g < group; ++g)
       whole.finish(g, pass.out[0].subspan((local * group + g) * value_dim, value_dim));
   });

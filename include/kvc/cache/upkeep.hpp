@@ -120,7 +120,7 @@ inline bool CacheCore::Impl::truncate(Position from) {
       std::size_t slots = store.size();
       while (slots > 0 && store.position(slots - 1) >= from) --slots;
       const WorkspacePool::Lease workspace(*workspaces_);
-      store.truncate(slots, forgotten, *workspace);
+      store.truncate(slots, forgotten);
       index_head(head, slots, Event::decode, *workspace);
     }
     state.seen -= forgotten;
