@@ -97,10 +97,17 @@ inline Queries queries_of(const LayerPass& pass, std::size_t head, std::size_t f
   return queries;
 }
 
-/// An empty state for the queries of a KV head.
-inline Partial empty_state(const LayerPass& pass, std::size_t rows, Workspace::Frame& frame) {
-  const std::size_t dim = pass.settings.shape->values_dim();
-  return Partial::empty_in(frame.take(Partial::floats(rows, dim)), rows, dim);
+/// An empty state for `rows` queries of a KV head.
+inline Partial empty_state(const HeadStore& head, std::size_t rows, Workspace::Frame& frame) {
+  const std::size_t width = SumLayout::width(head.values());
+  return Partial::empty_in(frame.take(Partial::floats(rows, width)), rows, width);
+}
+
+/// The attention of query row t * group + g of a KV head goes to token `first` + t.
+inline void write_out(const LayerPass& pass, std::size_t head, std::size_t first, const Partial& state) {
+  state.finish_sums(pass.heads[head].values());
+  for (std::size_t row = 0; row < state.rows; ++row)
+    state.finish(row, pass.out_of(first + row / pass.group(), head, row % pass.group()));
 }
 
 }  // namespace kvc::attention

@@ -116,11 +116,11 @@ inline void decode_several(std::span<Inside* const> caches, std::size_t layer, c
   });
   // First what can fail, in every cache; then what cannot.
   for (BatchItem& item : items)
-    if (item.alone) item.remaining = remaining(*item.in, layer, Event::decode);
+    if (item.alone) item.remaining = remaining(*item.in, layer);
   finish_items(items, layer, Remaining::everything, executor);
   for (BatchItem& item : items)
     if (!item.alone) finish(*item.in, act_on_pass(*item.in, item.pass, false, *item.transaction), Event::decode);
-  finish_items(items, layer, Remaining::drops, executor);
+  finish_items(items, layer, Remaining::in_place, executor);
   for (BatchItem& item : items) {
     if (item.alone) finish_layer(*item.in, layer, Event::decode);
     item.transaction->commit();

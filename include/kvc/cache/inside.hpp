@@ -79,11 +79,20 @@ struct SavedHead {
   std::optional<HeadStore> store;  ///< all of it, before plans were carried out
 };
 
+/// A seal that is prepared and waits for the other heads of its layer.
+struct WaitingSeal {
+  Workspace memory;
+  std::optional<HeadStore::SealStep> step;
+};
+
 /// Working memory of one KV head of whichever layer is worked on.
 struct HeadWork {
   Plan plan;
   bool planned = false;  ///< whether `plan` is made, changes something and waits to be carried out
   std::size_t planned_stage = 0;  ///< whose plan it is
+  bool in_place = false;          ///< whether the plan only drops slots, and no row moves for it
+  bool seals = false;             ///< whether nothing is planned, but something is to be sealed
+  std::unique_ptr<WaitingSeal> seal = std::make_unique<WaitingSeal>();  ///< the seal, where it is prepared
   std::vector<float> scores;
   Selection selection;
   std::vector<float> keys;  ///< decoded for an index

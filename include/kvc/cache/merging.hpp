@@ -34,7 +34,7 @@ inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t her
   if (shared.empty()) return;
   const RowStore& store = role == Role::key ? in.heads[here].keys() : in.heads[here].values();
   in.attention_of(here).window_tokens = 0;
-  std::vector<RowStore::SharedRows> blocks_below, blocks_here;
+  std::vector<SharedRows> blocks_below, blocks_here;
   std::vector<float> directions;
   while (!shared.empty()) {
     auto codec = store.sharing_codec();

@@ -102,15 +102,21 @@ inline std::span<const std::uint8_t> select_slots(Inside& in, std::size_t head, 
   return !selects || detail::first_unset(chosen) == chosen.size() ? std::span<const std::uint8_t>() : chosen;
 }
 
-/// Makes the first plan of a head that changes something; it is carried out once every head of the layer has come so far.
+/// Makes the first plan of a head that changes something, or prepares its seal where nothing is planned. Either is carried out
+/// once every head of the layer has come so far.
 inline void plan_first(Inside& in, std::size_t head, const Occasion& occasion, Workspace& workspace) {
   HeadWork& work = in.work_of(head);
-  work.planned = false;
+  HeadStore& store = in.heads[head];
+  work.planned = work.in_place = false;
+  work.seal->step.reset();
   for (std::size_t stage = 0; stage < in.stages.size() && !work.planned; ++stage) {
     work.planned = plan_head(in, stage, head, occasion, {}, workspace);
     work.planned_stage = stage;
   }
-  if (work.planned && only_drops(work.plan)) in.heads[head].reserve_for_keep();
+  work.seals = !work.planned && prepare_seal(in, head, occasion.event);
+  if (!work.planned || in.demands.indexes || occasion.event != Event::decode || !only_drops(work.plan)) return;
+  work.in_place = store.keeps_in_place(work.plan.chosen(), workspace);
+  if (work.in_place) store.reserve_for_keep(work.plan.chosen());
 }
 
 /// Whether no stage looks at several heads together on this occasion.
@@ -141,53 +147,56 @@ inline void token_task(Inside& in, const Pass& pass, std::size_t head, const att
 /// What is left to do for the heads of a layer whose first plans are made.
 enum class Remaining : std::uint8_t {
   nothing,
-  drops,       ///< slots are dropped where they are, which cannot fail
+  in_place,    ///< slots are dropped where they are, or a prepared seal is done: neither can fail
   everything,  ///< plans that move rows, further stages, seals
 };
 
-inline Remaining remaining(const Inside& in, std::size_t layer, Event event) {
+/// What is left to do for one head.
+inline Remaining remaining_of(const Inside& in, std::size_t head) {
+  const HeadWork& work = in.work[head % in.shape.kv_heads];
+  const HeadStore& store = in.heads[head];
+  if (!work.planned) return !work.seals ? Remaining::nothing : work.seal->step ? Remaining::in_place : Remaining::everything;
+  // What a stream seals, and what later stages plan, depends on the slots that are left.
+  if (!work.in_place || store.keys().seals() || store.values().seals()) return Remaining::everything;
+  for (std::size_t stage = work.planned_stage + 1; stage < in.stages.size(); ++stage)
+    if (in.nodes[in.stage_node[stage]].verbs.evict && in.stages[stage]->works_on(in.layer_of(head)))
+      return Remaining::everything;
+  return Remaining::in_place;
+}
+inline Remaining remaining(const Inside& in, std::size_t layer) {
   Remaining most = Remaining::nothing;
-  for (std::size_t local = 0; local < in.shape.kv_heads; ++local) {
-    const HeadStore& store = in.heads[in.first_head(layer) + local];
-    const HeadWork& work = in.work[local];
-    if (event != Event::prompt_chunk && store.seal_due(event == Event::prompt_end)) return Remaining::everything;
-    if (!work.planned) continue;
-    bool last = !in.demands.indexes && event == Event::decode && only_drops(work.plan) &&
-                store.keeps_in_place(work.plan.chosen());
-    for (std::size_t stage = work.planned_stage + 1; stage < in.stages.size(); ++stage)
-      last = last && !(in.nodes[in.stage_node[stage]].verbs.evict && in.stages[stage]->works_on(layer));
-    if (!last) return Remaining::everything;
-    most = Remaining::drops;
-  }
+  for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head)
+    most = std::max(most, remaining_of(in, head));
   return most;
 }
 
-/// Does it for one head.
+/// Does it for one head. `what`: the most that is left for any head.
 inline void finish_head(Inside& in, std::size_t head, const Occasion& occasion, Remaining what,
                         Transaction& transaction) {
   HeadWork& work = in.work_of(head);
-  if (what == Remaining::drops && !work.planned) return;
+  if (!work.planned && !work.seals) return;
   const WorkspacePool::Lease workspace(*in.workspaces);
-  if (what == Remaining::drops) {
-    in.heads[head].keep(work.plan.chosen(), false, *workspace);
+  if (what == Remaining::in_place) {
+    if (work.planned) in.heads[head].keep_in_place(work.plan.chosen());
+    if (work.seals) work.seal->step->commit();
+    work.seal->step.reset();
+    work.planned = work.seals = false;
     in.memory[head].changed = true;
-    work.planned = false;
     return;
   }
+  work.seal->step.reset();
   transaction.before_act(head);
-  std::size_t stage = 0;
   if (work.planned) {
     carry_out(in, head, occasion.event, *workspace);
-    stage = work.planned_stage + 1;
-    work.planned = false;
-    for (; stage < in.stages.size(); ++stage)
+    for (std::size_t stage = work.planned_stage + 1; stage < in.stages.size(); ++stage)
       if (plan_head(in, stage, head, occasion, {}, *workspace)) carry_out(in, head, occasion.event, *workspace);
   }
+  work.planned = work.seals = false;
   seal_head(in, head, occasion.event, *workspace);
 }
 
-/// Runs the tasks that finish heads. Drops cannot fail, so an executor that throws among them does not stop them: the tasks
-/// that are left are done here.
+/// Runs the tasks that finish heads. What is done in place cannot fail, so an executor that throws in the middle does not stop
+/// it: the tasks that are left are done here.
 template <class Task>
 void finish_all(std::size_t count, Remaining what, Executor& executor, Task task) {
 #if defined(__cpp_exceptions)
@@ -205,7 +214,7 @@ void finish_all(std::size_t count, Remaining what, Executor& executor, Task task
 
 /// Carries out the plans of a layer that acts alone, and seals.
 inline void finish_heads(Inside& in, const Pass& pass, const Occasion& occasion, Transaction& transaction) {
-  const Remaining what = remaining(in, pass.layer, occasion.event);
+  const Remaining what = remaining(in, pass.layer);
   if (what == Remaining::nothing) return;
   finish_all(in.shape.kv_heads, what, *occasion.executor, [&](std::size_t local) {
     finish_head(in, in.first_head(pass.layer) + local, occasion, what, transaction);

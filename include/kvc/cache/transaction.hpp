@@ -184,7 +184,8 @@ class Transaction {
     }
     if (saved_head.marked) store.revert(saved_head.mark);
     memory.changed = false;
-    in_.work_of(head).planned = false;
+    in_.work_of(head).planned = in_.work_of(head).seals = false;
+    in_.work_of(head).seal->step.reset();
     if (!in_.demands.indexes || !(saved_head.marked || saved_head.stored)) return;
     index_again(head, saved_head.stored ? 0 : saved_head.slots);
   }
