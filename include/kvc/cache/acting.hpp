@@ -83,7 +83,7 @@ inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& work
   const auto chosen = plan.chosen();
   const std::size_t dropped = detail::first_unset(chosen);
   if (dropped < chosen.size()) {
-    store.keep(chosen, event == Event::prompt_end, workspace);
+    store.keep(chosen, event == Event::prompt_end, workspace, true);
     from = std::min(from, dropped);
   }
   // After the eviction: a head that keeps few slots of a long prompt needs no numbers for those that went.

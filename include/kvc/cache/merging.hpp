@@ -58,8 +58,8 @@ inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t her
     blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
     shared = shared.subspan(rows);
   }
-  in.heads[below].share(role, blocks_below, workspace);
-  in.heads[here].share(role, blocks_here, workspace);
+  in.heads[below].share(role, blocks_below, workspace, true);
+  in.heads[here].share(role, blocks_here, workspace, true);
   in.memory[below].changed = in.memory[here].changed = true;
 }
 

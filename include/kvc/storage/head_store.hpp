@@ -29,7 +29,8 @@ namespace kvc::inline KVC_ABI {
 /// nothing can lose its key.
 ///
 /// Every change either does all it says or throws and leaves the head bitwise as it was. A copy shares the blocks of rows
-/// and costs little; assigning it back cannot fail, so a caller can undo what it did to several heads.
+/// and costs little; assigning it back cannot fail, so a caller can undo what it did to several heads. Such a caller tells
+/// keep(), seal() and share() that it is `saved`, and spares them a copy of their own.
 class HeadStore {
  public:
   /// `slot_defaults`: for every column, the bytes a new slot starts with.
@@ -129,14 +130,14 @@ class HeadStore {
   }
   /// Drops the slots whose flag is 0. With `compact`, rows that stay move together, in slot order, on each side of which
   /// nothing is sealed.
-  void keep(std::span<const std::uint8_t> flags, bool compact, Workspace& workspace) {
+  void keep(std::span<const std::uint8_t> flags, bool compact, Workspace& workspace, bool saved = false) {
     const bool gathers = compact && (keys_.sealed_rows() == 0 || values_.sealed_rows() == 0);
     if (!gathers && keeps_in_place(flags, workspace)) {
       reserve_for_keep(flags);
       return keep_in_place(flags);
     }
     const bool alike = in_step_ && keys_.moves_like(values_);
-    change_copies([&](RowStore& store) {
+    change_both(saved, [&](RowStore& store) {
       Compaction compaction(store.table(), workspace);
       if (compact && store.sealed_rows() == 0) return compaction.compact_to(flags);
       Placement placement(store.table());
@@ -198,14 +199,15 @@ class HeadStore {
 
   /// Whether seal() may find something to seal; false is certain.
   bool seal_due(bool prompt_end) const { return keys_.seal_due(prompt_end) || values_.seal_due(prompt_end); }
-  void seal(bool prompt_end, Workspace& workspace) {
+  void seal(bool prompt_end, Workspace& workspace, bool saved = false) {
     SealStep step(*this, prompt_end, workspace);
     if (step.done()) return;
     if (step.is_one_piece()) {
       step.prepare();
       return step.commit();
     }
-    change_copies([&](RowStore& store) { Sealing(store.table(), step.columns_, prompt_end, step.frame_).run(); }, [] {});
+    change_both(saved, [&](RowStore& store) { Sealing(store.table(), step.columns_, prompt_end, step.frame_).run(); },
+                [] {});
     check_step();
   }
   /// A seal in two halves: what may throw, and what cannot. Nothing else may happen to the head between the two.
@@ -240,11 +242,15 @@ class HeadStore {
   };
 
   /// Gives slots shared directions as their keys, or values.
-  void share(Role role, std::span<const SharedRows> blocks, Workspace& workspace) {
+  void share(Role role, std::span<const SharedRows> blocks, Workspace& workspace, bool saved = false) {
     RowStore& store = role == Role::key ? keys_ : values_;
-    RowStore changed = copy_of(store);
-    share_rows(changed.table(), blocks, workspace);
-    store = std::move(changed);
+    if (saved) {
+      share_rows(store.table(), blocks, workspace);
+    } else {
+      RowStore changed = copy_of(store);
+      share_rows(changed.table(), blocks, workspace);
+      store = std::move(changed);
+    }
     check_step();
   }
 
@@ -358,9 +364,15 @@ class HeadStore {
     copy.table().reserve_as(store.table());
     return copy;
   }
-  /// Changes copies of both sides, obtains what `reserve` asks for, and then lets the copies take the originals' places.
+  /// Obtains what `reserve` asks for and changes both sides: copies of them, which then take the originals' places, unless the
+  /// caller holds a copy.
   template <class Change, class Reserve>
-  void change_copies(Change change, Reserve reserve) {
+  void change_both(bool saved, Change change, Reserve reserve) {
+    if (saved) {
+      reserve();
+      change(keys_);
+      return change(values_);
+    }
     RowStore keys = copy_of(keys_), values = copy_of(values_);
     change(keys);
     change(values);

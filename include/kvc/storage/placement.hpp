@@ -72,11 +72,11 @@ class Placement {
   }
 
   void reserve_truncate(std::size_t slots) {
-    if (!table_.seals()) reserve_free(table_.map.size() - slots);
+    if (!table_.seals() && !only_cuts()) reserve_free(table_.map.size() - slots);
   }
   /// Drops the newest slots, so that `slots` stay.
   void truncate(std::size_t slots) noexcept {
-    if (table_.map.identity() && table_.dead_rows() == 0) return cut(slots);
+    if (only_cuts()) return cut(slots);
     // Rows at the very end go, so that the newest slots left lie last, as after an append; others stay behind dead.
     for (std::size_t slot = table_.map.size(); slot-- > slots;)
       if (!drop_last_row(table_.row_of(slot))) table_.kill(table_.row_of(slot));
@@ -104,6 +104,8 @@ class Placement {
   }
 
  private:
+  /// Whether the newest slots are the last rows.
+  bool only_cuts() const { return table_.map.identity() && table_.dead_rows() == 0; }
   void reserve_free(std::size_t count) {
     const std::size_t needed = table_.free.size() + count;
     if (table_.free.capacity() < needed) table_.free.reserve(std::max(needed, 2 * table_.free.size()));

@@ -63,7 +63,8 @@ class RowStore {
     if (!seals() || (stream.prompt_only && !prompt_end)) return false;
     const std::size_t dead = dead_rows() == 0 ? 0 : table_.segments.sealed_dead();
     const std::size_t dense = map().size() - (sealed_rows() - dead);
-    return dense >= stream.recent && dense - stream.recent >= stream.batch;
+    // Of the dense rows, some may be spared; which ones depends on where they lie among the slots.
+    return dense >= stream.batch && map().size() > stream.sinks + stream.recent;
   }
 
   /// Rows of slots [first, first + rows.count), decoded.
