@@ -56,15 +56,15 @@ void check_rows(const Argument& argument, const Rows<T>& rows, std::size_t count
 inline bool all_within(const float* x, std::size_t count, float limit) {
   constexpr std::size_t Length = 16;
   const auto most = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(limit));
-  std::int32_t beyond = 0;
   const auto excess = [most](float value) {  // negative where the magnitude is larger, or the value is NaN
     return most - static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(value) & 0x7fffffffu);
   };
+  std::int32_t beyond[Length] = {};
   std::size_t i = 0;
   for (; i + Length <= count; i += Length)
-    for (std::size_t j = i; j < i + Length; ++j) beyond |= excess(x[j]);
-  for (; i < count; ++i) beyond |= excess(x[i]);
-  return beyond >= 0;
+    for (std::size_t j = 0; j < Length; ++j) beyond[j] |= excess(x[i + j]);
+  for (; i < count; ++i) beyond[0] |= excess(x[i]);
+  return std::ranges::none_of(beyond, [](std::int32_t one) { return one < 0; });
 }
 
 /// Refuses NaN and infinity, and what the format of the rows cannot hold: a magnitude above `limit`.
