@@ -4,6 +4,7 @@
 /// compile time in a build without KVC_COMPILED.
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policies/all.hpp"
+#include "kvc/rotary.hpp"
 #include "kvc/simd/isa.hpp"
 #include "kvc/thread_pool.hpp"
 #include "kvc/version.hpp"

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <optional>
+#include <vector>
 
 #include "kvc/format.hpp"
 
@@ -14,8 +15,11 @@ struct Stream {
   /// chooses the element type in which rows are stored from the start.
   std::optional<Format> format = std::nullopt;
   std::size_t sinks = 0, recent = 0, batch = 1;
-  bool whole_prompt =
-      false;  ///< at prompt_end one block takes every candidate (factorizations); batch rules afterwards
+  /// Slots are sealed at the end of a prompt only: those of generated tokens stay dense until the next prompt ends.
+  bool prompt_only = false;
+  /// Formats of the classes of precision 1, 2, … of a head's slots; class 0 is `format`. Slots of a class without a format,
+  /// or with a Dense one, stay dense. Every class counts its own batches.
+  std::vector<std::optional<Format>> classes = {};
 };
 
 /// The two streams of one head.

@@ -99,8 +99,7 @@ TEST_CASE("weights reach their values where no run of slots is long") {
   head.store.seal(true, head.workspace);
   for (std::size_t slot = 0; slot < 150; ++slot) head.drop(slot);
   for (std::size_t slot = 0; slot < head.store.size(); slot += 3)
-    head.store.rewrite(slot, std::vector<float>(Head::Dim, 1.0f), std::vector<float>(Head::Dim, 1.0f),
-                       head.workspace);
+    head.store.rewrite(slot, std::vector<float>(Head::Dim, 1.0f), std::vector<float>(Head::Dim, 1.0f));
   head.append(1);
   check_moves(head);
 }

@@ -10,11 +10,11 @@ using namespace kvc;
 
 namespace {
 
-constexpr std::size_t Tokens = 80, Dim = 80;
+constexpr std::size_t TokenCount = 80, Dim = 80;
 
 /// Rows with an outlier in most groups, and with zeros.
 std::vector<float> sample(unsigned seed = 11) {
-  std::vector<float> rows = oracle::normal_floats(Tokens * Dim, seed, 0.3f);
+  std::vector<float> rows = oracle::normal_floats(TokenCount * Dim, seed, 0.3f);
   for (std::size_t i = 0; i < rows.size(); i += 17) rows[i] *= 8;
   for (std::size_t i = 5; i < rows.size(); i += 41) rows[i] = 0;
   return rows;
@@ -25,20 +25,20 @@ struct Encoded {
   Role role;
   std::vector<std::byte> block;
 
-  Encoded(const GroupQuant& format, Role of, const std::vector<float>& rows, std::size_t step = Tokens)
-      : codec(format, of, Dim), role(of), block(codec.block_bytes(Tokens)) {
-    for (std::size_t first = 0; first < Tokens; first += step)
-      codec.encode({rows.data() + first * Dim, step, Dim}, block.data(), Tokens, first);
+  Encoded(const GroupQuant& format, Role of, const std::vector<float>& rows, std::size_t step = TokenCount)
+      : codec(format, of, Dim), role(of), block(codec.block_bytes(TokenCount)) {
+    for (std::size_t first = 0; first < TokenCount; first += step)
+      codec.encode({rows.data() + first * Dim, step, Dim}, block.data(), TokenCount, first);
   }
   oracle::PackedElement element(std::size_t token, std::size_t channel) const {
     const auto* bytes = reinterpret_cast<const unsigned char*>(block.data());
-    const auto layout = codec.layout(Tokens);
+    const auto layout = codec.layout(TokenCount);
     return role == Role::key ? oracle::packed_element(layout, bytes, channel, token)
                              : oracle::packed_element(layout, bytes, token, channel);
   }
   std::vector<float> decoded() const {
-    std::vector<float> rows(Tokens * Dim);
-    codec.decode(block.data(), Tokens, 0, {rows.data(), Tokens, Dim});
+    std::vector<float> rows(TokenCount * Dim);
+    codec.decode(block.data(), TokenCount, 0, {rows.data(), TokenCount, Dim});
     return rows;
   }
 };
@@ -64,7 +64,7 @@ TEST_CASE("whole_zero rounds the least element to a multiple of the scale, so ze
     const Encoded plain({format.bits, format.axis, format.group, Scalar::f32}, role, rows), fitted(format, role, rows);
     const std::vector<float> read = fitted.decoded();
     std::size_t wrong = 0, zeros = 0;
-    for (std::size_t t = 0; t < Tokens; ++t)
+    for (std::size_t t = 0; t < TokenCount; ++t)
       for (std::size_t c = 0; c < Dim; ++c) {
         const auto [code, scale, minimum] = fitted.element(t, c);
         const auto least = plain.element(t, c).minimum;
@@ -136,7 +136,7 @@ TEST_CASE("Fits give the same bytes at every instruction set and in any steps") 
 }
 
 TEST_CASE("Constant groups are exact under every fit") {
-  const std::vector<float> rows(Tokens * Dim, 1.7f);
+  const std::vector<float> rows(TokenCount * Dim, 1.7f);
   for (const Fit fit : {Fit::whole_zero, Fit::half_quadratic})
     for_all(fit, Scalar::f32,
             [&](const GroupQuant& format, Role role) { CHECK(Encoded(format, role, rows).decoded() == rows); });

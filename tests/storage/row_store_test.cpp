@@ -3,7 +3,10 @@
 #include <set>
 
 #include "kvc/codec/make.hpp"
+#include "kvc/storage/compaction.hpp"
+#include "kvc/storage/placement.hpp"
 #include "kvc/storage/row_store.hpp"
+#include "kvc/storage/sealing.hpp"
 #include "support/naive_rows.hpp"
 #include "support/random_tokens.hpp"
 
@@ -60,7 +63,9 @@ struct Pair {
 
   explicit Pair(const Setup& how)
       : store(make_codec(how.dense, how.role, how.dim),
-              how.stream.format ? make_codec(*how.stream.format, how.role, how.dim) : nullptr, how.stream,
+              how.stream.format ? std::vector{RowTable::SealedCodec{make_codec(*how.stream.format, how.role, how.dim)}}
+                                : std::vector<RowTable::SealedCodec>(),
+              how.stream,
               std::pmr::new_delete_resource()),
         setup(how) {}
 
@@ -77,13 +82,23 @@ struct Pair {
       model.push_back({dense(row)});
     }
     const ConstRows view(rows.data(), count, setup.dim);
-    if (count == 1 && !store.seals())
-      store.append_reusing(view);
-    else
-      store.append(view);
+    const bool reuses = count == 1 && !store.seals();
+    Placement placement(store.table());
+    placement.reserve_append(count, reuses);
+    placement.append(view, reuses);
   }
   void keep(const std::vector<std::uint8_t>& flags, bool compact) {
-    store.keep(flags, compact, workspace);
+    Compaction compaction(store.table(), workspace);
+    if (compact && store.sealed_rows() == 0) {
+      compaction.compact_to(flags);
+    } else {
+      Workspace::Frame frame(workspace);
+      const Compaction::Move moved = store.seals() ? compaction.reserve_release(flags, frame) : Compaction::Move();
+      Placement placement(store.table());
+      placement.reserve_keep(flags);
+      placement.keep(flags);
+      compaction.move(moved);
+    }
     std::vector<naive::Stored> kept;
     for (std::size_t slot = 0; slot < flags.size(); ++slot)
       if (flags[slot]) kept.push_back(model[slot]);
@@ -96,16 +111,29 @@ struct Pair {
       }
   }
   void truncate(std::size_t slots) {
-    store.truncate(slots, workspace);
+    Placement placement(store.table());
+    placement.reserve_truncate(slots);
+    placement.truncate(slots);
     model.resize(slots);
   }
   void rewrite(support::Dice& dice, std::size_t slot) {
     const auto row = dice.row(setup.dim);
-    store.rewrite(slot, row, workspace);
+    Placement placement(store.table());
+    placement.reserve_rewrite(slot);
+    placement.rewrite(slot, {row.data(), 1, row.size()});
     model[slot] = {dense(row)};
   }
   void seal(bool prompt_end) {
-    store.seal(prompt_end, workspace);
+    IndexMap positions;
+    positions.reset(model.size());
+    Workspace::Frame frame(workspace);
+    Sealing sealing(store.table(), {positions, {}}, prompt_end, frame);
+    if (sealing.is_one_piece()) {
+      sealing.prepare();
+      sealing.commit();
+    } else {
+      sealing.run();
+    }
     std::vector<naive::Stored*> slots;
     for (naive::Stored& stored : model) slots.push_back(&stored);
     naive::seal_oldest(slots, setup.stream, blocks);

@@ -3,11 +3,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <span>
 
 #include "kvc/attention/piece_list.hpp"
-#include "kvc/attention/rotary.hpp"
+#include "kvc/attention/queries.hpp"
 #include "kvc/kernels/dispatch.hpp"
 #include "kvc/storage/head_store.hpp"
 
@@ -17,45 +18,30 @@ static_assert(RowStore::PromptRows == ChunkRows, "blocks of prompts are chunks, 
 
 inline constexpr float MinusInfinity = -std::numeric_limits<float>::infinity();
 
-/// What attention needs to know of the model and of the policy's placement.
-struct Settings {
-  const CacheShape* shape = nullptr;
-  bool in_cache = false;  ///< tokens stand at their slot index, not at their position in the text
-  Arithmetic arithmetic = Arithmetic::exact;
-};
-
-/// Queries of one KV head: row t * group + g belongs to token t, scaled by the logit scale already.
-struct Queries {
-  const float* data = nullptr;  ///< [tokens * group, head_dim], contiguous
-  std::size_t tokens = 0, group = 1, dim = 0;
-  /// Per token, where it stands in the cache minus where its rotary embedding put it; only read for in-cache positions.
-  std::span<const std::int32_t> shifts = {};
-
-  std::size_t rows() const { return tokens * group; }
-  kernels::Coefficients coefficients() const { return {data, rows(), dim}; }
-  /// The queries of tokens [first, first + count).
-  Queries part(std::size_t first, std::size_t count) const {
-    return {data + first * group * dim, count, group, dim, shifts.empty() ? shifts : shifts.subspan(first, count)};
-  }
-};
-
-/// Copies the head's queries out of a layer's rows and scales them.
-inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, std::size_t head,
-                            std::span<float> memory) {
-  const std::size_t group = shape.group(), dim = shape.head_dim;
-  const float scale = shape.logit_scale();
-  for (std::size_t t = 0; t < layer_queries.count; ++t)
-    std::copy_n(layer_queries[t].data() + head * group * dim, group * dim, memory.data() + t * group * dim);
-  const std::size_t all = layer_queries.count * group * dim;
-  kernels::active().scale_rows(memory.data(), all, 1, all, &scale);
-  return {memory.data(), layer_queries.count, group, dim, {}};
-}
-
 /// Multiplies column i of `rows` rows by norms[i].
 inline void apply_norms(const float* norms, std::size_t count, float* x, std::size_t rows, std::size_t stride) {
   for (std::size_t row = 0; row < rows; ++row)
     for (std::size_t i = 0; i < count; ++i) x[row * stride + i] *= norms[i];
 }
+
+/// Where the sums of codecs that do not add up rows themselves lie: behind a query row's sum of rows, one after the other.
+struct SumLayout {
+  /// Floats of all sums of one query row.
+  static std::size_t width(const RowStore& values) {
+    std::size_t floats = kernels::round_up(values.dim(), kernels::TileLanes);
+    for (const auto& codec : values.transforming()) floats += kernels::round_up(codec->sum_dim(), kernels::TileLanes);
+    return floats;
+  }
+  static std::size_t begin_of(const Codec& codec, const RowStore& values) {
+    if (values.transforming().empty()) return 0;
+    std::size_t floats = kernels::round_up(values.dim(), kernels::TileLanes);
+    for (const auto& each : values.transforming()) {
+      if (each.get() == &codec) return codec.sum_dim() == 0 ? 0 : floats;
+      floats += kernels::round_up(each->sum_dim(), kernels::TileLanes);
+    }
+    return 0;
+  }
+};
 
 /// Scores of `count` rows of a block from `begin` on, whatever multiple its codec wants ranges to begin on.
 inline void piece_scores(const Piece& piece, std::size_t begin, std::size_t count, const kernels::Coefficients& queries,
@@ -95,7 +81,7 @@ inline void piece_accumulate(const Piece& piece, std::size_t begin, std::size_t 
   piece.codec->accumulate(piece.data, piece.capacity, begin - outside, wide, moved, results);
 }
 
-/// How one head is read in one pass by one task: its bias, its runs of equally shifted rows, and the arithmetic on row
+/// How one head is read in one pass by one task: its bias, its stretches of equally shifted rows, and the arithmetic on row
 /// ranges. It lives as long as `frame`, whose memory it works in.
 class HeadReader {
  public:
@@ -110,11 +96,15 @@ class HeadReader {
         values_(head.values().segments(), next ? next->values().segments() : std::span<const Segment>()) {
     bias_ = head.key_bias(kernels::round_up(rows(), kernels::TileLanes), frame);
     if (!selected.empty()) mask_unselected(selected, frame);
-    if (settings.in_cache) find_runs(frame);
+    if (settings.in_cache) find_stretches(frame);
   }
 
   const HeadStore& head() const { return head_; }
   Workspace& workspace() const { return workspace_; }
+  /// Queries of this head, ready to be read with. They live as long as `frame`.
+  PreparedQueries prepare(const Queries& queries, Workspace::Frame& frame) const {
+    return {queries, head_.keys(), settings_, frame};
+  }
   std::size_t rows() const { return head_.keys().rows(); }
   const float* bias(std::size_t row) const { return bias_.empty() ? nullptr : bias_.data() + row; }
   bool skips(std::size_t begin, std::size_t end) const {
@@ -123,36 +113,39 @@ class HeadReader {
   }
 
   /// Products of the queries with key rows [begin, end): results[row][0 … end - begin).
-  void products(std::size_t begin, std::size_t end, const Queries& queries, const kernels::Results& results) const {
+  void products(std::size_t begin, std::size_t end, PreparedQueries& queries, const kernels::Results& results) const {
     if (!settings_.in_cache)
-      score_rows(begin, end, queries.coefficients(), results);
+      score_rows(begin, end, queries, results);
     else
       score_shifted(begin, end, queries, results);
   }
 
   /// Scores of key rows [begin, end): their products, soft-capped, without bias.
-  void scores(std::size_t begin, std::size_t end, const Queries& queries, const kernels::Results& results) const {
+  void scores(std::size_t begin, std::size_t end, PreparedQueries& queries, const kernels::Results& results) const {
     products(begin, end, queries, results);
     if (const float cap = settings_.shape->softcap; cap > 0)
       for (std::size_t row = 0; row < queries.rows(); ++row)
         kernels::active().softcap(results.data + row * results.stride, end - begin, cap);
   }
 
-  /// results += weights · value rows [begin, end).
+  /// results += weights · value rows [begin, end); the sums of codecs with sums of their own lie behind (see SumLayout).
   void accumulate(std::size_t begin, std::size_t end, const kernels::Coefficients& weights,
                   const kernels::Results& results) const {
     for_each_piece(values_, begin, end, [&](const Piece& piece, std::size_t row, std::size_t count) {
       kernels::Coefficients part = prepared(weights, values_, row);
       part.data += row - begin;
       part.weights = true;
-      piece_accumulate(piece, piece.begin + (row - piece.first), count, part, results, workspace_);
+      kernels::Results sums = results;
+      sums.data += SumLayout::begin_of(*piece.codec, head_.values());
+      piece_accumulate(piece, piece.begin + (row - piece.first), count, part, sums, workspace_);
     });
   }
 
  private:
-  struct Run {
+  /// Rows up to `end` whose keys stand equally far from their places in the cache.
+  struct Stretch {
     std::size_t end;
-    std::int32_t shift;  // position in the text minus slot
+    std::int32_t shift;  ///< position in the text minus slot
   };
 
   /// Calls visit(piece, row, count) for the pieces of rows [begin, end), from `row` of the head on.
@@ -167,10 +160,10 @@ class HeadReader {
     }
   }
 
-  void score_rows(std::size_t begin, std::size_t end, const kernels::Coefficients& queries,
+  void score_rows(std::size_t begin, std::size_t end, const PreparedQueries& queries,
                   const kernels::Results& results) const {
     for_each_piece(keys_, begin, end, [&](const Piece& piece, std::size_t row, std::size_t count) {
-      piece_scores(piece, piece.begin + (row - piece.first), count, prepared(queries, keys_, row),
+      piece_scores(piece, piece.begin + (row - piece.first), count, prepared(queries.of(*piece.codec), keys_, row),
                    {results.data + (row - begin), results.stride, false}, workspace_);
     });
   }
@@ -182,30 +175,20 @@ class HeadReader {
     return coefficients;
   }
 
-  /// A key stands at its original position and is wanted at its slot. Turning the query by the difference gives the same
-  /// product, and one turn serves every row that is shifted by as much.
-  void score_shifted(std::size_t begin, std::size_t end, const Queries& queries, kernels::Results results) const {
-    Workspace::Frame frame(workspace_);
-    const auto turned = frame.take(queries.rows() * queries.dim);
-    for (const Run& run : runs_) {
-      if (run.end <= begin) continue;
-      for (std::size_t row = 0; row < queries.rows(); ++row) {
-        const std::span<float> target = turned.subspan(row * queries.dim, queries.dim);
-        std::copy_n(queries.data + row * queries.dim, queries.dim, target.begin());
-        const std::int32_t delta = run.shift + (queries.shifts.empty() ? 0 : queries.shifts[row / queries.group]);
-        if (delta != 0) rotate(target, settings_.shape->rotary, delta);
-      }
-      const std::size_t stop = std::min(end, run.end);
-      score_rows(begin, stop, {turned.data(), queries.rows(), queries.dim}, results);
+  void score_shifted(std::size_t begin, std::size_t end, PreparedQueries& queries, kernels::Results results) const {
+    const auto first = std::ranges::upper_bound(stretches_, begin, std::less<>(), &Stretch::end);
+    for (auto stretch = first; begin < end && stretch != stretches_.end(); ++stretch) {
+      queries.turn(stretch->shift);
+      const std::size_t stop = std::min(end, stretch->end);
+      score_rows(begin, stop, queries, results);
       results.data += stop - begin;
       begin = stop;
-      if (begin == end) return;
     }
   }
 
-  void find_runs(Workspace::Frame& frame) {
+  void find_stretches(Workspace::Frame& frame) {
     const HeadStore& head = head_;
-    const auto runs = frame.take<Run>(rows());
+    const auto found = frame.take<Stretch>(rows());
     Workspace::Frame inner(workspace_);
     const auto shifts = inner.filled(rows(), std::numeric_limits<std::int32_t>::min());
     for (std::size_t slot = 0; slot < head.size(); ++slot)
@@ -213,12 +196,12 @@ class HeadReader {
     std::size_t count = 0;
     for (std::size_t row = 0; row < rows(); ++row) {
       const bool dead = shifts[row] == std::numeric_limits<std::int32_t>::min();
-      if (count > 0 && (dead || runs[count - 1].shift == shifts[row]))
-        runs[count - 1].end = row + 1;
+      if (count > 0 && (dead || found[count - 1].shift == shifts[row]))
+        found[count - 1].end = row + 1;
       else
-        runs[count++] = {row + 1, dead ? 0 : shifts[row]};
+        found[count++] = {row + 1, dead ? 0 : shifts[row]};
     }
-    runs_ = runs.first(count);
+    stretches_ = found.first(count);
   }
 
   void mask_unselected(std::span<const std::uint8_t> selected, Workspace::Frame& frame) {
@@ -233,7 +216,7 @@ class HeadReader {
   Settings settings_;
   mutable PieceList keys_, values_;  // what they know is no part of the reader's meaning
   std::span<float> bias_;
-  std::span<const Run> runs_;
+  std::span<const Stretch> stretches_;
   bool selects_ = false;
 };
 

@@ -98,9 +98,9 @@ inline Queries queries_of(const LayerPass& pass, std::size_t head, std::size_t f
 }
 
 /// An empty state for the queries of a KV head.
-inline Partial empty_state(const LayerPass& pass, std::size_t rows, Workspace::Frame& frame) {
-  const std::size_t dim = pass.settings.shape->values_dim();
-  return Partial::empty_in(frame.take(Partial::floats(rows, dim)), rows, dim);
+inline Partial empty_state(const HeadStore& head, std::size_t rows, Workspace::Frame& frame) {
+  const std::size_t width = SumLayout::width(head.values());
+  return Partial::empty_in(frame.take(Partial::floats(rows, width)), rows, width);
 }
 
 }  // namespace kvc::attention

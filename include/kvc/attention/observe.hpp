@@ -130,7 +130,8 @@ inline void newest_sums(const HeadReader& reader, const Queries& queries, float*
     const auto memory = frame.take(Partial::floats(tile.rows(), 0));
     Partial state = Partial::empty_in(memory, tile.rows(), 0);
     state.values = nullptr;
-    attend_rows(reader, 0, end, tile, seen_first + first, state, kept);
+    PreparedQueries prepared = reader.prepare(tile, frame);
+    attend_rows(reader, 0, end, prepared, seen_first + first, state, kept);
     add_kept_sums(kept, state, end, group, sums, stride, reader.workspace());
   }
 }
@@ -145,7 +146,9 @@ inline void slot_products(const HeadReader& reader, const Queries& queries, std:
   const auto scores = frame.take(TileTokens * queries.group * rows);
   for (std::size_t first = 0; first < queries.tokens; first += TileTokens) {
     const Queries tile = queries.part(first, std::min(TileTokens, queries.tokens - first));
-    reader.products(0, rows, tile, {scores.data(), rows, false});
+    Workspace::Frame inner(reader.workspace());
+    PreparedQueries prepared = reader.prepare(tile, inner);
+    reader.products(0, rows, prepared, {scores.data(), rows, false});
     for (std::size_t row = 0; row < tile.rows(); ++row)
       to_slots(head, scores.data() + row * rows, target.data() + (first * queries.group + row) * slots);
   }
@@ -163,7 +166,9 @@ inline void slot_logits(const HeadReader& reader, const Queries& queries, std::s
   for (std::size_t first = 0; first < queries.tokens; first += TileTokens) {
     const std::size_t tokens = std::min(TileTokens, queries.tokens - first);
     const Queries tile = queries.part(first, tokens);
-    reader.scores(0, rows, tile, {scores.data(), rows, false});
+    Workspace::Frame inner(reader.workspace());
+    PreparedQueries prepared = reader.prepare(tile, inner);
+    reader.scores(0, rows, prepared, {scores.data(), rows, false});
     for (std::size_t row = 0; row < tile.rows(); ++row) {
       float* source = scores.data() + row * rows;
       if (const float* bias = reader.bias(0))

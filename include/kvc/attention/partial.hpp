@@ -14,25 +14,21 @@ namespace kvc::inline KVC_ABI::attention {
 struct Partial {
   float* maximum = nullptr;  ///< [rows]
   float* sum = nullptr;      ///< [rows]
-  float* values = nullptr;   ///< [rows, stride]; null: only maximum and sum are wanted
+  float* values = nullptr;   ///< [rows, stride], laid out as SumLayout says; null: only maximum and sum are wanted
   std::size_t rows = 0, stride = 0;
 
-  static std::size_t floats(std::size_t rows, std::size_t value_dim) {
-    return rows * (2 + kernels::round_up(value_dim, kernels::TileLanes));
+  /// Floats of a state of `rows` query rows whose sums are `width` floats each (SumLayout::width).
+  static std::size_t floats(std::size_t rows, std::size_t width) { return rows * (2 + width); }
+  /// A state that lies in memory of floats(rows, width), as it was left there.
+  static Partial over(std::span<float> memory, std::size_t rows, std::size_t width) {
+    return {memory.data() + rows * width, memory.data() + rows * width + rows, memory.data(), rows, width};
   }
-  /// Lays an empty state over memory of floats(rows, value_dim).
-  static Partial empty_in(std::span<float> memory, std::size_t rows, std::size_t value_dim) {
-    const Partial state = over(memory, rows, value_dim);
-    std::fill_n(state.values, rows * state.stride, 0.0f);
-    std::fill_n(state.maximum, rows, MinusInfinity);
-    std::fill_n(state.sum, rows, 0.0f);
-    return state;
-  }
-  /// The state that empty_in() laid over this memory before.
-  static Partial over(std::span<float> memory, std::size_t rows, std::size_t value_dim) {
-    const std::size_t stride = kernels::round_up(value_dim, kernels::TileLanes);
-    float* maximum = memory.data() + rows * stride;
-    return {maximum, maximum + rows, memory.data(), rows, stride};
+  /// The same, empty.
+  static Partial empty_in(std::span<float> memory, std::size_t rows, std::size_t width) {
+    std::fill_n(memory.data(), rows * width, 0.0f);
+    std::fill_n(memory.data() + rows * width, rows, MinusInfinity);
+    std::fill_n(memory.data() + rows * width + rows, rows, 0.0f);
+    return over(memory, rows, width);
   }
 
   /// Takes in the other rows' result.
@@ -50,6 +46,13 @@ struct Partial {
     }
   }
   float log_sum_exp(std::size_t row) const { return sum[row] > 0 ? maximum[row] + std::log(sum[row]) : MinusInfinity; }
+  /// Turns the sums of codecs that have sums of their own into rows; once, before finish().
+  void finish_sums(const RowStore& value_rows) const {
+    for (const auto& codec : value_rows.transforming())
+      if (const std::size_t dim = codec->sum_dim())
+        codec->finish({values + SumLayout::begin_of(*codec, value_rows), rows, dim, stride},
+                      {values, rows, value_rows.dim(), stride});
+  }
   /// Row `row` of the attention output; zeros if it saw nothing.
   void finish(std::size_t row, std::span<float> out) const {
     const float factor = sum[row] > 0 ? 1.0f / sum[row] : 0.0f;
@@ -94,7 +97,7 @@ inline void skip_chunk(const KeptScores& kept, std::size_t chunk, std::size_t co
 
 /// Adds rows [begin, end) of a head whose keys and values lie in the same order. `limit` gives, per token, the rows its
 /// queries may see: [0, limit_first + token); pass rows() - tokens + 1 for tokens that were appended last.
-inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
+inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, PreparedQueries& queries,
                         std::size_t limit_first, Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
   const kernels::Pass pass;
@@ -111,13 +114,13 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
     float* scores = kept.weights ? kept.weights + chunk : memory.data();
     const std::size_t stride = kept.weights ? kept.stride : ChunkRows;
     reader.scores(chunk, stop, queries, {scores, stride, false});
-    for (std::size_t token = 0; token < queries.tokens; ++token) {
+    for (std::size_t token = 0; token < queries.tokens(); ++token) {
       const std::size_t limit = limit_first + token;
       if (limit >= stop) break;
       const std::size_t visible = limit > chunk ? limit - chunk : 0;
-      for (std::size_t g = 0; g < queries.group; ++g)
-        std::fill(scores + (token * queries.group + g) * stride + visible,
-                  scores + (token * queries.group + g) * stride + count, MinusInfinity);
+      for (std::size_t g = 0; g < queries.group(); ++g)
+        std::fill(scores + (token * queries.group() + g) * stride + visible,
+                  scores + (token * queries.group() + g) * stride + count, MinusInfinity);
     }
     table.softmax_update(scores, stride, rows, count, reader.bias(chunk), state.maximum, state.sum, correction);
     if (state.values) {
@@ -130,7 +133,7 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
 
 /// The same over all rows of a head whose keys and values lie in different orders: every weight first, then each goes to
 /// its value's row.
-inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first,
+inline void attend_out_of_step(const HeadReader& reader, PreparedQueries& queries, std::size_t limit_first,
                                Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
   const kernels::Pass pass;
@@ -143,7 +146,7 @@ inline void attend_out_of_step(const HeadReader& reader, const Queries& queries,
   float* weights = kept.weights ? kept.weights : memory.data();
   reader.scores(0, key_rows, queries, {weights, stride, false});
   for (std::size_t row = 0; row < rows; ++row) {
-    const std::size_t limit = std::min(limit_first + row / queries.group, key_rows);
+    const std::size_t limit = std::min(limit_first + row / queries.group(), key_rows);
     std::fill(weights + row * stride + limit, weights + row * stride + key_rows, MinusInfinity);
   }
   table.softmax_update(weights, stride, rows, key_rows, reader.bias(0), state.maximum, state.sum, correction);
@@ -158,7 +161,7 @@ inline void attend_out_of_step(const HeadReader& reader, const Queries& queries,
 }
 
 /// Rows [begin, end) of any head; a head out of step takes all its rows at once and needs begin 0 and end rows().
-inline void attend(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
+inline void attend(const HeadReader& reader, std::size_t begin, std::size_t end, PreparedQueries& queries,
                    std::size_t limit_first, Partial& state, const KeptScores& kept = {}) {
   if (reader.head().in_step())
     attend_rows(reader, begin, end, queries, limit_first, state, kept);

@@ -23,8 +23,10 @@ inline void attend_all(std::span<const HeadStore> heads, const Settings& setting
       Workspace::Frame frame(workspace);
       Queries one = load_queries(shape, queries.subrows(t, 1), head, frame.take(group * shape.head_dim));
       if (settings.in_cache) one.shifts = {&shift, 1};
-      Partial state = empty_state(pass, group, frame);
-      attend(reader, 0, reader.rows(), one, reader.rows(), state);
+      PreparedQueries prepared = reader.prepare(one, frame);
+      Partial state = empty_state(store, group, frame);
+      attend(reader, 0, reader.rows(), prepared, reader.rows(), state);
+      state.finish_sums(store.values());
       for (std::size_t g = 0; g < group; ++g) {
         state.finish(g, pass.out_of(t, head, g));
         if (!lse.empty()) lse[t * shape.query_heads + head * group + g] = state.log_sum_exp(g);

@@ -26,17 +26,18 @@ inline void attend_tile(const LayerPass& pass, std::size_t head, std::size_t fir
   Workspace::Frame frame(workspace);
   const std::size_t group = pass.group(), count = std::min(most, pass.tokens() - first);
   const HeadStore& store = pass.heads[head];
-  const Queries queries = queries_of(pass, head, first, count, frame);
   const HeadReader reader(store, pass.settings, frame);
+  PreparedQueries queries = reader.prepare(queries_of(pass, head, first, count, frame), frame);
   const std::size_t rows = queries.rows(), limit_first = reader.rows() - pass.tokens() + 1 + first;
   const std::size_t end = store.in_step() ? limit_first + count - 1 : reader.rows();
   KeptScores kept;
   if (columns.data) kept = room_for_scores(rows, end, frame);
-  Partial state = empty_state(pass, rows, frame);
+  Partial state = empty_state(store, rows, frame);
   float* values = state.values;
   if (pass.out.data == nullptr) state.values = nullptr;
   attend(reader, 0, end, queries, limit_first, state, kept);
   state.values = values;
+  if (pass.out.data != nullptr) state.finish_sums(store.values());
   if (pass.out.data != nullptr)
     for (std::size_t row = 0; row < rows; ++row) state.finish(row, pass.out_of(first + row / group, head, row % group));
   if (!columns.data) return;

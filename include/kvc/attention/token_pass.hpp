@@ -19,14 +19,14 @@ inline std::size_t parts_of(const HeadStore& head, std::size_t coming) {
 }
 
 /// Adds all rows of a head, part by part.
-inline void attend_token(const HeadReader& reader, const Queries& queries, std::size_t value_dim, Partial& state) {
+inline void attend_token(const HeadReader& reader, PreparedQueries& queries, Partial& state) {
   const std::size_t rows = reader.rows();
   if (rows <= PartRows || !reader.head().in_step()) return attend(reader, 0, rows, queries, rows, state);
   attend(reader, 0, PartRows, queries, rows, state);
   Workspace::Frame frame(reader.workspace());
-  const auto memory = frame.take(Partial::floats(queries.rows(), value_dim));
+  const auto memory = frame.take(Partial::floats(queries.rows(), state.stride));
   for (std::size_t begin = PartRows; begin < rows; begin += PartRows) {
-    auto part = Partial::empty_in(memory, queries.rows(), value_dim);
+    auto part = Partial::empty_in(memory, queries.rows(), state.stride);
     attend(reader, begin, std::min(begin + PartRows, rows), queries, rows, part);
     state.merge(part);
   }
@@ -37,13 +37,13 @@ inline void attend_token(const HeadReader& reader, const Queries& queries, std::
 inline void attend_head(const LayerPass& pass, std::size_t head, std::span<const std::uint8_t> selected,
                         const FeedSet& feeds, HeadAttention& attention, Workspace::Frame& frame) {
   const HeadStore& store = pass.heads[head];
-  const std::size_t group = pass.group(), value_dim = pass.settings.shape->values_dim();
-  const Queries queries = queries_of(pass, head, 0, 1, frame);
+  const std::size_t group = pass.group();
   const HeadReader reader(store, pass.settings, frame, selected, pass.after(head));
+  PreparedQueries queries = reader.prepare(queries_of(pass, head, 0, 1, frame), frame);
   const std::size_t rows = reader.rows();
-  Partial state = empty_state(pass, group, frame);
+  Partial state = empty_state(store, group, frame);
   if (!feeds.any() && selected.empty()) {
-    attend_token(reader, queries, value_dim, state);
+    attend_token(reader, queries, state);
   } else {
     KeptScores kept;
     if (feeds.any()) kept = room_for_scores(group, rows, frame);
@@ -61,14 +61,17 @@ inline void attend_head(const LayerPass& pass, std::size_t head, std::span<const
         if (feeds.has(feed)) attention.show(feed, {probabilities.data(), group, store.size()});
     }
   }
+  state.finish_sums(store.values());
   for (std::size_t g = 0; g < group; ++g) state.finish(g, pass.out_of(0, head, g));
 }
 
 /// The same for heads so long that several threads share one; no feeds, no selection. `memory` is grown to what the parts need.
 inline void attend_parts(const LayerPass& pass, std::size_t parts, std::vector<float>& memory, Executor& executor,
                          WorkspacePool& workspaces) {
-  const std::size_t group = pass.group(), value_dim = pass.settings.shape->values_dim();
-  const std::size_t floats = Partial::floats(group, value_dim);
+  const std::size_t group = pass.group();
+  std::size_t width = 0;
+  for (const HeadStore& store : pass.heads) width = std::max(width, SumLayout::width(store.values()));
+  const std::size_t floats = Partial::floats(group, width);
   memory.resize(pass.heads.size() * parts * floats);
   const auto part_of = [&](std::size_t task) { return std::span<float>(memory).subspan(task * floats, floats); };
   executor.parallel_for(pass.heads.size() * parts, [&](std::size_t task) {
@@ -76,9 +79,9 @@ inline void attend_parts(const LayerPass& pass, std::size_t parts, std::vector<f
     Workspace::Frame frame(*workspace);
     const std::size_t head = task / parts, part = task % parts;
     const HeadStore& store = pass.heads[head];
-    const Queries queries = queries_of(pass, head, 0, 1, frame);
     const HeadReader reader(store, pass.settings, frame, {}, pass.after(head));
-    Partial state = Partial::empty_in(part_of(task), group, value_dim);
+    PreparedQueries queries = reader.prepare(queries_of(pass, head, 0, 1, frame), frame);
+    Partial state = Partial::empty_in(part_of(task), group, width);
     const std::size_t begin = part * PartRows, rows = reader.rows();
     if (!store.in_step()) {
       if (part == 0) attend(reader, 0, rows, queries, rows, state);
@@ -87,9 +90,10 @@ inline void attend_parts(const LayerPass& pass, std::size_t parts, std::vector<f
     }
   });
   executor.parallel_for(pass.heads.size(), [&](std::size_t head) {
-    Partial whole = Partial::over(part_of(head * parts), group, value_dim);
+    Partial whole = Partial::over(part_of(head * parts), group, width);
     for (std::size_t part = 1; part < parts; ++part)
-      whole.merge(Partial::over(part_of(head * parts + part), group, value_dim));
+      whole.merge(Partial::over(part_of(head * parts + part), group, width));
+    whole.finish_sums(pass.heads[head].values());
     for (std::size_t g = 0; g < group; ++g) whole.finish(g, pass.out_of(0, head, g));
   });
 }

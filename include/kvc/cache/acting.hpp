@@ -76,7 +76,7 @@ inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& work
   in.attention_of(head).window_tokens = 0;
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    store.rewrite(rewrite.slot, rewrite.key, rewrite.value, workspace);
+    store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
     from = std::min(from, rewrite.slot);
   }
   for (const auto& [slot, precision_class] : plan.precisions()) store.set_precision(slot, precision_class);

@@ -116,7 +116,7 @@ inline bool truncate_layer(Inside& in, std::size_t layer, Position from, Workspa
     HeadStore& store = in.heads[head];
     std::size_t slots = store.size();
     while (slots > 0 && store.position(slots - 1) >= from) --slots;
-    store.truncate(slots, forgotten, workspace);
+    store.truncate(slots, forgotten);
     index_head(in, head, slots, Event::decode, workspace);
   }
   state.seen -= forgotten;
@@ -151,7 +151,7 @@ inline Finished accept_on_layer(Inside& in, std::size_t layer, std::size_t token
     for (std::size_t head = first; head < first + in.shape.kv_heads; ++head) {
       HeadStore& store = in.heads[head];
       transaction.before_act(head);
-      if (rejected != 0) store.truncate(store.size() - rejected, rejected, *workspace);
+      if (rejected != 0) store.truncate(store.size() - rejected, rejected);
       index_head(in, head, store.size() - tokens, Event::decode, *workspace);
     }
   }

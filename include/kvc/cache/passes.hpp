@@ -110,7 +110,7 @@ inline void plan_first(Inside& in, std::size_t head, const Occasion& occasion, W
     work.planned = plan_head(in, stage, head, occasion, {}, workspace);
     work.planned_stage = stage;
   }
-  if (work.planned && only_drops(work.plan)) in.heads[head].reserve_for_keep();
+  if (work.planned && only_drops(work.plan)) in.heads[head].reserve_for_keep(work.plan.chosen());
 }
 
 /// Whether no stage looks at several heads together on this occasion.
@@ -147,13 +147,14 @@ enum class Remaining : std::uint8_t {
 
 inline Remaining remaining(const Inside& in, std::size_t layer, Event event) {
   Remaining most = Remaining::nothing;
+  const WorkspacePool::Lease workspace(*in.workspaces);
   for (std::size_t local = 0; local < in.shape.kv_heads; ++local) {
     const HeadStore& store = in.heads[in.first_head(layer) + local];
     const HeadWork& work = in.work[local];
     if (event != Event::prompt_chunk && store.seal_due(event == Event::prompt_end)) return Remaining::everything;
     if (!work.planned) continue;
     bool last = !in.demands.indexes && event == Event::decode && only_drops(work.plan) &&
-                store.keeps_in_place(work.plan.chosen());
+                store.keeps_in_place(work.plan.chosen(), *workspace);
     for (std::size_t stage = work.planned_stage + 1; stage < in.stages.size(); ++stage)
       last = last && !(in.nodes[in.stage_node[stage]].verbs.evict && in.stages[stage]->works_on(layer));
     if (!last) return Remaining::everything;
@@ -167,13 +168,13 @@ inline void finish_head(Inside& in, std::size_t head, const Occasion& occasion, 
                         Transaction& transaction) {
   HeadWork& work = in.work_of(head);
   if (what == Remaining::drops && !work.planned) return;
-  const WorkspacePool::Lease workspace(*in.workspaces);
   if (what == Remaining::drops) {
-    in.heads[head].keep(work.plan.chosen(), false, *workspace);
+    in.heads[head].keep_in_place(work.plan.chosen());
     in.memory[head].changed = true;
     work.planned = false;
     return;
   }
+  const WorkspacePool::Lease workspace(*in.workspaces);
   transaction.before_act(head);
   std::size_t stage = 0;
   if (work.planned) {

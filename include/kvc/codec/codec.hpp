@@ -1,11 +1,15 @@
 #pragma once
-#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <memory>
+#include <span>
 #include <string>
 
+#include "kvc/codec/decoded_product.hpp"
 #include "kvc/format.hpp"
-#include "kvc/kernels/dispatch.hpp"
+#include "kvc/kernels/table.hpp"
+#include "kvc/shape.hpp"
 #include "kvc/views.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -18,6 +22,13 @@ enum class Role : std::uint8_t { key, value };
 /// and run the dense kernels on them.
 /// A block has room for `capacity` rows; every call says which of them it means. Codecs are immutable and thread-safe.
 /// They run in the middle of attention: one that uses AMX tiles itself must leave the thread's tile configuration as it was.
+///
+/// What a codec may do besides:
+///   * know positions: encode_at() is told where its tokens stand, so that keys can be stored without their rotation;
+///   * work in another basis: attention calls prepare() with its queries once, scores() with what that wrote for every
+///     block, accumulate() for every block, and finish() with the sums once. A rotated or low-rank codec transforms
+///     queries and sums in these two, never rows;
+///   * fit itself to a head: fit() sees the rows that the head seals first and returns the codec that seals them.
 class Codec {
  public:
   virtual ~Codec() = default;
@@ -30,109 +41,72 @@ class Codec {
   virtual std::size_t granule() const { return 1; }
   /// Ranges that scores and accumulate are asked for begin on multiples of this.
   virtual std::size_t range_granule() const { return granule(); }
+  /// Largest magnitude of an element of a row that is read back finite. A cache refuses rows beyond it.
+  virtual float limit() const { return std::numeric_limits<float>::infinity(); }
+  /// Bytes that the codec itself holds for its head, such as a basis that fit() found; they count as metadata.
+  virtual std::size_t own_bytes() const { return 0; }
 
   /// Writes rows [first, first + rows.count) of a block; first and count are multiples of granule().
   virtual void encode(ConstRows rows, std::byte* block, std::size_t capacity, std::size_t first) const = 0;
-  /// Reads rows [first, first + rows.count) back.
+  /// The same for tokens that stand at `positions` in the text: what the cache calls. Keys come with their rotary embedding.
+  virtual void encode_at(ConstRows rows, std::span<const Position> positions, std::byte* block, std::size_t capacity,
+                         std::size_t first) const {
+    static_cast<void>(positions);
+    encode(rows, block, capacity, first);
+  }
+  /// Reads rows [first, first + rows.count) back, as they were given to encode.
   virtual void decode(const std::byte* block, std::size_t capacity, std::size_t first, Rows<float> rows) const = 0;
-  /// results[i][r] (+)= queries[i] · row(first + r) for r < count.
+
+  /// Floats of a prepared query; 0: scores() takes queries as they are, and prepare() is not called.
+  virtual std::size_t prepared_dim() const { return 0; }
+  /// Writes prepared [count, prepared_dim()] for queries [count, dim()]: once per call of attention and head.
+  virtual void prepare(ConstRows queries, Rows<float> prepared) const {
+    static_cast<void>(queries);
+    static_cast<void>(prepared);
+  }
+  /// results[i][r] (+)= queries[i] · row(first + r) for r < count. Queries are prepared, if prepared_dim() is not 0: such a
+  /// codec overrides this.
   virtual void scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
-                      const kernels::Coefficients& queries, const kernels::Results& results) const;
-  /// results[i] (+)= sum over r < count of weights[i][r] * row(first + r).
+                      const kernels::Coefficients& queries, const kernels::Results& results) const {
+    with_decoded(block, capacity, first,
+                 [&](const detail::DecodedProduct& product) { product.scores(count, queries, results); });
+  }
+
+  /// Floats of a sum; 0: accumulate() adds up rows themselves, and finish() is not called.
+  virtual std::size_t sum_dim() const { return 0; }
+  /// results[i] (+)= sum over r < count of weights[i][r] * row(first + r), or sums of sum_dim() floats that finish() turns
+  /// into it: such a codec overrides this.
   virtual void accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
-                          const kernels::Coefficients& weights, const kernels::Results& results) const;
-};
-
-namespace detail {
-
-/// Rows of any codec, decoded a tile at a time into the dense layout that the kernels read: a user's codec attends at
-/// their speed, and never more than 32 KiB are decoded at once. Results are those of one product over all rows, bit for
-/// bit: every result has one accumulator, whose terms come in the same order.
-class DecodedProduct {
- public:
-  DecodedProduct(const Codec& codec, const std::byte* block, std::size_t capacity, std::size_t first)
-      : codec_(codec), block_(block), capacity_(capacity), first_(first) {
-    if (codec.dim() > TileFloats)
-      fail(ErrorCode::invalid_argument, "Codec " + codec.name() + ": rows of " + std::to_string(codec.dim()) +
-                                            " floats, more than " + std::to_string(TileFloats) +
-                                            ", need scores() and accumulate() of their own");
+                          const kernels::Coefficients& weights, const kernels::Results& results) const {
+    with_decoded(block, capacity, first,
+                 [&](const detail::DecodedProduct& product) { product.accumulate(count, weights, results); });
+  }
+  /// Adds to out [count, dim()] the rows that sums [count, sum_dim()] stand for: once per call of attention and head.
+  virtual void finish(ConstRows sums, Rows<float> out) const {
+    static_cast<void>(sums);
+    static_cast<void>(out);
   }
 
-  /// Tokens are lanes: 16 or more at a time, and as many channels of them as fit.
-  void scores(std::size_t count, const kernels::Coefficients& queries, const kernels::Results& results) const {
-    const std::size_t dim = codec_.dim(), width = std::min(dim, TileFloats / kernels::TileLanes);
-    const std::size_t tokens = TileFloats / width / kernels::TileLanes * kernels::TileLanes;
-    for (std::size_t begin = 0; begin < count; begin += tokens)
-      for (std::size_t channel = 0; channel < dim; channel += width)
-        score_tile({begin, std::min(tokens, count - begin), channel, std::min(width, dim - channel)}, queries, results);
-  }
-
-  /// Channels are lanes: decoded rows lie as the kernel reads them.
-  void accumulate(std::size_t count, const kernels::Coefficients& weights, const kernels::Results& results) const {
-    const std::size_t dim = codec_.dim();
-    const auto layout = kernels::DenseLayout::of_values(Scalar::f32, dim);
-    const std::size_t tokens = TileFloats / layout.p_stride;
-    float tile[TileFloats];
-    clear_padding(tile, layout.p_stride, std::min(tokens, count));
-    for (std::size_t begin = 0; begin == 0 || begin < count; begin += tokens) {
-      const std::size_t rows = std::min(tokens, count - begin);
-      decode(begin, {tile, rows, dim, layout.p_stride});
-      kernels::active().dense_product(layout, tile, {0, dim, 0, rows},
-                                      {weights.data + begin, weights.rows, weights.stride},
-                                      {results.data, results.stride, results.add || begin > 0});
-    }
+  /// The codec that takes this one's place for one head, fitted to the rows that the head seals first and their positions;
+  /// null: this one stays. Asked once per head, until the cache is cleared. The new codec encodes rows of the same dim().
+  virtual std::shared_ptr<const Codec> fit(ConstRows rows, std::span<const Position> positions) const {
+    static_cast<void>(rows);
+    static_cast<void>(positions);
+    return nullptr;
   }
 
  private:
-  static constexpr std::size_t TileFloats = 8192;  // two of them fit the stack of any thread
-
-  void decode(std::size_t begin, Rows<float> rows) const {
-    if (rows.count > 0) codec_.decode(block_, capacity_, first_ + begin, rows);
+  template <class Work>
+  void with_decoded(const std::byte* block, std::size_t capacity, std::size_t first, Work work) const {
+    if (dim() > detail::DecodedProduct::TileFloats)
+      fail(ErrorCode::invalid_argument, "Codec " + name() + ": rows of " + std::to_string(dim()) + " floats, more than " +
+                                            std::to_string(detail::DecodedProduct::TileFloats) +
+                                            ", need scores() and accumulate() of their own");
+    const auto decode_from = [&](std::size_t begin, Rows<float> rows) {
+      decode(block, capacity, first + begin, rows);
+    };
+    work(detail::DecodedProduct(dim(), decode_from));
   }
-  /// What lies between the end of a row and the next multiple of 16 is multiplied too, and thrown away.
-  void clear_padding(float* tile, std::size_t stride, std::size_t rows) const {
-    for (std::size_t r = 0; r < rows; ++r) std::fill(tile + r * stride + codec_.dim(), tile + (r + 1) * stride, 0.0f);
-  }
-  /// Window of rows (lanes) and channels (p) of all that is asked for.
-  void score_tile(const kernels::Window& part, const kernels::Coefficients& queries,
-                  const kernels::Results& results) const {
-    const std::size_t dim = codec_.dim();
-    const auto layout = kernels::DenseLayout::of_keys(Scalar::f32, part.p_count);
-    float decoded[TileFloats], tile[TileFloats];
-    for (std::size_t row = 0; row < part.lanes;) {
-      const std::size_t left = kernels::TileLanes - row % kernels::TileLanes;
-      const std::size_t rows = std::min({part.lanes - row, TileFloats / dim, left});
-      decode(part.lane_begin + row, {decoded, rows, dim});
-      for (std::size_t p = 0; p < part.p_count; ++p) {
-        float* lanes = tile + layout.index(p, row);
-        for (std::size_t r = 0; r < rows; ++r) lanes[r] = decoded[r * dim + part.p_begin + p];
-      }
-      row += rows;
-    }
-    const std::size_t used = part.lanes % kernels::TileLanes;
-    if (used != 0)
-      for (std::size_t p = 0; p < part.p_count; ++p)
-        std::fill_n(tile + layout.index(p, part.lanes), kernels::TileLanes - used, 0.0f);
-    kernels::active().dense_product(layout, tile, {0, part.lanes, 0, part.p_count},
-                                    {queries.data + part.p_begin, queries.rows, queries.stride},
-                                    {results.data + part.lane_begin, results.stride, results.add || part.p_begin > 0});
-  }
-
-  const Codec& codec_;
-  const std::byte* block_;
-  std::size_t capacity_, first_;
 };
-
-}  // namespace detail
-
-inline void Codec::scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
-                          const kernels::Coefficients& queries, const kernels::Results& results) const {
-  detail::DecodedProduct(*this, block, capacity, first).scores(count, queries, results);
-}
-
-inline void Codec::accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
-                              const kernels::Coefficients& weights, const kernels::Results& results) const {
-  detail::DecodedProduct(*this, block, capacity, first).accumulate(count, weights, results);
-}
 
 }  // namespace kvc

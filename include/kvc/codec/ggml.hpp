@@ -21,6 +21,19 @@ class GgmlCodec final : public Codec {
     return dim_ / block.elements * block.bytes;
   }
   std::size_t block_bytes(std::size_t capacity) const override { return capacity * row_bytes(); }
+  /// Scales and minima are fp16, a scale being the largest element over 8 (q4_0), 16 (q5_0) or 127 (q8_0). Types with an
+  /// exponent of their own saturate instead.
+  float limit() const override {
+    constexpr float Half = 65504;
+    switch (format_.type) {
+      case GgmlType::q4_0: return 8 * Half;
+      case GgmlType::q5_0: return 16 * Half;
+      case GgmlType::q8_0: return 127 * Half;
+      case GgmlType::mxfp4:
+      case GgmlType::nvfp4: return Codec::limit();
+      default: return Half;
+    }
+  }
 
   void encode(ConstRows rows, std::byte* block, std::size_t, std::size_t first) const override {
     const auto [name, elements, bytes] = block_size(format_.type);

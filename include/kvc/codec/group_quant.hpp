@@ -2,7 +2,7 @@
 #include <cstddef>
 #include <string>
 
-#include "kvc/codec/codec.hpp"
+#include "kvc/codec/axes.hpp"
 #include "kvc/codec/group_fit.hpp"
 #include "kvc/kernels/dispatch.hpp"
 
@@ -11,7 +11,7 @@ namespace kvc::inline KVC_ABI {
 /// Rows in the GroupQuant format; scores and sums are computed from the codes.
 class GroupQuantCodec final : public Codec {
  public:
-  GroupQuantCodec(GroupQuant format, Role role, std::size_t dim) : format_(format), role_(role), dim_(dim) {
+  GroupQuantCodec(GroupQuant format, Role role, std::size_t dim) : format_(format), axes_{role, dim} {
     format.validate(dim);
   }
 
@@ -22,55 +22,52 @@ class GroupQuantCodec final : public Codec {
            (format_.metadata == Scalar::f32 ? "-f32" : "") +
            (format_.fit == Fit::min_max ? "" : std::string("-") + name_of(format_.fit));
   }
-  std::size_t dim() const override { return dim_; }
+  std::size_t dim() const override { return axes_.dim; }
   std::size_t block_bytes(std::size_t capacity) const override { return layout(capacity).bytes(); }
   std::size_t granule() const override { return format_.axis == Axis::channel ? format_.group : 1; }
+  /// Scales and minima are stored as metadata: of elements up to this, none of them overflows. Fits other than min_max may
+  /// move a minimum below the least element, by at most what the elements are apart.
+  float limit() const override {
+    const float largest = format_.metadata == Scalar::f16 ? 65504.0f : 1.70141173e38f;
+    return format_.fit == Fit::min_max ? largest : largest / 4;
+  }
   std::size_t range_granule() const override {
     const kernels::PackedLayout any = layout(granule());
-    return role_ == Role::key ? any.lane_granule() : any.p_granule();
+    return axes_.role == Role::key ? any.lane_granule() : any.p_granule();
   }
 
   void encode(ConstRows rows, std::byte* block, std::size_t capacity, std::size_t first) const override {
-    const kernels::ConstFloatMatrix source = role_ == Role::key ? kernels::ConstFloatMatrix{rows.data, 1, rows.stride}
-                                                                : kernels::ConstFloatMatrix{rows.data, rows.stride, 1};
-    kernels::active().packed_encode(layout(capacity), block, window(first, rows.count), source);
+    kernels::active().packed_encode(layout(capacity), block, axes_.rows(first, rows.count), axes_.source(rows));
     if (format_.fit != Fit::min_max)
-      detail::GroupFit(layout(capacity), format_.fit, block).refine(window(first, rows.count), source);
+      detail::GroupFit(layout(capacity), format_.fit, block).refine(axes_.rows(first, rows.count), axes_.source(rows));
   }
   void decode(const std::byte* block, std::size_t capacity, std::size_t first, Rows<float> rows) const override {
-    const kernels::FloatMatrix target = role_ == Role::key ? kernels::FloatMatrix{rows.data, 1, rows.stride}
-                                                           : kernels::FloatMatrix{rows.data, rows.stride, 1};
-    kernels::active().packed_decode(layout(capacity), block, window(first, rows.count), target);
+    kernels::active().packed_decode(layout(capacity), block, axes_.rows(first, rows.count), axes_.target(rows));
   }
   void scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
               const kernels::Coefficients& queries, const kernels::Results& results) const override {
-    kernels::active().packed_product(layout(capacity), block, window(first, count), queries, results);
+    kernels::active().packed_product(layout(capacity), block, axes_.rows(first, count), queries, results);
   }
   void accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
                   const kernels::Coefficients& weights, const kernels::Results& results) const override {
-    kernels::active().packed_product(layout(capacity), block, window(first, count), weights, results);
+    kernels::active().packed_product(layout(capacity), block, axes_.rows(first, count), weights, results);
   }
 
   /// Where one element's code, scale and minimum lie in a block: what tests and engines with their own kernels read.
   kernels::PackedLayout layout(std::size_t capacity) const {
     // Elements of a group follow each other along the tokens (channel axis) or the channels; tokens are the lanes of keys.
-    const bool along_lanes = (format_.axis == Axis::channel) == (role_ == Role::key);
+    const bool along_lanes = (format_.axis == Axis::channel) == (axes_.role == Role::key);
     return {.bits = format_.bits,
             .along = along_lanes ? kernels::GroupsAlong::lanes : kernels::GroupsAlong::p,
             .group = format_.group,
-            .lanes = role_ == Role::key ? capacity : dim_,
-            .p = role_ == Role::key ? dim_ : capacity,
+            .lanes = axes_.role == Role::key ? capacity : axes_.dim,
+            .p = axes_.role == Role::key ? axes_.dim : capacity,
             .metadata = format_.metadata};
   }
 
  private:
-  kernels::Window window(std::size_t first, std::size_t count) const {
-    return role_ == Role::key ? kernels::Window{first, count, 0, dim_} : kernels::Window{0, dim_, first, count};
-  }
-
   GroupQuant format_;
-  Role role_;
-  std::size_t dim_;
+  detail::Axes axes_;
 };
 
 }  // namespace kvc

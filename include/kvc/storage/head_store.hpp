@@ -6,19 +6,30 @@
 #include <cstring>
 #include <limits>
 #include <memory_resource>
+#include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kvc/codec/make.hpp"
 #include "kvc/shape.hpp"
+#include "kvc/storage/compaction.hpp"
+#include "kvc/storage/placement.hpp"
 #include "kvc/storage/row_store.hpp"
 #include "kvc/storage/runs.hpp"
+#include "kvc/storage/sealing.hpp"
+#include "kvc/storage/sharing.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// Everything one KV head holds: its slots in ascending position, with the rows of their keys and values, how many tokens
-/// each stands for, and the columns that policies keep per slot. All of it moves together, so nothing can lose its key.
+/// each stands for, its class of precision, and the columns that policies keep per slot. All of it moves together, so
+/// nothing can lose its key.
+///
+/// Every change either does all it says or throws and leaves the head bitwise as it was. A copy shares the blocks of rows
+/// and costs little; assigning it back cannot fail, so a caller can undo what it did to several heads.
 class HeadStore {
  public:
   /// `slot_defaults`: for every column, the bytes a new slot starts with.
@@ -38,25 +49,40 @@ class HeadStore {
   Position position(std::size_t slot) const { return positions_[slot]; }
   const IndexMap& positions() const { return positions_; }
   std::span<const float> multiplicity() const { return multiplicity_; }
+  /// Class of precision of every slot; empty while all are of class 0.
+  std::span<const std::uint8_t> precision() const { return precision_; }
   std::byte* column(std::size_t index) { return columns_[index].data(); }
   const std::byte* column(std::size_t index) const { return columns_[index].data(); }
+  /// Classes of precision besides class 0 that set_precision() takes.
+  std::size_t precision_classes() const {
+    return std::max(keys_.table().stream.classes.size(), values_.table().stream.classes.size());
+  }
+  /// The largest magnitude of an element of a key, or a value, that is read back finite.
+  float key_limit() const { return keys_.limit(); }
+  float value_limit() const { return values_.limit(); }
 
   /// Appends one slot per row at `positions`. A single row may take an evicted one's place unless it must lie `behind`.
   void append(ConstRows keys, ConstRows values, std::span<const Position> positions, bool behind = false) {
-    if (keys.count == 1 && !behind) {
-      // A store that seals keeps its dense rows in order; one that never does reuses the rows of evicted slots.
-      keys_.seals() ? keys_.append(keys) : keys_.append_reusing(keys);
-      values_.seals() ? values_.append(values) : values_.append_reusing(values);
-    } else {
+    Placement key_rows(keys_.table()), value_rows(values_.table());
+    // A store that seals keeps its dense rows in order; one that never does reuses the rows of evicted slots.
+    const bool one = keys.count == 1 && !behind, reuses_keys = one && !keys_.seals(),
+               reuses_values = one && !values_.seals();
+    {
+      Reserved reserved{key_rows, value_rows};
       // In turns, so that a chunk's values lie behind its keys: attention reads them in this order.
-      for (std::size_t row = 0, count = 0; row < keys.count; row += count) {
-        count = std::min(RowStore::PromptRows - keys_.rows() % RowStore::PromptRows, keys.count - row);
-        keys_.append(keys.subrows(row, count));
-        values_.append(values.subrows(row, count));
+      for (std::size_t end = 0; end < keys.count;) {
+        end += std::min(RowStore::PromptRows - (keys_.rows() + end) % RowStore::PromptRows, keys.count - end);
+        key_rows.reserve_append(end, reuses_keys);
+        value_rows.reserve_append(end, reuses_values);
       }
+      reserve_slots(positions);
+      reserved.used = true;
     }
+    key_rows.append(keys, reuses_keys);
+    value_rows.append(values, reuses_values);
     for (const Position position : positions) positions_.push_back(position);
     if (!multiplicity_.empty()) multiplicity_.resize(size(), 1.0f);
+    if (!precision_.empty()) precision_.resize(size(), 0);
     for (std::size_t c = 0; c < columns_.size(); ++c)
       for (std::size_t i = 0; i < keys.count; ++i)
         columns_[c].insert(columns_[c].end(), defaults_[c].begin(), defaults_[c].end());
@@ -64,54 +90,89 @@ class HeadStore {
     if (size() != 0) in_step_ = in_step_ && keys_.map()[size() - 1] == values_.map()[size() - 1];
   }
 
+  /// A moment before rows are appended.
   struct Mark {
+    Placement::Mark keys, values;
     std::size_t slots = 0, seen = 0;
+    bool identity = true, in_step = true;
   };
-  Mark mark() const noexcept { return {size(), seen_}; }
-  void revert(const Mark& mark) noexcept {
-    Workspace workspace;
-    truncate(mark.slots, seen_ - mark.seen, workspace);
+  Mark mark() const noexcept {
+    return {Placement::mark(keys_.table()), Placement::mark(values_.table()), size(), seen_, positions_.identity(),
+            in_step_};
   }
-  void reserve_for_keep() {}
-  bool keeps_in_place(std::span<const std::uint8_t>) const { return false; }
-  void release() noexcept {}
-  bool seal_due(bool) const { return keys_.seals() || values_.seals(); }
-  float key_limit() const { return std::numeric_limits<float>::max(); }
-  float value_limit() const { return std::numeric_limits<float>::max(); }
-  std::size_t precision_classes() const { return 0; }
-  void set_precision(std::size_t, std::uint8_t) {}
-  void set_streams(const Streams&) {}
+  /// Takes back all that was appended since the mark. Nothing but append() may have happened.
+  void revert(const Mark& mark) noexcept {
+    Placement(keys_.table()).revert(mark.keys);
+    Placement(values_.table()).revert(mark.values);
+    positions_.revert(mark.slots, mark.identity);
+    resize_columns(mark.slots);
+    seen_ = mark.seen;
+    in_step_ = mark.in_step;
+  }
 
-  /// Drops the slots whose flag is 0; `compact` gathers what stays (see RowStore::keep).
+  /// Lets go of all rows, so that the blocks that this copy shares belong to others alone again.
+  void release() noexcept {
+    keys_.table().segments.clear();
+    values_.table().segments.clear();
+  }
+
+  /// Whether dropping the slots whose flag is 0 moves no row: then keep_in_place() does it.
+  bool keeps_in_place(std::span<const std::uint8_t> flags, Workspace& workspace) const {
+    const auto stays = [&](const RowStore& store) {
+      return !store.seals() || Compaction::has_nothing_to_release(store.table(), flags, workspace);
+    };
+    return stays(keys_) && stays(values_);
+  }
+  /// Obtains what keep_in_place() needs.
+  void reserve_for_keep(std::span<const std::uint8_t> flags) {
+    Placement(keys_.table()).reserve_keep(flags);
+    Placement(values_.table()).reserve_keep(flags);
+    positions_.reserve_keep(flags);
+  }
+  /// Drops the slots whose flag is 0. Needs keeps_in_place() to be true and reserve_for_keep().
+  void keep_in_place(std::span<const std::uint8_t> flags) noexcept {
+    const bool alike = in_step_ && keys_.moves_like(values_);
+    Placement(keys_.table()).keep(flags);
+    Placement(values_.table()).keep(flags);
+    keep_columns(flags);
+    if (!alike) check_step();
+  }
+  /// Drops the slots whose flag is 0. With `compact`, rows that stay move together, in slot order, on each side of which
+  /// nothing is sealed.
   void keep(std::span<const std::uint8_t> flags, bool compact, Workspace& workspace) {
     const bool alike = in_step_ && keys_.moves_like(values_);
-    keys_.keep(flags, compact, workspace);
-    values_.keep(flags, compact, workspace);
-    positions_.keep(flags);
-    const std::size_t kept =
-        detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
-          if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
-          for (std::size_t c = 0; c < columns_.size(); ++c)
-            if (const std::size_t bytes = defaults_[c].size())
-              std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
-        });
-    resize_columns(kept);
+    if (compact && (keys_.sealed_rows() == 0 || values_.sealed_rows() == 0))
+      keep_compact(flags, workspace);
+    else
+      keep_both(flags, workspace);
+    keep_columns(flags);
     if (!alike) check_step();
   }
 
   /// Drops the newest slots, so that `slots` stay, and forgets having seen `tokens` tokens.
-  void truncate(std::size_t slots, std::size_t tokens, Workspace& workspace) {
-    keys_.truncate(slots, workspace);
-    values_.truncate(slots, workspace);
+  void truncate(std::size_t slots, std::size_t tokens) {
+    Placement key_rows(keys_.table()), value_rows(values_.table());
+    key_rows.reserve_truncate(slots);
+    value_rows.reserve_truncate(slots);
+    key_rows.truncate(slots);
+    value_rows.truncate(slots);
     positions_.truncate(slots);
     resize_columns(slots);
     seen_ -= tokens;
     check_step();
   }
 
-  void rewrite(std::size_t slot, std::span<const float> key, std::span<const float> value, Workspace& workspace) {
-    if (!key.empty()) keys_.rewrite(slot, key, workspace);
-    if (!value.empty()) values_.rewrite(slot, value, workspace);
+  /// Gives a slot another key and another value; an empty span leaves that side as it is.
+  void rewrite(std::size_t slot, std::span<const float> key, std::span<const float> value) {
+    Placement key_rows(keys_.table()), value_rows(values_.table());
+    {
+      Reserved reserved{key_rows, value_rows};
+      if (!key.empty()) key_rows.reserve_rewrite(slot);
+      if (!value.empty()) value_rows.reserve_rewrite(slot);
+      reserved.used = true;
+    }
+    if (!key.empty()) key_rows.rewrite(slot, {key.data(), 1, key.size()});
+    if (!value.empty()) value_rows.rewrite(slot, {value.data(), 1, value.size()});
     check_step();
   }
   void set_multiplicity(std::size_t slot, float tokens) {
@@ -121,18 +182,59 @@ class HeadStore {
     }
     multiplicity_[slot] = tokens;
   }
+  /// What the slot is sealed with, once it is: 0 is Stream::format, c > 0 is Stream::classes[c - 1]. A slot that is sealed
+  /// already keeps its codes.
+  void set_precision(std::size_t slot, std::uint8_t number) {
+    for (const RowStore* store : {&keys_, &values_})
+      if (const std::size_t known = store->table().stream.classes.size(); known != 0 && number > known)
+        fail(ErrorCode::invalid_argument, "set_precision: class " + std::to_string(number) + ", but a stream has " +
+                                              std::to_string(known) + " classes besides class 0");
+    if (precision_.empty()) {
+      if (number == 0) return;
+      precision_.reserve(size() + size() / 16 + 1);
+      precision_.assign(size(), 0);
+    }
+    precision_[slot] = number;
+  }
 
+  /// Whether seal() would do anything.
+  bool seal_due(bool prompt_end) const {
+    return Sealing::is_due(keys_.table(), precision_, prompt_end) ||
+           Sealing::is_due(values_.table(), precision_, prompt_end);
+  }
   void seal(bool prompt_end, Workspace& workspace) {
     if (!keys_.seals() && !values_.seals()) return;
-    keys_.seal(prompt_end, workspace);
-    values_.seal(prompt_end, workspace);
+    Workspace::Frame frame(workspace);
+    const SlotColumns columns{positions_, precision_};
+    Sealing keys(keys_.table(), columns, prompt_end, frame), values(values_.table(), columns, prompt_end, frame);
+    if (keys.done() && values.done()) return;
+    if (keys.is_one_piece() && values.is_one_piece()) {
+      keys.prepare();
+      values.prepare();
+      keys.commit();
+      values.commit();
+    } else {
+      change_copies([&](RowStore& store) { Sealing(store.table(), columns, prompt_end, frame).run(); }, [] {});
+    }
     check_step();
   }
 
-  /// Gives slots shared directions as their keys, or values (see RowStore::share).
-  void share(Role role, std::span<const RowStore::SharedRows> blocks, Workspace& workspace) {
-    (role == Role::key ? keys_ : values_).share(blocks, workspace);
+  /// Gives slots shared directions as their keys, or values.
+  void share(Role role, std::span<const SharedRows> blocks, Workspace& workspace) {
+    RowStore& store = role == Role::key ? keys_ : values_;
+    RowStore changed = copy_of(store);
+    share_rows(changed.table(), blocks, workspace);
+    store = std::move(changed);
     check_step();
+  }
+
+  /// Seals with other formats from now on. Nothing may be sealed yet, and the type of dense rows stays as it is.
+  void set_streams(const Streams& streams) {
+    RowStore keys = copy_of(keys_), values = copy_of(values_);
+    set_stream(keys, streams.key, Role::key);
+    set_stream(values, streams.value, Role::value);
+    keys_ = std::move(keys);
+    values_ = std::move(values);
   }
 
   /// What is added to the logit of every key row: log(multiplicity), -inf for dead rows; `size` of them, of which those
@@ -163,32 +265,145 @@ class HeadStore {
     stats.dense_bytes = seen_ * (shape.head_dim + shape.values_dim()) * 2;
     keys_.add_to(stats);
     values_.add_to(stats);
-    stats.metadata += positions_.bytes() + multiplicity_.capacity() * sizeof(float);
+    stats.metadata += positions_.bytes() + multiplicity_.capacity() * sizeof(float) + precision_.capacity();
     for (const auto& column : columns_) stats.metadata += column.size();
     return stats;
   }
 
  private:
+  /// Takes back what was reserved for both sides unless all of it was `used`.
+  struct Reserved {
+    Placement &keys, &values;
+    bool used = false;
+    ~Reserved() {
+      if (used) return;
+      keys.undo_reserve();
+      values.undo_reserve();
+    }
+  };
+
+  static std::string side_of(Role role) { return role == Role::key ? "key" : "value"; }
+  /// The codecs of a stream by class of precision; empty if none seals.
+  static std::vector<RowTable::SealedCodec> sealed_codecs(const Stream& stream, Role role, std::size_t dim) {
+    std::vector<RowTable::SealedCodec> codecs;
+    const auto add = [&](const std::optional<Format>& format) {
+      auto& made = codecs.emplace_back();
+      if (!format || std::holds_alternative<Dense>(*format)) return;
+      made.codec = make_codec(*format, role, dim);
+      if (stream.batch == 0 || stream.batch % made.codec->granule() != 0)
+        fail(ErrorCode::invalid_argument, "Stream (" + side_of(role) + "): batch (" + std::to_string(stream.batch) +
+                                              ") must be a positive multiple of the tokens that share a scale (" +
+                                              std::to_string(made.codec->granule()) + ")");
+    };
+    add(stream.format);
+    for (const auto& format : stream.classes) add(format);
+    if (codecs.size() > 256)
+      fail(ErrorCode::invalid_argument, "Stream (" + side_of(role) + "): " + std::to_string(codecs.size() - 1) +
+                                            " classes of precision; there may be 255 besides class 0");
+    if (std::ranges::none_of(codecs, [](const auto& each) { return each.codec != nullptr; })) codecs.clear();
+    return codecs;
+  }
   static RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense,
                              std::pmr::memory_resource* memory) {
     // A Dense stream only chooses the element type; anything else is sealed out of dense rows.
-    if (!stream.format) return {make_codec(dense, role, dim), nullptr, stream, memory};
-    if (std::holds_alternative<Dense>(*stream.format))
-      return {make_codec(*stream.format, role, dim), nullptr, stream, memory};
-    auto sealed = make_codec(*stream.format, role, dim);
-    const std::string side = role == Role::key ? "key" : "value";
-    if (stream.batch == 0 || stream.batch % sealed->granule() != 0)
-      fail(ErrorCode::invalid_argument, "Stream (" + side + "): batch (" + std::to_string(stream.batch) +
-                                            ") must be a positive multiple of the tokens that share a scale (" +
-                                            std::to_string(sealed->granule()) + ")");
-    return {make_codec(dense, role, dim), std::move(sealed), stream, memory};
+    const auto* own = stream.format ? std::get_if<Dense>(&*stream.format) : nullptr;
+    return {make_codec(own ? *own : dense, role, dim), sealed_codecs(stream, role, dim), stream, memory};
+  }
+  static void set_stream(RowStore& store, const Stream& stream, Role role) {
+    if (store.sealed_rows() != 0)
+      fail(ErrorCode::invalid_argument, "set_streams: " + std::to_string(store.sealed_rows()) + " " + side_of(role) +
+                                            " rows are sealed already; only a head without any can change its format");
+    if (stream.format && std::holds_alternative<Dense>(*stream.format))
+      if (const auto dense = make_codec(*stream.format, role, store.dim()); dense->name() != store.dense_codec()->name())
+        fail(ErrorCode::invalid_argument, "set_streams: " + side_of(role) + " rows are stored in " +
+                                              store.dense_codec()->name() + " and cannot become " + dense->name());
+    store.table().sealed = sealed_codecs(stream, role, store.dim());
+    store.table().stream = stream;
+    if (store.seals()) store.table().free.clear();
   }
 
-  void resize_columns(std::size_t slots) {
+  /// A copy that can take the original's place and then has as much room as it.
+  static RowStore copy_of(const RowStore& store) {
+    RowStore copy = store;
+    copy.table().reserve_as(store.table());
+    return copy;
+  }
+  /// Changes copies of both sides, obtains what `reserve` asks for, and then lets the copies take the originals' places.
+  template <class Change, class Reserve>
+  void change_copies(Change change, Reserve reserve) {
+    RowStore keys = copy_of(keys_), values = copy_of(values_);
+    change(keys);
+    change(values);
+    reserve();
+    keys_ = std::move(keys);
+    values_ = std::move(values);
+  }
+
+  /// The rows of keep(), on each side without the segments that are mostly dead then.
+  void keep_both(std::span<const std::uint8_t> flags, Workspace& workspace) {
+    Placement key_rows(keys_.table()), value_rows(values_.table());
+    Compaction key_moves(keys_.table(), workspace), value_moves(values_.table(), workspace);
+    Workspace::Frame frame(workspace);
+    Compaction::Move keys, values;
+    {
+      Reserved reserved{key_rows, value_rows};
+      if (keys_.seals()) keys = key_moves.reserve_release(flags, frame);
+      if (values_.seals()) values = value_moves.reserve_release(flags, frame);
+      reserve_for_keep(flags);
+      reserved.used = true;
+    }
+    key_rows.keep(flags);
+    value_rows.keep(flags);
+    key_moves.move(keys);
+    value_moves.move(values);
+  }
+  /// The rows of keep(): together in slot order where nothing is sealed.
+  void keep_compact(std::span<const std::uint8_t> flags, Workspace& workspace) {
+    const auto change = [&](RowStore& store) {
+      Compaction compaction(store.table(), workspace);
+      if (store.sealed_rows() == 0) return compaction.compact_to(flags);
+      Workspace::Frame frame(workspace);
+      const Compaction::Move moved =
+          store.seals() ? compaction.reserve_release(flags, frame) : Compaction::Move();
+      Placement placement(store.table());
+      placement.reserve_keep(flags);
+      placement.keep(flags);
+      compaction.move(moved);
+    };
+    change_copies(change, [&] { positions_.reserve_keep(flags); });
+  }
+
+  /// Room for more slots at these positions in everything but the rows.
+  void reserve_slots(std::span<const Position> positions) {
+    const auto grow = [](auto& column, std::size_t by) {
+      const std::size_t needed = column.size() + by;
+      if (column.capacity() < needed) column.reserve(std::max(needed, 2 * column.size()));
+    };
+    bool breaks = false;
+    for (std::size_t i = 0; i < positions.size(); ++i) breaks |= positions[i] != static_cast<Position>(size() + i);
+    positions_.reserve_more(positions.size(), breaks);
+    if (!multiplicity_.empty()) grow(multiplicity_, positions.size());
+    if (!precision_.empty()) grow(precision_, positions.size());
+    for (std::size_t c = 0; c < columns_.size(); ++c) grow(columns_[c], positions.size() * defaults_[c].size());
+  }
+  void keep_columns(std::span<const std::uint8_t> flags) noexcept {
+    positions_.keep(flags);
+    const std::size_t kept =
+        detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
+          if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
+          if (!precision_.empty()) std::memmove(&precision_[to], &precision_[from], count);
+          for (std::size_t c = 0; c < columns_.size(); ++c)
+            if (const std::size_t bytes = defaults_[c].size())
+              std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
+        });
+    resize_columns(kept);
+  }
+  void resize_columns(std::size_t slots) noexcept {
     if (!multiplicity_.empty()) multiplicity_.resize(slots);
+    if (!precision_.empty()) precision_.resize(slots);
     for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].resize(slots * defaults_[c].size());
   }
-  void check_step() {
+  void check_step() noexcept {
     const IndexMap &k = keys_.map(), &v = values_.map();
     in_step_ = keys_.rows() == values_.rows();
     if (in_step_) in_step_ = k == v;
@@ -197,9 +412,12 @@ class HeadStore {
   RowStore keys_, values_;
   IndexMap positions_;
   std::vector<float> multiplicity_;
+  std::vector<std::uint8_t> precision_;
   std::vector<std::vector<std::byte>> defaults_, columns_;
   std::size_t seen_ = 0;
   bool in_step_ = true;
 };
+
+static_assert(std::is_nothrow_move_assignable_v<HeadStore>);
 
 }  // namespace kvc

@@ -17,6 +17,7 @@ class IndexMap {
   std::size_t size() const { return size_; }
   bool identity() const { return identity_; }
   std::int32_t operator[](std::size_t i) const { return identity_ ? static_cast<std::int32_t>(i) : entries_[i]; }
+  std::size_t capacity() const { return entries_.capacity(); }
   std::size_t bytes() const { return entries_.capacity() * sizeof(std::int32_t); }
   /// The explicit entries; empty while identity.
   std::span<const std::int32_t> entries() const { return entries_; }
@@ -86,22 +87,40 @@ class IndexMap {
   }
   /// Room for `size` explicit entries.
   void reserve(std::size_t size) { entries_.reserve(size); }
-  /// Adds `change` to every entry from `from` on, of which there are at most `count`; the list becomes explicit. They are looked for
-  /// from the end: rows that move are mostly the newest slots'.
+  /// Room for `count` more entries, explicit ones if the list is explicit or `breaks` the order: adding them, and then
+  /// changing any entry, allocates nothing.
+  void reserve_more(std::size_t count, bool breaks) {
+    if (identity_ && !breaks) return;
+    const std::size_t needed = size_ + count;
+    if (entries_.capacity() < needed) entries_.reserve(identity_ ? needed : std::max(needed, 2 * size_));
+  }
+  /// Room for what keep() of these flags makes explicit.
+  void reserve_keep(std::span<const std::uint8_t> flags) {
+    if (!identity_) return;
+    const std::size_t dropped = detail::first_unset(flags);
+    for (std::size_t i = dropped; i < flags.size(); ++i)
+      if (flags[i] != 0) return entries_.reserve(size_);
+  }
+  /// Undoes push_back() until `size` entries are left, of a list that was identity or was not before them.
+  void revert(std::size_t size, bool was_identity) {
+    was_identity ? reset(size) : truncate(size);
+  }
+  /// Adds `change` to every entry that is `from` or more; the list becomes explicit. At most `count` entries are. The search
+  /// begins at the end, because rows that move are mostly the newest slots'.
   void shift(std::int32_t from, std::int32_t change, std::size_t count) {
     materialise();
     std::size_t end = size_;
-    while (count > 0 && end >= Strip) {
-      end -= Strip;
+    while (count > 0 && end >= AtOnce) {
+      end -= AtOnce;
       std::int32_t* entries = entries_.data() + end;
       std::int32_t found = 0;
-      for (std::size_t i = 0; i < Strip; ++i) found += entries[i] >= from;
-      for (std::size_t i = 0; i < Strip; ++i) entries[i] += entries[i] >= from ? change : 0;
+      for (std::size_t i = 0; i < AtOnce; ++i) found += entries[i] >= from;
+      for (std::size_t i = 0; i < AtOnce; ++i) entries[i] += entries[i] >= from ? change : 0;
       count -= std::min(count, static_cast<std::size_t>(found));
     }
     for (std::size_t i = 0; count > 0 && i < end; ++i) entries_[i] += entries_[i] >= from ? change : 0;
   }
-  /// Calls visit(i) for the entries that lie in [begin, end), in ascending i.
+  /// Calls visit(i) for every i, ascending, whose entry lies in [begin, end).
   template <class Visit>
   void for_each_within(std::int32_t begin, std::int32_t end, Visit visit) const {
     if (identity_) {
@@ -109,20 +128,20 @@ class IndexMap {
       return;
     }
     const std::int32_t* entries = entries_.data();
-    for (std::size_t i = 0; i < size_; i += Strip) {
+    for (std::size_t i = 0; i < size_; i += AtOnce) {
       std::int32_t within = 0;
-      if (i + Strip <= size_)
-        for (std::size_t j = i; j < i + Strip; ++j) within |= (entries[j] >= begin) & (entries[j] < end);
+      if (i + AtOnce <= size_)
+        for (std::size_t j = i; j < i + AtOnce; ++j) within |= (entries[j] >= begin) & (entries[j] < end);
       else
         within = 1;
-      for (std::size_t j = i; within != 0 && j < std::min(i + Strip, size_); ++j)
+      for (std::size_t j = i; within != 0 && j < std::min(i + AtOnce, size_); ++j)
         if (entries[j] >= begin && entries[j] < end) visit(j);
     }
   }
 
  private:
   /// Loops over a constant number of entries become vectors at -O2.
-  static constexpr std::size_t Strip = 16;
+  static constexpr std::size_t AtOnce = 16;
 
   void materialise() {
     if (!identity_) return;

@@ -14,6 +14,12 @@ inline std::size_t first_unset(std::span<const std::uint8_t> flags) {
   return zero ? static_cast<std::size_t>(static_cast<const std::uint8_t*>(zero) - flags.data()) : flags.size();
 }
 
+/// Calls visit(i) for every flag that is 0.
+template <class Visit>
+void for_each_unset(std::span<const std::uint8_t> flags, Visit visit) {
+  for (std::size_t i = first_unset(flags); i < flags.size(); i += 1 + first_unset(flags.subspan(i + 1))) visit(i);
+}
+
 /// Calls move(from, to, count) for every run of flags that are not 0 and that moves down because some before it are 0.
 /// Returns how many flags are not 0. One evicted slot is one move, however many slots there are.
 template <class Move>
