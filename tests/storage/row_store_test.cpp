@@ -92,10 +92,12 @@ struct Pair {
     if (compact && store.sealed_rows() == 0) {
       compaction.compact_to(flags);
     } else {
+      Workspace::Frame frame(workspace);
+      const Compaction::Move moved = store.seals() ? compaction.reserve_release(flags, frame) : Compaction::Move();
       Placement placement(store.table());
       placement.reserve_keep(flags);
       placement.keep(flags);
-      if (store.seals()) compaction.release_mostly_dead();
+      compaction.move(moved);
     }
     std::vector<naive::Stored> kept;
     for (std::size_t slot = 0; slot < flags.size(); ++slot)

@@ -20,7 +20,7 @@ struct Partial {
   /// Floats of a state of `rows` query rows whose sums are `width` floats each (SumLayout::width).
   static std::size_t floats(std::size_t rows, std::size_t width) { return rows * (2 + width); }
   /// A state that lies in memory of floats(rows, width), as it was left there.
-  static Partial in(std::span<float> memory, std::size_t rows, std::size_t width) {
+  static Partial over(std::span<float> memory, std::size_t rows, std::size_t width) {
     return {memory.data() + rows * width, memory.data() + rows * width + rows, memory.data(), rows, width};
   }
   /// The same, empty.
@@ -28,7 +28,7 @@ struct Partial {
     std::fill_n(memory.data(), rows * width, 0.0f);
     std::fill_n(memory.data() + rows * width, rows, MinusInfinity);
     std::fill_n(memory.data() + rows * width + rows, rows, 0.0f);
-    return in(memory, rows, width);
+    return over(memory, rows, width);
   }
 
   /// Takes in the other rows' result.

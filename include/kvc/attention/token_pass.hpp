@@ -89,9 +89,9 @@ inline void attend_parts(const LayerPass& pass, std::size_t parts, std::vector<f
     }
   });
   executor.parallel_for(pass.heads.size(), [&](std::size_t head) {
-    Partial whole = Partial::in(part_of(head * parts), group, width);
+    Partial whole = Partial::over(part_of(head * parts), group, width);
     for (std::size_t part = 1; part < parts; ++part)
-      whole.merge(Partial::in(part_of(head * parts + part), group, width));
+      whole.merge(Partial::over(part_of(head * parts + part), group, width));
     write_out(pass, head, 0, whole);
   });
 }

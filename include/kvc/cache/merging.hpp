@@ -53,7 +53,9 @@ inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t her
       norms_here->push_back(row.norm_here);
     }
     auto block = Block::make(codec, rows, in.block_memory);
-    codec->encode({directions.data(), rows, store.dim()}, block->data(), rows, 0);
+    std::vector<Position> positions;
+    for (const std::uint32_t slot : slots) positions.push_back(in.heads[here].position(slot));
+    codec->encode_at({directions.data(), rows, store.dim()}, positions, block->data(), rows, 0);
     blocks_below.push_back({slots, block, std::move(norms_below)});
     blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
     shared = shared.subspan(rows);

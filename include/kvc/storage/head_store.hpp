@@ -30,7 +30,7 @@ namespace kvc::inline KVC_ABI {
 ///
 /// Every change either does all it says or throws and leaves the head bitwise as it was. A copy shares the blocks of rows
 /// and costs little; assigning it back cannot fail, so a caller can undo what it did to several heads. Such a caller tells
-/// keep(), seal() and share() that it is `saved`, and spares them a copy of their own.
+/// keep(), seal() and share() that the head is `saved`, and spares them a copy of their own.
 class HeadStore {
  public:
   /// `slot_defaults`: for every column, the bytes a new slot starts with.
@@ -54,6 +54,10 @@ class HeadStore {
   std::span<const std::uint8_t> precision() const { return precision_; }
   std::byte* column(std::size_t index) { return columns_[index].data(); }
   const std::byte* column(std::size_t index) const { return columns_[index].data(); }
+  /// Classes of precision besides class 0 that set_precision() takes.
+  std::size_t precision_classes() const {
+    return std::max(keys_.table().stream.classes.size(), values_.table().stream.classes.size());
+  }
   /// The largest magnitude of an element of a key, or a value, that is read back finite.
   float key_limit() const { return keys_.limit(); }
   float value_limit() const { return values_.limit(); }
@@ -107,6 +111,12 @@ class HeadStore {
     in_step_ = mark.in_step;
   }
 
+  /// Lets go of all rows, so that the blocks that this copy shares belong to others alone again.
+  void release() noexcept {
+    keys_.table().segments.clear();
+    values_.table().segments.clear();
+  }
+
   /// Whether dropping the slots whose flag is 0 moves no row: then keep_in_place() does it.
   bool keeps_in_place(std::span<const std::uint8_t> flags, Workspace& workspace) const {
     const auto stays = [&](const RowStore& store) {
@@ -131,20 +141,11 @@ class HeadStore {
   /// Drops the slots whose flag is 0. With `compact`, rows that stay move together, in slot order, on each side of which
   /// nothing is sealed.
   void keep(std::span<const std::uint8_t> flags, bool compact, Workspace& workspace, bool saved = false) {
-    const bool gathers = compact && (keys_.sealed_rows() == 0 || values_.sealed_rows() == 0);
-    if (!gathers && keeps_in_place(flags, workspace)) {
-      reserve_for_keep(flags);
-      return keep_in_place(flags);
-    }
     const bool alike = in_step_ && keys_.moves_like(values_);
-    change_both(saved, [&](RowStore& store) {
-      Compaction compaction(store.table(), workspace);
-      if (compact && store.sealed_rows() == 0) return compaction.compact_to(flags);
-      Placement placement(store.table());
-      placement.reserve_keep(flags);
-      placement.keep(flags);
-      if (store.seals()) compaction.release_mostly_dead();
-    }, [&] { positions_.reserve_keep(flags); });
+    if (compact && (keys_.sealed_rows() == 0 || values_.sealed_rows() == 0))
+      keep_compact(flags, workspace, saved);
+    else
+      keep_both(flags, workspace);
     keep_columns(flags);
     if (!alike) check_step();
   }
@@ -197,8 +198,11 @@ class HeadStore {
     precision_[slot] = number;
   }
 
-  /// Whether seal() may find something to seal; false is certain.
-  bool seal_due(bool prompt_end) const { return keys_.seal_due(prompt_end) || values_.seal_due(prompt_end); }
+  /// Whether seal() would do anything.
+  bool seal_due(bool prompt_end) const {
+    return Sealing::is_due(keys_.table(), precision_, prompt_end) ||
+           Sealing::is_due(values_.table(), precision_, prompt_end);
+  }
   void seal(bool prompt_end, Workspace& workspace, bool saved = false) {
     SealStep step(*this, prompt_end, workspace);
     if (step.done()) return;
@@ -274,16 +278,6 @@ class HeadStore {
       if (multiplicity_[slot] != 1.0f)
         bias[static_cast<std::size_t>(keys_.map()[slot])] = std::log(multiplicity_[slot]);
     return memory;
-  }
-
-  /// Lets go of all blocks; what the head holds is undefined until it is assigned to. Its memory stays.
-  void release() noexcept {
-    keys_.table().segments.clear();
-    values_.table().segments.clear();
-  }
-  /// Classes of precision besides class 0 that set_precision() takes.
-  std::size_t precision_classes() const {
-    return std::max(keys_.table().stream.classes.size(), values_.table().stream.classes.size());
   }
 
   /// Room for `slots` slots; `reorders`: evictions will break the slot order.
@@ -379,6 +373,40 @@ class HeadStore {
     reserve();
     keys_ = std::move(keys);
     values_ = std::move(values);
+  }
+
+  /// The rows of keep(), on each side without the segments that are mostly dead then.
+  void keep_both(std::span<const std::uint8_t> flags, Workspace& workspace) {
+    Placement key_rows(keys_.table()), value_rows(values_.table());
+    Compaction key_moves(keys_.table(), workspace), value_moves(values_.table(), workspace);
+    Workspace::Frame frame(workspace);
+    Compaction::Move keys, values;
+    {
+      Reserved reserved{key_rows, value_rows};
+      if (keys_.seals()) keys = key_moves.reserve_release(flags, frame);
+      if (values_.seals()) values = value_moves.reserve_release(flags, frame);
+      reserve_for_keep(flags);
+      reserved.used = true;
+    }
+    key_rows.keep(flags);
+    value_rows.keep(flags);
+    key_moves.move(keys);
+    value_moves.move(values);
+  }
+  /// The rows of keep(): together in slot order where nothing is sealed.
+  void keep_compact(std::span<const std::uint8_t> flags, Workspace& workspace, bool saved) {
+    const auto change = [&](RowStore& store) {
+      Compaction compaction(store.table(), workspace);
+      if (store.sealed_rows() == 0) return compaction.compact_to(flags);
+      Workspace::Frame frame(workspace);
+      const Compaction::Move moved =
+          store.seals() ? compaction.reserve_release(flags, frame) : Compaction::Move();
+      Placement placement(store.table());
+      placement.reserve_keep(flags);
+      placement.keep(flags);
+      compaction.move(moved);
+    };
+    change_both(saved, change, [&] { positions_.reserve_keep(flags); });
   }
 
   /// Room for more slots at these positions in everything but the rows.

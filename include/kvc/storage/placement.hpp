@@ -72,11 +72,20 @@ class Placement {
   }
 
   void reserve_truncate(std::size_t slots) {
-    if (!table_.seals() && !only_cuts()) reserve_free(table_.map.size() - slots);
+    if (table_.seals() || (table_.map.identity() && table_.dead_rows() == 0)) return;
+    std::size_t last = table_.rows(), dead = 0;
+    for (std::size_t slot = table_.map.size(); slot-- > slots;) {
+      const std::size_t row = table_.row_of(slot);
+      if (row + 1 == last && can_shorten(table_.segments[table_.segments.holding(row)]))
+        --last;
+      else
+        ++dead;
+    }
+    reserve_free(dead);
   }
   /// Drops the newest slots, so that `slots` stay.
   void truncate(std::size_t slots) noexcept {
-    if (only_cuts()) return cut(slots);
+    if (table_.map.identity() && table_.dead_rows() == 0) return cut(slots);
     // Rows at the very end go, so that the newest slots left lie last, as after an append; others stay behind dead.
     for (std::size_t slot = table_.map.size(); slot-- > slots;)
       if (!drop_last_row(table_.row_of(slot))) table_.kill(table_.row_of(slot));
@@ -104,8 +113,6 @@ class Placement {
   }
 
  private:
-  /// Whether the newest slots are the last rows.
-  bool only_cuts() const { return table_.map.identity() && table_.dead_rows() == 0; }
   void reserve_free(std::size_t count) {
     const std::size_t needed = table_.free.size() + count;
     if (table_.free.capacity() < needed) table_.free.reserve(std::max(needed, 2 * table_.free.size()));

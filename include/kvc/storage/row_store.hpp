@@ -57,16 +57,6 @@ class RowStore {
            });
   }
 
-  /// Whether there may be something to seal; false is certain.
-  bool seal_due(bool prompt_end) const {
-    const Stream& stream = table_.stream;
-    if (!seals() || (stream.prompt_only && !prompt_end)) return false;
-    const std::size_t dead = dead_rows() == 0 ? 0 : table_.segments.sealed_dead();
-    const std::size_t dense = map().size() - (sealed_rows() - dead);
-    // Of the dense rows, some may be spared; which ones depends on where they lie among the slots.
-    return dense >= stream.batch && map().size() > stream.sinks + stream.recent;
-  }
-
   /// Rows of slots [first, first + rows.count), decoded.
   void gather(std::size_t first, Rows<float> rows) const { table_.gather(first, rows); }
 
@@ -94,8 +84,10 @@ class RowStore {
     visit(table_.dense->block_bytes(Transient), kernels::divide_up(live, Transient) + 1);
     for (const auto& sealed : table_.sealed) {
       if (!sealed.codec) continue;
-      const std::size_t capacity = table_.sealed_capacity(*sealed.codec, stream.batch);
-      visit(sealed.codec->block_bytes(capacity), kernels::divide_up(slots, capacity) + 1);
+      for (std::size_t at = 0, capacity = 0; at <= slots + stream.batch; at += capacity) {
+        capacity = table_.sealed_capacity(*sealed.codec, stream.batch, at);
+        visit(sealed.codec->block_bytes(capacity), 1);
+      }
     }
   }
 

@@ -55,19 +55,26 @@ struct RowTable {
     if (seals() && !stream.prompt_only) return TransientRows;
     return std::clamp(rows_before / 256 * kernels::TileLanes, kernels::TileLanes, OpenRows);
   }
-  /// Rows of a new block for `count` slots that are sealed now. Those sealed one by one share a
-  /// block; rows that share scales with each other only get one of their own size.
-  std::size_t sealed_capacity(const Codec& codec, std::size_t count) const {
-    if (codec.granule() > 1 || count >= SealedRows) return kernels::round_up(count, codec.granule());
-    return SealedRows;
+  /// Rows of a new block for `count` slots that are sealed behind `before` sealed rows. What is sealed a batch at a time
+  /// gets blocks that grow to a sixteenth of what is there, by doubling: headers and unused rows stay a small share, there
+  /// are few sizes, and blocks end where attention's chunks do.
+  std::size_t sealed_capacity(const Codec& codec, std::size_t count, std::size_t before) const {
+    const auto least = [&](std::size_t rows) {
+      return codec.granule() > 1 || rows >= SealedRows ? kernels::round_up(rows, codec.granule()) : SealedRows;
+    };
+    std::size_t capacity = least(count);
+    if (capacity != least(stream.batch)) return capacity;
+    while (2 * capacity <= std::min(PromptRows, before / 16) && before % (2 * capacity) == 0) capacity *= 2;
+    return capacity;
   }
 
   /// Makes sure that place() finds room for `count` dense rows behind all others, in new blocks of at most `most` rows: it
-  /// adds segments that hold no row yet, which trim() drops.
-  void reserve_rows(std::size_t count, std::size_t most = PromptRows) {
+  /// adds segments that hold no row yet, which trim() drops. With `new_ones` there is room even if the open segment goes.
+  void reserve_rows(std::size_t count, std::size_t most = PromptRows, bool new_ones = false) {
     if (count == 0) return;
     const std::size_t open = first_open();
     std::size_t room = 0;
+    if (new_ones && open < segments.size()) count += segments[open].block->capacity() - segments[open].end;
     if (open < segments.size()) own(segments[open]);
     for (std::size_t i = open; i < segments.size(); ++i) room += segments[i].block->capacity() - segments[i].end;
     while (room < count) {
@@ -121,7 +128,7 @@ struct RowTable {
   /// Frees the segments without a live row and renumbers the rows behind them. `moving`: slots whose rows count as dead
   /// although the map still has them.
   void erase_dead(std::size_t moving = 0) {
-    const auto all_dead = [](const Segment& segment) { return segment.dead == segment.rows(); };
+    const auto all_dead = [](const Segment& segment) { return segment.rows() != 0 && segment.dead == segment.rows(); };
     bool any = false;
     // From the last dead segments to the first, so that those before them keep their numbers.
     for (std::size_t end = segments.size(), begin = 0; end > 0; end = begin) {

@@ -21,6 +21,18 @@ struct SlotColumns {
 /// slots their new rows and cannot fail. Rows in slot order keep their numbers; others move behind the sealed ones.
 class Sealing {
  public:
+  /// Whether a table has a batch to seal.
+  static bool is_due(const RowTable& table, std::span<const std::uint8_t> precision, bool prompt_end) {
+    if (!table.seals() || (table.stream.prompt_only && !prompt_end)) return false;
+    std::size_t counts[256] = {};
+    bool due = false;
+    for_each_candidate(table, precision, [&](std::size_t, std::size_t number) {
+      due = due || (table.sealed[number].codec && ++counts[number] >= table.stream.batch);
+      return !due;
+    });
+    return due;
+  }
+
   /// Works on `table` as long as `frame` lives.
   Sealing(RowTable& table, const SlotColumns& slots, bool prompt_end, Workspace::Frame& frame)
       : table_(table), slots_(slots), prompt_end_(prompt_end), frame_(frame) {
@@ -49,7 +61,7 @@ class Sealing {
     if (!in_order_) table_.map.reserve_more(0, true);
     const std::size_t open = open_block(count);
     const auto& sealed = codec().codec;
-    piece_.block = open == None ? Block::make(sealed, table_.sealed_capacity(*sealed, count), table_.memory) : nullptr;
+    piece_.block = open == None ? Block::make(sealed, table_.sealed_capacity(*sealed, count, table_.segments.sealed_rows()), table_.memory) : nullptr;
     Block& block = piece_.block ? *piece_.block : RowTable::own(table_.segments[open]);
     // Rows behind the end of a block are nobody's yet.
     sealed->encode_at(rows, positions, block.data(), block.capacity(), piece_.block ? 0 : table_.segments[open].end);
@@ -88,6 +100,9 @@ class Sealing {
     std::shared_ptr<Block> front = nullptr;  ///< dense rows before them that get a block of their own
   };
 
+  static bool has_classes(const RowTable& table, std::span<const std::uint8_t> precision) {
+    return !precision.empty() && table.sealed.size() > 1;
+  }
   const RowTable::SealedCodec& codec() const { return table_.sealed[class_]; }
   std::size_t first_row() const { return table_.row_of(left_.front()); }
   Segment& segment_at() const { return table_.segments[table_.segments.holding(first_row())]; }
@@ -103,7 +118,8 @@ class Sealing {
     }
     if (left_.empty()) return;
     const std::size_t sealed_end = table_.segments.first_sealed_row() + table_.segments.sealed_rows();
-    in_order_ = table_.map.identity() && table_.dead_rows() == 0 && left_.back() - left_.front() + 1 == left_.size() &&
+    // Slots of several classes take turns: each class goes on filling its own block, wherever that lies.
+    in_order_ = !has_classes(table_, slots_.precision) && table_.map.identity() && table_.dead_rows() == 0 && left_.back() - left_.front() + 1 == left_.size() &&
                 (table_.segments.sealed_rows() == 0 || first_row() == sealed_end);
     in_piece_ = piece_rows();
   }
@@ -111,21 +127,32 @@ class Sealing {
   /// Dense slots of the class, oldest first, beyond the sinks and without the newest `recent`; none if they are fewer than
   /// a batch.
   std::span<const std::uint32_t> candidates() const {
-    const Stream& stream = table_.stream;
-    const std::size_t slots = table_.map.size();
-    if (slots <= stream.sinks + stream.recent) return {};
-    const std::size_t sealed_dead = table_.dead_rows() == 0 ? 0 : table_.segments.sealed_dead();
+    std::size_t begin = table_.map.size();
+    std::span<std::uint32_t> found;
+    for_each_candidate(table_, slots_.precision, [&](std::size_t slot, std::size_t number) {
+      if (found.empty()) found = frame_.take<std::uint32_t>(begin);
+      if (number == class_) found[--begin] = static_cast<std::uint32_t>(slot);
+      return true;
+    });
+    return found.empty() ? found : found.subspan(begin);
+  }
+  /// Calls visit(slot, class) for the dense slots beyond the sinks and without the newest `recent`, newest first, until it
+  /// returns false; for none if they are fewer than a batch.
+  template <class Visit>
+  static void for_each_candidate(const RowTable& table, std::span<const std::uint8_t> precision, Visit visit) {
+    const Stream& stream = table.stream;
+    const std::size_t slots = table.map.size();
+    if (slots <= stream.sinks + stream.recent) return;
+    const std::size_t sealed_dead = table.dead_rows() == 0 ? 0 : table.segments.sealed_dead();
     // From the newest backwards: the dense slots lie together at the end, so this stops early.
-    std::size_t dense_left = slots - (table_.segments.sealed_rows() - sealed_dead), begin = slots;
-    if (dense_left < stream.batch) return {};
-    const auto found = frame_.take<std::uint32_t>(slots);
+    std::size_t dense_left = slots - (table.segments.sealed_rows() - sealed_dead);
+    if (dense_left < stream.batch) return;
+    const bool classed = has_classes(table, precision);
     for (std::size_t slot = slots; slot-- > stream.sinks && dense_left > 0;) {
-      if (table_.segments.in_sealed(table_.row_of(slot))) continue;
+      if (table.segments.in_sealed(table.row_of(slot))) continue;
       --dense_left;
-      const std::size_t precision = slots_.precision.empty() ? 0 : slots_.precision[slot];
-      if (slot + stream.recent < slots && precision == class_) found[--begin] = static_cast<std::uint32_t>(slot);
+      if (slot + stream.recent < slots && !visit(slot, classed ? precision[slot] : std::size_t{0})) return;
     }
-    return found.subspan(begin);
   }
 
   /// Rows that would best lie in one block from here on: blocks that end where attention's chunks do are read whole.
@@ -153,7 +180,7 @@ class Sealing {
              segment.end + rows <= segment.block->capacity();
     };
     const std::size_t behind = segments.behind_sealed();
-    if (in_order_ || table_.sealed.size() == 1) return behind > 0 && is_open(behind - 1) ? behind - 1 : None;
+    if (!has_classes(table_, slots_.precision)) return behind > 0 && is_open(behind - 1) ? behind - 1 : None;
     for (std::size_t i = behind; i-- > 0;)
       if (is_open(i)) return i;
     return None;
