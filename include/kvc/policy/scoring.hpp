@@ -137,6 +137,12 @@ inline float norm(std::span<const float> row) {
   return std::sqrt(squares);
 }
 
+/// Makes the first `count` scores Protected, and returns the others.
+inline std::span<float> protect_first(std::span<float> scores, std::size_t count) {
+  count = std::min(count, scores.size());
+  std::ranges::fill(scores.first(count), Protected);
+  return scores.subspan(count);
+}
 /// Makes the last `count` scores Protected, and returns the others.
 inline std::span<float> protect_last(std::span<float> scores, std::size_t count) {
   const std::size_t others = scores.size() - std::min(count, scores.size());
