@@ -1,5 +1,4 @@
 #pragma once
-#include <cmath>
 #include <kvc/kvc.hpp>
 
 /// The attention that a token received, times the length of its value: a token with a tiny value adds little to any
@@ -8,11 +7,13 @@ struct HeavyValues {
   kvc::Budget budget = 1024;
   std::size_t sinks = 4;
   std::size_t recent = 16;
+  kvc::When when = kvc::When::every_pass;
 
   static constexpr auto parameters() {
     return kvc::list(kvc::parameter("budget", &HeavyValues::budget, "Slots that a head may hold."),
                      kvc::parameter("sinks", &HeavyValues::sinks, "So many first tokens always stay."),
-                     kvc::parameter("recent", &HeavyValues::recent, "So many newest tokens always stay."));
+                     kvc::parameter("recent", &HeavyValues::recent, "So many newest tokens always stay."),
+                     kvc::parameter("when", &HeavyValues::when, "After which events it evicts."));
   }
 
   struct Slot {
@@ -22,22 +23,14 @@ struct HeavyValues {
 
   void observe(kvc::Head<HeavyValues>& head, const kvc::Observation& seen) const {
     const kvc::ConstRows values = head.values_from(seen.first_new);
-    for (std::size_t i = 0; i < values.count; ++i) {
-      float squares = 0;
-      for (const float x : values[i]) squares += x * x;
-      head.slots[seen.first_new + i].length = std::sqrt(squares);
-    }
-    for (std::size_t slot = 0; slot < head.size() && seen.attention.count != 0; ++slot)
-      head.slots[slot].attention += kvc::reduce_column(seen.attention, slot, kvc::Reduce::sum);
+    for (std::size_t i = 0; i < values.count; ++i) head.slots[seen.first_new + i].length = kvc::norm(values[i]);
+    kvc::add_columns(head.slots, &Slot::attention, seen.attention);
   }
-  void evict(kvc::Head<HeavyValues>& head, kvc::Plan& plan) const {
-    if (head.event == kvc::Event::prompt_chunk || head.size() <= head.budget) return;
-    const std::span<float> scores = plan.scratch(head.size());
-    for (std::size_t slot = 0; slot < head.size(); ++slot)
+  void score(const kvc::Head<HeavyValues>& head, std::span<float> scores) const {
+    for (std::size_t slot = 0; slot < scores.size(); ++slot)
       scores[slot] = head.slots[slot].attention * head.slots[slot].length;
-    plan.first(sinks);
-    plan.last(recent);
-    plan.top(scores, head.budget);
+    kvc::protect_first(scores, sinks);
+    kvc::protect_last(scores, recent);
   }
   void validate(const kvc::CacheShape& shape) const {
     kvc::require_between("HeavyValues: sinks", sinks, 0);

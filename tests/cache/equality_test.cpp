@@ -109,7 +109,7 @@ TEST_CASE("With a budget for every token each policy gives the same bits as the 
     INFO(policy);
     CHECK(run_policy(policy, Small, 200, 60, 200) == full);
   }
-  KVCache ada(Small, AdaKV<SnapKV>{.budget = 300});
+  KVCache ada(Small, AdaKV{.budget = 300});
   CHECK(run(ada, RandomTokens(Small, 260, 11), 200, 60, 200) == full);
 }
 
@@ -333,7 +333,7 @@ TEST_CASE("A probe leaves no trace but what the policy observed") {
 }
 
 TEST_CASE("make_room shortens StreamingLLM's window before the tokens come") {
-  KVCache cache(Small, StreamingLLM{.budget = 60, .when = StreamingLLM::When::make_room});
+  KVCache cache(Small, StreamingLLM{.budget = 60, .when = When::make_room});
   const RandomTokens text(Small, 120, 22);
   feed_prompt(cache, text, 100, 100);
   CHECK(cache.positions({0, 0}).size() == 100);

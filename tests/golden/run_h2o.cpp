@@ -142,7 +142,8 @@ void compare_mask(const Case& golden, Check& check, const kvc::CacheCore& cache,
   const std::vector<std::size_t> shape = golden.shape("next_mask", 3);
   for (std::size_t h = 0; h < shape[1]; ++h) {
     std::vector<std::int32_t> mask;
-    for (const evaluation::H2OMask::Slot& slot : cache.slots<evaluation::H2OMask>(head_id(h))) mask.push_back(slot.visible);
+    for (const evaluation::H2OMask::Slot& slot : cache.slots<evaluation::H2OMask>(head_id(h)))
+      mask.push_back(slot.visible);
     mask.push_back(cache.state<evaluation::H2OMask>(head_id(h)).sees_itself);
     mask.resize(std::max(mask.size(), shape[2]), -1);
     check.integers("next_mask", mask, (step * shape[1] + h) * shape[2]);
@@ -193,7 +194,7 @@ void run_one_shot(const Case& golden, Check& check) {
   const kvc::H2O policy{.budget = golden.count("capacity"),
                         .recent = shot.window,
                         .reduce = reduce_of(golden, kvc::Reduce::mean),
-                        .when = kvc::H2O::When::prompt_end};
+                        .when = kvc::When::prompt_end};
   const std::size_t prompt = shot.feeder.tokens();
   prompt_ways(check, prompt, policy.reduce, [&](std::size_t chunk) {
     kvc::KVCache cache(shot.feeder.shape(), policy, in_float());

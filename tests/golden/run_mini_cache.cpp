@@ -19,10 +19,12 @@ struct Merged {
 struct Watched {
   kvc::MiniCache policy;
   std::shared_ptr<std::vector<Merged>> seen;
+  kvc::Member member = policy;
 
+  std::span<const kvc::Member> members() const { return {&member, 1}; }
   bool pairs(std::size_t layer, const kvc::CacheShape& shape) const { return policy.pairs(layer, shape); }
   void merge(const kvc::Head<Watched>& below, const kvc::Head<Watched>& here, kvc::PairPlan& plan) const {
-    policy.merge(kvc::as<kvc::MiniCache>(below), kvc::as<kvc::MiniCache>(here), plan);
+    member.stage().merge(below.member(0), here.member(0), plan);
     Merged& head = (*seen)[here.id.head];
     const std::size_t dim = here.shape->head_dim;
     head = {std::vector<float>(here.size() * dim), std::vector<float>(here.size()), std::vector<float>(here.size()),

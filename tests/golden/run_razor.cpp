@@ -129,7 +129,7 @@ void run_vendor(const Case& golden, Check& check) {
       .sinks = golden.count("sink_size", 4),
       .budget = golden.count("local_capacity", 256),
       .compensation = golden.flag("use_virtual_token", true) ? Compensation::unweighted : Compensation::none,
-      .when = kvc::RazorAttention::When::prompt_end};
+      .when = kvc::When::prompt_end};
   every_way(check, prompt.tokens(), [&](std::size_t chunk) {
     kvc::KVCache cache(prompt.shape(), policy, in_float());
     prompt.feed(cache, chunk);

@@ -11,12 +11,13 @@ namespace {
 struct Scores {
   kvc::SnapKV policy;
   std::shared_ptr<std::vector<float>> scores;  // [heads, tokens before the window]
+  kvc::Member member = policy;
 
-  kvc::Needs needs() const { return policy.needs(); }
+  std::span<const kvc::Member> members() const { return {&member, 1}; }
   void evict(kvc::Head<Scores>& head, kvc::Plan&) const {
     if (head.event != kvc::Event::prompt_end) return;
     std::vector<float> all(head.size());
-    policy.score(kvc::as<kvc::SnapKV>(head), all);
+    member.score(head.member(0), all);
     const std::size_t voted = all.size() - std::min(policy.window, all.size());
     scores->resize(head.shape->kv_heads * voted);
     std::copy_n(all.begin(), voted, scores->begin() + std::ptrdiff_t(head.id.head * voted));

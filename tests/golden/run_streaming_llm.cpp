@@ -61,11 +61,10 @@ void run(const Case& golden, Check& check) {
   const auto turns = golden.parameter("chunks").numbers<std::size_t>();
   const std::size_t sinks = golden.count("start_size");
   const bool for_space = golden.word("evict", "after") == "space";
-  const kvc::StreamingLLM policy{
-      .budget = sinks + golden.count("recent_size"),
-      .sinks = sinks,
-      .positions = kvc::Positions::in_cache,
-      .when = for_space ? kvc::StreamingLLM::When::make_room : kvc::StreamingLLM::When::every_pass};
+  const kvc::StreamingLLM policy{.budget = sinks + golden.count("recent_size"),
+                                 .sinks = sinks,
+                                 .positions = kvc::Positions::in_cache,
+                                 .when = for_space ? kvc::When::make_room : kvc::When::every_pass};
 
   every_way(check, *std::max_element(turns.begin(), turns.end()), [&](std::size_t chunk) {
     kvc::KVCache cache(feeder.shape(), policy, in_float());

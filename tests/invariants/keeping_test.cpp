@@ -172,8 +172,8 @@ std::vector<std::vector<Position>> kept_by(const P& policy) {
 TEST_CASE("Whoever scores NaN loses, under the default eviction and under AdaKV; of NaNs the older stays") {
   const std::vector<Position> thirds{0, 3, 6, 9, 12, 15, 18, 21, 24, 27};
   for (const auto& kept : kept_by(MostlyNan{.budget = 10})) CHECK(kept == thirds);
-  for (const auto& kept : kept_by(AdaKV<MostlyNan>{.budget = 10})) CHECK(kept == thirds);
-  for (const auto& kept : kept_by(AdaKV<MostlyNan>{.budget = 10, .safeguard = Safeguard::minimum}))
+  for (const auto& kept : kept_by(AdaKV{.base = MostlyNan{}, .budget = 10})) CHECK(kept == thirds);
+  for (const auto& kept : kept_by(AdaKV{.base = MostlyNan{}, .budget = 10, .safeguard = Safeguard::minimum}))
     CHECK(kept == thirds);
   for (const auto& kept : kept_by(MostlyNan{.budget = 16}))  // 14 thirds, then the oldest of the others
     CHECK(kept == std::vector<Position>{0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39});

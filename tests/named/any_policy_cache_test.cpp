@@ -6,6 +6,7 @@
 #include <random>
 
 #include "catch_shim.hpp"
+#include "support/fake_head.hpp"
 
 namespace {
 
@@ -62,7 +63,7 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
   same("snapkv:budget=40,window=8 | kivi:bits=2,residual=32",
        SnapKV{.budget = 40, .window = 8} | KIVI{.bits = 2, .residual = 32});
   const SnapKV base{.window = 8};
-  same("ada_kv:base=snapkv,window=8,keep=0.5", AdaKV<SnapKV>{.base = base, .budget = Budget::fraction(0.5)});
+  same("ada_kv:base=snapkv,window=8,keep=0.5", AdaKV{.base = base, .budget = Budget::fraction(0.5)});
   same("knorm:keep=0.25,pyramid=10", Knorm{.budget = Budget::pyramid(Budget::fraction(0.25), 0, 10)});
   same("quest:tokens=32,page=8,dense_layers=0", Quest{.tokens = 32, .page = 8, .dense_layers = 0});
   same("razor_attention:heads=none,sinks=2,local=24,divisor=4 | kivi:bits=4,residual=32,sinks=3",
@@ -72,7 +73,14 @@ TEST_CASE("a named policy gives bitwise the results of the same policy in C++") 
        RazorAttention{.heads = HeadTable{},
                       .budget = 40,
                       .compensation = RazorAttention::Compensation::unweighted,
-                      .when = RazorAttention::When::prompt_end});
+                      .when = When::prompt_end});
+}
+
+TEST_CASE("a stage that a text limits to some layers is PerLayer") {
+  using namespace kvc;
+  same("[0] streaming_llm:budget=30 | [1-] snapkv:budget=40,window=8 | kivi:bits=4,residual=32",
+       PerLayer{StreamingLLM{.budget = 30}, 0, 0} | PerLayer{SnapKV{.budget = 40, .window = 8}, 1} |
+           KIVI{.bits = 4, .residual = 32});
 }
 
 TEST_CASE("policies change what the cache holds") {
@@ -90,10 +98,17 @@ TEST_CASE("policies change what the cache holds") {
   CHECK(slots("razor_attention:heads=none,budget=40,when=prompt_end") == 4 * (40 + 40));
   CHECK(slots("knorm:keep=0.5") == 4 * (45 + 40));
   CHECK(slots("ada_kv:base=knorm,keep=0.5,safeguard=minimum") == 4 * (45 + 40));
+  CHECK(slots("[0] knorm:budget=10 | [1] knorm:budget=20") == 2 * (10 + 40) + 2 * (20 + 40));
 }
 
 TEST_CASE("a policy that cannot work on the model is refused before any token comes") {
   CHECK_THROWS_AS(kvc::KVCache(Shape, kvc::AnyPolicy::parse("snapkv:budget=32")), kvc::Error);
   CHECK_THROWS_AS(kvc::KVCache(Shape, kvc::AnyPolicy::parse("kivi:group=24,residual=24")), kvc::Error);
   CHECK_THROWS_AS(kvc::KVCache(Shape, kvc::AnyPolicy::parse("kivi | full:bits=8")), kvc::Error);
+  CHECK_THROWS_AS(kvc::KVCache(Shape, kvc::AnyPolicy::parse("ada_kv:base=kivi")), kvc::Error);
+  CHECK_THROWS_AS(kvc::KVCache(Shape, kvc::AnyPolicy::parse("[2-] kivi")), kvc::Error);
+  for (const char* text : {"h2o", "streaming_llm", "external_scores"})
+    CHECK(support::error_text([&] {
+            kvc::KVCache(Shape, kvc::AnyPolicy::parse(text + std::string(":positions=in_cache")));
+          }) == "CacheShape::rotary: in-cache positions need the model's rotary table, but it is empty");
 }

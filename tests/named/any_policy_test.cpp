@@ -27,6 +27,13 @@ P only(const AnyPolicy& any) {
   return stage->policy();
 }
 
+/// The policy inside another one.
+template <class P>
+P inside(const kvc::Member& member) {
+  REQUIRE(member);
+  return dynamic_cast<const kvc::StageOf<P>&>(member.stage()).policy();
+}
+
 /// A policy that only this file knows.
 struct KeepsEvery {
   std::size_t step = 2;
@@ -80,13 +87,18 @@ TEST_CASE("a word without a value switches on") {
 }
 
 TEST_CASE("a decorator names its base and takes its parameters") {
-  using Ada = kvc::AdaKV<kvc::Knorm>;
-  const Ada ada = only<Ada>(AnyPolicy::parse("ada_kv:base=knorm,budget=100,safeguard=minimum"));
+  const auto ada = only<kvc::AdaKV>(AnyPolicy::parse("ada_kv:base=knorm,budget=100,safeguard=minimum"));
   CHECK(ada.budget == Budget(100));
   CHECK(ada.safeguard == kvc::Safeguard::minimum);
-  const auto snap = only<kvc::AdaKV<kvc::SnapKV>>(AnyPolicy::parse("ada_kv:window=16,kernel=7"));
-  CHECK(snap.base.window == 16);
-  CHECK(snap.base.kernel == 7);
+  CHECK(inside<kvc::Knorm>(ada.base).budget == Budget(1024));
+  for (const char* text :
+       {"ada_kv:window=16,kernel=7", "ada_kv:base=snapkv,kernel=7,window=16", "ada_kv:window=16,base=(snapkv:kernel=7)",
+        "(ada_kv: base = ( snapkv:kernel=7,window=16 ) )"}) {
+    INFO(text);
+    const auto snap = inside<kvc::SnapKV>(only<kvc::AdaKV>(AnyPolicy::parse(text)).base);
+    CHECK(snap.window == 16);
+    CHECK(snap.kernel == 7);
+  }
 }
 
 TEST_CASE("an unknown policy is pointed at, with the nearest name and all names") {
@@ -120,7 +132,7 @@ TEST_CASE("a value of the wrong kind is pointed at, with what was expected") {
 TEST_CASE("texts that contradict themselves or stop short are refused") {
   for (const char* text : {"", "snapkv |", "| kivi", "snapkv:budget", "snapkv:window=1,window=2", "kivi:bits=-2",
                            "kivi:bits=2.0", "snapkv:keep=0", "snapkv:budget=1.5", "snapkv:keep=nan",
-                           "snapkv:budget=8,keep=0.5", "streaming_llm:budget=8,recent=4", "ada_kv:base=kivi",
+                           "snapkv:budget=8,keep=0.5", "streaming_llm:budget=8,recent=4",
                            "ada_kv:base=", "snapkv:base=knorm", "kivi:,bits=2", "snapkv:budget=99999999999999999999"}) {
     INFO(text);
     CHECK_THROWS_AS(AnyPolicy::parse(text), kvc::Error);

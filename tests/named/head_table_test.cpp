@@ -2,8 +2,8 @@
 #include <kvc/policy/head_table.hpp>
 
 #include "catch_shim.hpp"
-#include "support/temporary_file.hpp"
 #include "support/fake_head.hpp"
+#include "support/temporary_file.hpp"
 
 using kvc::HeadTable;
 

@@ -163,7 +163,7 @@ TEST_CASE("the documentation has the table of every policy of the library") {
   text << file.rdbuf();
   REQUIRE(!text.str().empty());
   for (const std::string& name : AnyPolicy::names()) {
-    if (name == "everything" || name == "keeps_every") continue;  // of these tests
+    if (name == "everything" || name == "keeps_every" || name == "choir") continue;  // of these tests
     INFO(name << ": compare --parameters prints the tables of docs/policies.md");
     CHECK(text.str().find(AnyPolicy::markdown(name)) != std::string::npos);
   }

@@ -71,7 +71,7 @@ TEST_CASE("H2O without recent tokens is refused where it would keep its first to
   CHECK(complaint(H2O{.budget = 16, .recent = 0}) ==
         "H2O: recent = 0 would evict every new token at once; give recent, normalize or when = prompt_end");
   CHECK(complaint(H2O{.budget = 16, .recent = 0, .normalize = true}) == "none");
-  CHECK(complaint(H2O{.budget = 16, .recent = 0, .when = H2O::When::prompt_end}) == "none");
+  CHECK(complaint(H2O{.budget = 16, .recent = 0, .when = When::prompt_end}) == "none");
 }
 
 TEST_CASE("H2O with a budget of one slot keeps the newest token") {

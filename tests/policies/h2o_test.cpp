@@ -138,7 +138,7 @@ TEST_CASE("H2O reduces the masses of a group by sum, mean or maximum") {
 }
 
 TEST_CASE("H2O once after the prompt neither evicts nor asks for attention while decoding") {
-  FakeHead head(H2O{.budget = 10, .when = H2O::When::prompt_end});
+  FakeHead head(H2O{.budget = 10, .when = kvc::When::prompt_end});
   head.pass(Event::prompt_end, 20);
   head.pass(Event::decode, 1);
   CHECK(head.positions.size() == 11);
@@ -154,11 +154,9 @@ TEST_CASE("H2O with a fraction below its recent tokens keeps the recent tokens")
   CHECK(head.positions == positions_between(15, 20));
 }
 
-TEST_CASE("H2O refuses a budget below its recent tokens and cache positions without a rotary table") {
+TEST_CASE("H2O refuses a budget below its recent tokens") {
   const kvc::CacheShape shape{};
   CHECK(support::error_text([&] { H2O{.budget = 8, .recent = 9}.validate(shape); }) ==
         "H2O: recent (9) must not exceed the budget (8)");
-  CHECK(support::error_text([&] { H2O{.positions = kvc::Positions::in_cache}.validate(shape); }) ==
-        "H2O: positions = in_cache needs the model's table in CacheShape::rotary");
   CHECK(support::error_text([&] { H2O{.budget = 8, .recent = 8}.validate(shape); }) == "none");
 }

@@ -183,10 +183,8 @@ TEST_CASE("RazorAttention with a fraction below the retrieval heads' share keeps
 }
 
 TEST_CASE("RazorAttention in Huawei's form compresses at a prompt's end to a fixed capacity, the mean with weight 1") {
-  RazorAttention policy{.heads = HeadTable{},
-                        .budget = 40,
-                        .compensation = Compensation::unweighted,
-                        .when = RazorAttention::When::prompt_end};
+  RazorAttention policy{
+      .heads = HeadTable{}, .budget = 40, .compensation = Compensation::unweighted, .when = kvc::When::prompt_end};
   Text text;
   SECTION("with the virtual token") {
     FakeHead head(policy);
@@ -238,8 +236,8 @@ TEST_CASE("RazorAttention refuses to run without a table, with a foreign one, an
     return support::error_text([&] { policy.validate(shape); });
   };
   CHECK(complaint({}) ==
-        "RazorAttention: heads: no table of the model's retrieval heads; `analyze heads --model FILE --out heads.txt` "
-        "makes one for heads=heads.txt, and heads=none compresses every head");
+        "RazorAttention: heads: no table of the model's retrieval heads; `analyze heads --out FILE` makes one, and "
+        "heads=none compresses every head");
   CHECK(complaint({.heads = HeadTable(3, 2, std::vector<std::uint8_t>(6))}) ==
         "RazorAttention: heads: the head table is of a model with 3 layers of 2 KV heads, but the cache has 2 layers "
         "of 2");

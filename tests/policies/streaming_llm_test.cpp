@@ -40,7 +40,7 @@ TEST_CASE("StreamingLLM without sinks is a sliding window, without recent tokens
 }
 
 TEST_CASE("StreamingLLM makes room for announced tokens as the authors' evict_for_space does") {
-  FakeHead head(StreamingLLM{.budget = 20, .sinks = 4, .when = StreamingLLM::When::make_room});
+  FakeHead head(StreamingLLM{.budget = 20, .sinks = 4, .when = kvc::When::make_room});
   head.pass(Event::prompt_end, 18);
   head.pass(Event::decode, 1);
   kvc::Head<StreamingLLM> view = head.head(Event::make_room);
@@ -62,7 +62,7 @@ TEST_CASE("StreamingLLM makes room for announced tokens as the authors' evict_fo
 }
 
 TEST_CASE("StreamingLLM told to wait for announcements evicts nothing by itself") {
-  FakeHead head(StreamingLLM{.budget = 20, .sinks = 4, .when = StreamingLLM::When::make_room});
+  FakeHead head(StreamingLLM{.budget = 20, .sinks = 4, .when = kvc::When::make_room});
   head.pass(Event::prompt_end, 30);
   head.pass(Event::decode, 1);
   CHECK(head.positions == positions_between(0, 31));
@@ -80,13 +80,11 @@ TEST_CASE("StreamingLLM with a fraction keeps that share of the tokens seen, but
   }
 }
 
-TEST_CASE("StreamingLLM refuses a budget below its sinks and cache positions without a rotary table") {
+TEST_CASE("StreamingLLM refuses a budget below its sinks") {
   const kvc::CacheShape shape{};
   CHECK(support::error_text([&] { StreamingLLM{.budget = 3, .sinks = 4}.validate(shape); }) ==
         "StreamingLLM: sinks (4) must not exceed the budget (3)");
   CHECK(support::error_text([&] { StreamingLLM{.budget = 0, .sinks = 0}.validate(shape); }) != "none");
-  CHECK(support::error_text([&] { StreamingLLM{.positions = kvc::Positions::in_cache}.validate(shape); }) ==
-        "StreamingLLM: positions = in_cache needs the model's table in CacheShape::rotary");
   CHECK(support::error_text([&] { StreamingLLM{}.validate(shape); }) == "none");
 }
 

@@ -3,10 +3,10 @@
 #include <kvc/policies/full.hpp>
 #include <kvc/policies/h2o.hpp>
 #include <kvc/policies/kivi.hpp>
-#include <kvc/policy/pipeline.hpp>
 #include <kvc/policies/quest.hpp>
 #include <kvc/policies/snapkv.hpp>
 #include <kvc/policies/streaming_llm.hpp>
+#include <kvc/policy/pipeline.hpp>
 
 #include "catch_shim.hpp"
 #include "support/fake_head.hpp"

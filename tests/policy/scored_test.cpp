@@ -69,7 +69,7 @@ TEST_CASE("ExternalScores evicts what the engine scored lowest, after the prompt
 }
 
 TEST_CASE("ExternalScores evicts while decoding if asked, by scores that never change") {
-  FakeHead head(ExternalScores{.budget = 3, .decoding = true});
+  FakeHead head(ExternalScores{.budget = 3, .when = kvc::When::every_pass});
   feed(head, Event::prompt_end, {1, 9, 2, 8});
   CHECK(head.positions == std::vector<Position>{1, 2, 3});
   feed(head, Event::decode, {5});
@@ -79,7 +79,7 @@ TEST_CASE("ExternalScores evicts while decoding if asked, by scores that never c
 }
 
 TEST_CASE("ExternalScores evicts after each chunk if asked, sparing the newest tokens") {
-  FakeHead head(ExternalScores{.budget = 4, .recent = 2, .chunks = true});
+  FakeHead head(ExternalScores{.budget = 4, .recent = 2, .when = kvc::When::every_chunk});
   feed(head, Event::prompt_chunk, {5, 4, 9, 8, 0, 0});
   CHECK(head.positions == std::vector<Position>{2, 3, 4, 5});
 }
@@ -94,5 +94,4 @@ TEST_CASE("ExternalScores asks the engine for scores, and refuses a budget below
   CHECK(ExternalScores{}.needs().external_scores);
   CHECK(support::error_text([] { ExternalScores{.budget = 4, .recent = 5}.validate({}); }) ==
         "ExternalScores: recent (5) must not exceed the budget (4)");
-  CHECK(support::error_text([] { ExternalScores{.positions = kvc::Positions::in_cache}.validate({}); }) != "none");
 }

@@ -12,7 +12,7 @@ rules='
   codec       codec/.*.hpp                                          vocabulary kernels codec
   interface   policy/.*.hpp                                         vocabulary interface
   list        policies/all.hpp                                      policies
-  policies    policies/.*.hpp                                       vocabulary interface
+  policies    policies/.*.hpp                                       vocabulary interface policies
   named       named/.*.hpp                                          vocabulary interface policies list named
   storage     storage/.*.hpp                                        vocabulary kernels codec storage interface
   attention   attention/.*.hpp                                      vocabulary kernels codec storage attention interface

@@ -20,8 +20,11 @@ template <class P>
 class FakeHead final : public kvc::HeadSource {
  public:
   explicit FakeHead(P tested, kvc::CacheShape cache_shape = small_shape(), kvc::HeadId head_id = {})
-      : policy(tested), shape(std::move(cache_shape)), id(head_id),
-        stage_(std::make_shared<const kvc::StageOf<P>>(std::move(tested))), random_(1 + head_id.head) {
+      : policy(tested),
+        shape(std::move(cache_shape)),
+        id(head_id),
+        stage_(std::make_shared<const kvc::StageOf<P>>(std::move(tested))),
+        random_(1 + head_id.head) {
     add_members(*stage_);
   }
 
@@ -106,21 +109,26 @@ class FakeHead final : public kvc::HeadSource {
   }
   kvc::Plan plan(kvc::Head<P>& view) {
     kvc::Plan result(view);
-    score(view);
+    if (view.scores.empty()) score(view);
     if constexpr (kvc::Evicts<P>)
       policy.evict(view, result);
     else if (view.acts && view.size() > view.budget)
       kvc::keep_best(result, view.scores, view.budget);
     return result;
   }
-  /// Shows the policy its own scores, as the core does where it acts.
+  /// Shows the policy its own scores, as the core does where it acts. A policy that scores layers sees a layer of this head.
   void score(kvc::Head<P>& view) {
-    if constexpr (kvc::ScoresHead<P>) {
-      if (!view.acts) return;
-      scores_.resize(view.size());
-      policy.score(view, scores_);
-      view.scores = scores_;
-    }
+    if (!kvc::Scores<P> || !view.acts) return;
+    scores_.resize(view.size());
+    const std::span<float> scores = scores_;
+    if constexpr (kvc::ScoresHead<P>) policy.score(view, scores);
+    if constexpr (kvc::ScoresLayer<P>) policy.score_layer({&view, 1}, {&scores, 1});
+    view.scores = scores;
+  }
+  /// The memory of the policy's member `index`, which is an M.
+  template <class M>
+  std::span<kvc::Slot<M>> member_slots(std::size_t index) {
+    return {reinterpret_cast<kvc::Slot<M>*>(members_[index].column.data()), positions.size()};
   }
 
   /// Rewrites what the plan rewrites and keeps what it keeps.

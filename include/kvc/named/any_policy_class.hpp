@@ -30,8 +30,13 @@ struct ParameterText {
 ///
 ///     stage | stage …      each stage     name:parameter=value,parameter=value
 ///
-/// for example "snapkv:budget=1024,window=32 | kivi:bits=2". A value in parentheses may itself hold commas, colons and bars.
-/// names() and describe() say what exists. What was parsed runs as fast as the same policy named in C++.
+/// for example "snapkv:budget=1024,window=32 | kivi:bits=2". names() and describe() say what exists. What was parsed runs as
+/// fast as the same policy named in C++.
+///
+///  * A stage may be limited to some layers: "[0-3] streaming_llm:budget=512 | [4-] snapkv:budget=0.25 | [30] full".
+///  * A value in parentheses may hold commas, colons and bars. The value of a parameter that is a policy is the text of a stage:
+///    "ada_kv:base=(snapkv:window=16),budget=0.25". Several are joined by +. Where a policy has one such parameter, words that
+///    it does not know are its member's: "ada_kv:base=snapkv,window=16".
 class AnyPolicy {
  public:
   /// Throws Error (unknown_name or invalid_argument) that points at the wrong word and lists what could stand there.
@@ -63,7 +68,7 @@ class AnyPolicy {
   /// Budget, or a fact about the model that the program can find out, such as a HeadTable.
   template <class T>
   requires std::is_class_v<T>
-  bool wants() const { return wants(detail::name_of_type<T>()); }
+  bool wants() const { return wants(type_name<T>()); }
   /// Gives `value` to every such stage.
   template <class T>
   requires std::is_class_v<T>

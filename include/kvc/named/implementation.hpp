@@ -2,6 +2,7 @@
 // What kvc/named/any_policy_class.hpp declares, for one file of a build with KVC_COMPILED and every file of another one.
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -25,6 +26,17 @@ inline std::string fallback_of(const PolicyEntry& entry, const ParameterRow& row
 }
 
 }  // namespace detail
+
+KVC_FORWARD std::optional<Member> TextOf<Member>::read(std::string_view text) {
+  const Stages stages = AnyPolicy::parse(text).stages();
+  return stages.size() == 1 ? std::optional(Member(stages.front())) : std::nullopt;
+}
+KVC_FORWARD std::string TextOf<Member>::write(const Member& member) {
+  const detail::PolicyEntry* entry = member ? detail::Registry::instance().find(member.stage()) : nullptr;
+  if (!entry) return "";
+  const std::string words = detail::write_parameters(entry->rows, entry->policy(member.stage()), entry->start.get());
+  return words.empty() ? entry->name : "(" + entry->name + ":" + words + ")";
+}
 
 KVC_FORWARD AnyPolicy AnyPolicy::parse(std::string_view text) {
   AnyPolicy policy;

@@ -18,6 +18,14 @@
 // reads, writes and describes the parameters of all policies.
 namespace kvc::inline KVC_ABI {
 
+/// A policy inside another one. AnyPolicy's own parser reads it; by itself, a text of one stage is read.
+template <>
+struct TextOf<Member> {
+  static std::string expected() { return "a policy, in parentheses if it has parameters"; }
+  static std::optional<Member> read(std::string_view text);
+  static std::string write(const Member& member);
+};
+
 namespace detail {
 
 template <class T>
@@ -44,12 +52,6 @@ struct Default {
   std::shared_ptr<const void> value;
 };
 
-/// The name that the compiler has for a type: it tells types apart without RTTI, across shared libraries too.
-template <class T>
-constexpr std::string_view name_of_type() {
-  return __PRETTY_FUNCTION__;
-}
-
 template <class T>
 bool read_value(std::string_view text, void* value) {
   std::optional<T> read = TextOf<T>::read(text);
@@ -66,7 +68,7 @@ void assign_value(void* value, const void* given) {
 }
 
 template <class T>
-inline constexpr ValueType TypeOf{.name = name_of_type<typename WithoutOptional<T>::type>(),
+inline constexpr ValueType TypeOf{.name = type_name<typename WithoutOptional<T>::type>(),
                                   .expected = TextOf<T>::expected,
                                   .read = read_value<T>,
                                   .write = write_value<T>,
@@ -120,24 +122,18 @@ template <HasParameters P>
 std::vector<ParameterRow> rows_of(const P& policy) {
   std::vector<ParameterRow> rows;
   P::parameters()([&](const auto& parameter) { rows.push_back(row_of(parameter, policy)); });
-  if constexpr (requires { rows_of(policy.base); }) {
-    const auto shift = reinterpret_cast<const std::byte*>(&policy.base) - reinterpret_cast<const std::byte*>(&policy);
-    for (ParameterRow row : rows_of(policy.base)) {
-      row.offset += static_cast<std::size_t>(shift);
-      if (std::string_view(row.name) != "budget") rows.push_back(row);
-    }
-  }
   return rows;
 }
 
 /// A policy that texts can name.
 struct PolicyEntry {
   std::string name, help;
-  std::string base = {};
   std::vector<ParameterRow> rows;
   std::shared_ptr<const void> start;                            ///< the policy before a text changes it
   std::shared_ptr<void> (*copy)(const void* policy) = nullptr;  ///< of a policy of this entry's type
   std::shared_ptr<const Stage> (*stage)(const void* policy) = nullptr;
+  std::string_view type;                                ///< Stage::type() of its stages
+  const void* (*policy)(const Stage& stage) = nullptr;  ///< inside a stage of that type
 };
 
 template <class P>
@@ -150,13 +146,20 @@ std::shared_ptr<const Stage> stage_of(const void* policy) {
 }
 
 template <class P>
+const void* policy_of(const Stage& stage) {
+  return &static_cast<const StageOf<P>&>(stage).policy();
+}
+
+template <class P>
 PolicyEntry entry_of(std::string name, std::string help, const P& start = {}) {
   return {.name = std::move(name),
           .help = std::move(help),
           .rows = rows_of(start),
           .start = copy_policy<P>(&start),
           .copy = copy_policy<P>,
-          .stage = stage_of<P>};
+          .stage = stage_of<P>,
+          .type = type_name<P>(),
+          .policy = policy_of<P>};
 }
 
 /// The parameters of `policy` that differ from those of `start`, as a text has them: "budget=128,window=16".

@@ -1,6 +1,8 @@
 #pragma once
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,66 +18,125 @@ class PolicyParser {
  public:
   explicit PolicyParser(std::string_view text) : text_(text) {}
 
-  std::vector<std::shared_ptr<const Part>> stages() {
+  std::vector<std::shared_ptr<const Part>> stages() const {
     check_parentheses();
     std::vector<std::shared_ptr<const Part>> all;
-    for (const std::string_view stage : split(text_, '|')) all.push_back(part(stage));
+    for (const std::string_view stage : split(text_, '|')) all.push_back(std::make_shared<const Part>(layered(stage)));
     return all;
   }
 
  private:
-  std::shared_ptr<const Part> part(std::string_view stage) {
-    const std::size_t colon = std::min(stage.find(':'), stage.size());
-    const std::string_view name = trimmed(stage.substr(0, colon));
+  static constexpr std::size_t Deepest = 8;  ///< so many policies may stand one inside the other
+
+  /// A stage with the layers that it is limited to.
+  Part layered(std::string_view stage) const {
+    if (stage.empty() || stage.front() != '[') return part(stage, 0);
+    const std::size_t end = stage.find(']');
+    if (end == std::string_view::npos)
+      complain(ErrorCode::invalid_argument, "a ] is missing behind this [", stage.substr(0, 1));
+    const std::string_view range = trimmed(stage.substr(1, end - 1));
+    const std::size_t dash = range.find('-');
+    const auto [first, last] = split_once(range, '-');
+    Part::Layers layers{0, std::numeric_limits<std::size_t>::max()};
+    const bool one = dash == std::string_view::npos;
+    bool good = range.size() > 1 || one;
+    if (!first.empty() || one) good = good && number(first, layers.first);
+    if (!last.empty()) good = good && number(last, layers.last);
+    if (one) layers.last = layers.first;
+    if (!good || layers.first > layers.last)
+      complain(ErrorCode::invalid_argument, "layers are a number or a range, as in [5], [0-3] or [4-]",
+               stage.substr(0, end + 1));
+    Part result = part(trimmed(stage.substr(end + 1)), 0);
+    result.layers = layers;
+    result.layers_text = "[" + std::string(range) + "] ";
+    return result;
+  }
+
+  Part part(std::string_view stage, std::size_t depth) const {
+    if (depth > Deepest) complain(ErrorCode::invalid_argument, "policies inside policies are nested too deep", stage);
+    stage = without_parentheses(stage);
+    const std::string_view name = split_once(stage, ':').first;
     if (name.empty()) complain(ErrorCode::invalid_argument, "a policy is missing", stage, "", registry_.names());
-    std::vector<std::string_view> pieces;
-    if (colon < stage.size()) pieces = split(stage.substr(colon + 1), ',');
-
     Part part;
-    part.entry = &entry(name, pieces);
-    const std::shared_ptr<void> policy = part.entry->copy(part.entry->start.get());
-    for (const std::string_view piece : pieces)
-      if (key_and_value(piece).first != "base" || part.entry->base.empty()) read(piece, part, policy.get());
-    part.policy = policy;
-    return std::make_shared<const Part>(std::move(part));
-  }
-
-  const PolicyEntry& entry(std::string_view name, const std::vector<std::string_view>& pieces) const {
-    const PolicyEntry* found = registry_.find(name);
-    if (!found)
+    part.entry = registry_.find(name);
+    if (!part.entry)
       complain(ErrorCode::unknown_name, "unknown policy '" + std::string(name) + "'", name, name, registry_.names());
-    const std::vector<std::string> bases = registry_.bases(name);
+    part.policy = part.entry->copy(part.entry->start.get());
+    if (stage.find(':') == std::string_view::npos) return part;
+
+    // Policies inside this one come first: words that it does not know may be theirs.
+    const std::vector<std::string_view> pieces = split(split_once(stage, ':').second, ',');
+    for (const std::string_view piece : pieces)
+      if (const ParameterRow* row = find_row(*part.entry, split_once(piece, '=').first); row && is_inner(*row))
+        read_inner(piece, *row, part, depth);
     for (const std::string_view piece : pieces) {
-      const auto [key, value] = key_and_value(piece);
-      if (key != "base" || bases.empty()) continue;
-      if (const PolicyEntry* with_base = value.empty() ? nullptr : registry_.find(name, value)) return *with_base;
-      complain(ErrorCode::unknown_name, "unknown base '" + std::string(value) + "' of " + std::string(name), piece,
-               value, bases);
+      const ParameterRow* row = find_row(*part.entry, split_once(piece, '=').first);
+      if (!row || !is_inner(*row)) read(piece, part);
     }
-    return *found;
+    order_words(part, pieces);
+    return part;
   }
 
-  /// Reads one word into `part`, and the data member that it names into `policy`.
-  void read(std::string_view piece, Part& part, void* policy) const {
-    const auto [key, value] = key_and_value(piece);
-    const ParameterRow* row = find_row(part, key);
+  static bool is_inner(const ParameterRow& row) { return is_member(row) || is_members(row); }
+
+  /// Reads a word whose value is a policy, or several.
+  void read_inner(std::string_view piece, const ParameterRow& row, Part& part, std::size_t depth) const {
+    refuse_repetition(part, row, piece);
+    const auto [key, value] = split_once(piece, '=');
+    Part::Inner inner{&row, {}};
+    const std::vector<std::string_view> texts = is_members(row) ? split(value, '+') : std::vector{value};
+    for (const std::string_view text : texts) {
+      if (text.empty()) complain_of_value(part, row, piece, value);
+      inner.parts.push_back(this->part(text, depth + 1));
+    }
+    part.inner.push_back(std::move(inner));
+    part.words.push_back({std::string(key), std::string(value)});
+  }
+
+  /// Reads another word.
+  void read(std::string_view piece, Part& part) const {
+    const auto [key, value] = split_once(piece, '=');
+    const ParameterRow* row = find_row(*part.entry, key);
     if (!row) {
-      std::vector<std::string> known;
-      for (const ParameterRow& other : part.entry->rows) known.push_back(other.name);
-      complain(ErrorCode::unknown_name, part.entry->name + " has no parameter '" + std::string(key) + "'",
-               key.empty() ? piece : key, key, known);
+      if (Part* inner = inner_with(part, key)) {
+        read(piece, *inner);
+        part.words.push_back({std::string(key), std::string(value)});
+        return;
+      }
+      complain_of_name(part, piece, key);
     }
     refuse_repetition(part, *row, piece);
-    if (!reads(*row, without_parentheses(value), policy))
-      complain(ErrorCode::invalid_argument,
-               "'" + std::string(key) + "' of " + part.entry->name + " takes " + row->type->expected() + ", got '" +
-                   std::string(value) + "'",
-               value.empty() ? piece : value);
-    part.words.push_back({std::string(key), std::string(without_parentheses(value))});
+    if (!reads(*row, without_parentheses(value), part.policy.get())) complain_of_value(part, *row, piece, value);
+    part.words.push_back({std::string(key), std::string(value)});
   }
 
-  static const ParameterRow* find_row(const Part& part, std::string_view name) {
-    for (const ParameterRow& row : part.entry->rows)
+  /// The only policy inside this one, if it has a parameter of that name. Where the text does not name that policy, it is the
+  /// one that is there from the start.
+  Part* inner_with(Part& part, std::string_view name) const {
+    const ParameterRow* only = nullptr;
+    for (const ParameterRow& row : part.entry->rows) {
+      if (!is_inner(row)) continue;
+      if (only || !is_member(row)) return nullptr;
+      only = &row;
+    }
+    if (!only) return nullptr;
+    if (part.inner.empty()) {
+      const auto& member =
+          *reinterpret_cast<const Member*>(static_cast<const std::byte*>(part.policy.get()) + only->offset);
+      const PolicyEntry* entry = member ? registry_.find(member.stage()) : nullptr;
+      if (!entry || !find_row(*entry, name)) return nullptr;
+      Part inner;
+      inner.entry = entry;
+      inner.policy = entry->copy(entry->policy(member.stage()));
+      part.inner.push_back({only, {}});
+      part.inner.back().parts.push_back(std::move(inner));
+    }
+    Part& inner = part.inner.front().parts.front();
+    return find_row(*inner.entry, name) ? &inner : nullptr;
+  }
+
+  static const ParameterRow* find_row(const PolicyEntry& entry, std::string_view name) {
+    for (const ParameterRow& row : entry.rows)
       if (row.name == name) return &row;
     return nullptr;
   }
@@ -92,6 +153,17 @@ class PolicyParser {
         return PyramidBeta::parse(value).has_value();
     }
     return false;
+  }
+  static bool number(std::string_view text, std::size_t& value) {
+    const auto read = read_number<std::size_t>(text);
+    value = read.value_or(0);
+    return read.has_value();
+  }
+  /// Brings the words back into the order of the text.
+  static void order_words(Part& part, const std::vector<std::string_view>& pieces) {
+    std::vector<Word> ordered;
+    for (const std::string_view piece : pieces) ordered.push_back(*part.word(split_once(piece, '=').first));
+    part.words = std::move(ordered);
   }
 
   void refuse_repetition(const Part& part, const ParameterRow& row, std::string_view piece) const {
@@ -118,59 +190,33 @@ class PolicyParser {
       complain(ErrorCode::invalid_argument, "a ) is missing behind this (", text_.substr(open.back(), 1));
   }
 
-  [[noreturn]] void complain(ErrorCode code, const std::string& what, std::string_view where) const {
-    const auto column = static_cast<std::size_t>(where.data() - text_.data());
-    std::string quoted(text_);
-    std::replace_if(
-        quoted.begin(), quoted.end(), [](char letter) { return is_space(letter); }, ' ');
-    fail(code, what + "\n  " + quoted + "\n  " + std::string(column, ' ') +
-                   std::string(std::max<std::size_t>(1, where.size()), '^'));
+  [[noreturn]] void complain_of_name(const Part& part, std::string_view piece, std::string_view key) const {
+    std::vector<std::string> known;
+    for (const ParameterRow& row : part.entry->rows) known.push_back(row.name);
+    for (const Part::Inner& inner : part.inner)
+      for (const ParameterRow& row : inner.parts.front().entry->rows)
+        if (!is_members(*inner.row) && !find_row(*part.entry, row.name)) known.push_back(row.name);
+    complain(ErrorCode::unknown_name, part.entry->name + " has no parameter '" + std::string(key) + "'",
+             key.empty() ? piece : key, key, known);
+  }
+  [[noreturn]] void complain_of_value(const Part& part, const ParameterRow& row, std::string_view piece,
+                                      std::string_view value) const {
+    complain(ErrorCode::invalid_argument,
+             "'" + std::string(row.name) + "' of " + part.entry->name + " takes " + row.type->expected() + ", got '" +
+                 std::string(value) + "'",
+             value.empty() ? piece : value);
   }
   [[noreturn]] void complain(ErrorCode code, const std::string& what, std::string_view where, std::string_view wrong,
                              const std::vector<std::string>& known) const {
     complain(code, what + "; " + suggestion(wrong, known), where);
   }
-
-  /// The pieces between separators that stand in no parentheses, without the spaces around them.
-  static std::vector<std::string_view> split(std::string_view text, char separator) {
-    std::vector<std::string_view> pieces;
-    std::size_t begin = 0, depth = 0;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-      depth += text[i] == '(';
-      depth -= text[i] == ')';
-      if (text[i] != separator || depth != 0) continue;
-      pieces.push_back(trimmed(text.substr(begin, i - begin)));
-      begin = i + 1;
-    }
-    pieces.push_back(trimmed(text.substr(begin)));
-    return pieces;
+  [[noreturn]] void complain(ErrorCode code, const std::string& what, std::string_view where) const {
+    const auto column = static_cast<std::size_t>(where.data() - text_.data());
+    std::string quoted(text_);
+    std::replace_if(quoted.begin(), quoted.end(), is_space, ' ');  // one line
+    fail(code, what + "\n  " + quoted + "\n  " + std::string(column, ' ') +
+                   std::string(std::max<std::size_t>(1, where.size()), '^'));
   }
-  static std::pair<std::string_view, std::string_view> key_and_value(std::string_view piece) {
-    const std::size_t equal = piece.find('=');
-    if (equal == std::string_view::npos) return {piece, piece.substr(piece.size())};
-    return {trimmed(piece.substr(0, equal)), trimmed(piece.substr(equal + 1))};
-  }
-  /// What stands between the parentheses around a value, or the value itself if there are none.
-  static std::string_view without_parentheses(std::string_view value) {
-    return value.size() >= 2 && value.front() == '(' && closes(value) ? trimmed(value.substr(1, value.size() - 2))
-                                                                      : value;
-  }
-  /// Whether the first parenthesis is closed by the last letter.
-  static bool closes(std::string_view value) {
-    std::size_t depth = 0;
-    for (std::size_t i = 0; i < value.size(); ++i) {
-      depth += value[i] == '(';
-      depth -= value[i] == ')';
-      if (depth == 0) return i + 1 == value.size();
-    }
-    return false;
-  }
-  static std::string_view trimmed(std::string_view part) {
-    while (!part.empty() && is_space(part.front())) part.remove_prefix(1);
-    while (!part.empty() && is_space(part.back())) part.remove_suffix(1);
-    return part;
-  }
-  static bool is_space(char letter) { return letter == ' ' || letter == '\t' || letter == '\n' || letter == '\r'; }
 
   std::string_view text_;
   const Registry& registry_ = Registry::instance();

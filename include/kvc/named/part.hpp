@@ -1,16 +1,19 @@
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kvc/named/pieces.hpp"
 #include "kvc/named/registry.hpp"
+#include "kvc/policy/pipeline.hpp"
 
 namespace kvc::inline KVC_ABI::detail {
 
-/// One `name=value` of a policy text; the value of a bare name is empty.
+/// One `name=value` of a policy text, as it stands there; the value of a bare name is empty.
 struct Word {
   std::string name, value;
 };
@@ -19,12 +22,31 @@ struct Word {
 inline std::string_view group_of(const ParameterRow& row) {
   return row.replaced ? row.replaced : row.name;
 }
+/// Whether the row is a policy inside the policy, or several.
+inline bool is_member(const ParameterRow& row) {
+  return row.kind == ParameterRow::Kind::member && row.type->name == TypeOf<Member>.name;
+}
+inline bool is_members(const ParameterRow& row) {
+  return row.kind == ParameterRow::Kind::member && row.type->name == TypeOf<std::vector<Member>>.name;
+}
 
 /// One stage of a policy text.
 struct Part {
+  /// Policies inside this one that the text names.
+  struct Inner {
+    const ParameterRow* row;
+    std::vector<Part> parts;
+  };
+  struct Layers {
+    std::size_t first, last;
+  };
+
   const PolicyEntry* entry = nullptr;
-  std::shared_ptr<const void> policy;  ///< with the data members that the words name
-  std::vector<Word> words;             ///< as they stand in the text
+  std::shared_ptr<void> policy;  ///< with the plain data members that the words name
+  std::vector<Word> words;
+  std::vector<Inner> inner;
+  std::optional<Layers> layers;
+  std::string layers_text;  ///< "[0-3] "
 
   const Word* word(std::string_view name) const {
     for (const Word& known : words)
@@ -41,9 +63,14 @@ struct Part {
   bool takes(const ParameterRow& row, std::string_view type) const {
     return row.kind == ParameterRow::Kind::member && row.type->name == type && !says(row);
   }
+  /// Whether this policy, or one inside it, takes a default of this type. The Budget of one inside does not count.
   bool takes(std::string_view type) const {
     for (const ParameterRow& row : entry->rows)
       if (takes(row, type)) return true;
+    if (type == TypeOf<Budget>.name) return false;
+    for (const Inner& members : inner)
+      for (const Part& part : members.parts)
+        if (part.takes(type)) return true;
     return false;
   }
 
@@ -53,21 +80,13 @@ struct Part {
     for (const ParameterRow& row : entry->rows)
       for (const Default& given : defaults)
         if (takes(row, given.type->name)) row.type->assign(place(row.offset), given.value.get());
-    // Setters look at members, and a pyramid at the budget that any of the others has set.
-    for (const ParameterRow& row : entry->rows) {
-      const Word* said = row.kind == ParameterRow::Kind::member ? nullptr : word(row.name);
-      if (!said) continue;
-      if (row.kind == ParameterRow::Kind::setter) row.set(row.function, made.get(), said->value);
-      if (row.kind == ParameterRow::Kind::keep) {
-        const Budget kept = Budget::fraction(KeptShare::parse(said->value)->share);
-        row.budget->assign(place(row.offset), &kept);
-      }
-      if (row.kind == ParameterRow::Kind::pyramid) {
-        Budget& budget = *reinterpret_cast<Budget*>(place(row.offset));
-        budget = Budget::pyramid(budget, window(made.get()), PyramidBeta::parse(said->value)->beta);
-      }
-    }
-    return entry->stage(made.get());
+    for (const Inner& members : inner) set_members(members, place(members.row->offset), defaults);
+    // Setters look at data members, and a pyramid at the budget that any of the others has set.
+    for (const ParameterRow& row : entry->rows)
+      if (const Word* said = row.kind == ParameterRow::Kind::member ? nullptr : word(row.name))
+        derive(row, without_parentheses(said->value), made.get());
+    std::shared_ptr<const Stage> stage = entry->stage(made.get());
+    return layers ? std::make_shared<const StageOnLayers>(std::move(stage), layers->first, layers->last) : stage;
   }
 
   std::string to_string(std::span<const Default> defaults) const {
@@ -76,21 +95,49 @@ struct Part {
       text.append(text.empty() ? ":" : ",").append(name);
       if (!value.empty()) text.append("=").append(value);
     };
-    if (!entry->base.empty()) append("base", entry->base);
     for (const ParameterRow& row : entry->rows)
       for (const Default& given : defaults)
         if (takes(row, given.type->name))
           if (const std::string value = given.type->write(given.value.get()); !value.empty()) append(row.name, value);
     for (const Word& said : words) append(said.name, said.value);
-    return entry->name + text;
+    return layers_text + entry->name + text;
   }
 
  private:
-  /// The slots that every layer keeps under a pyramid: the policy's window, if it has one.
+  void set_members(const Inner& members, std::byte* place, std::span<const Default> defaults) const {
+    std::vector<Default> facts;  // a default Budget is for this policy, not for those inside it
+    for (const Default& given : defaults)
+      if (given.type->name != TypeOf<Budget>.name) facts.push_back(given);
+    std::vector<Member> made;
+    for (const Part& part : members.parts) made.emplace_back(part.stage(facts));
+    if (is_members(*members.row))
+      *reinterpret_cast<std::vector<Member>*>(place) = std::move(made);
+    else
+      *reinterpret_cast<Member*>(place) = std::move(made.front());
+  }
+
+  void derive(const ParameterRow& row, std::string_view value, void* made) const {
+    std::byte* const place = static_cast<std::byte*>(made) + row.offset;
+    if (row.kind == ParameterRow::Kind::setter) {
+      row.set(row.function, made, value);
+    } else if (row.kind == ParameterRow::Kind::keep) {
+      const Budget kept = Budget::fraction(KeptShare::parse(value)->share);
+      row.budget->assign(place, &kept);
+    } else {
+      Budget& budget = *reinterpret_cast<Budget*>(place);
+      budget = Budget::pyramid(budget, window(made), PyramidBeta::parse(value)->beta);
+    }
+  }
+
+  /// The slots that every layer keeps under a pyramid: the window of the policy, or of the one inside it.
   std::size_t window(const void* made) const {
-    for (const ParameterRow& row : entry->rows)
-      if (std::string_view(row.name) == "window" && row.type == &TypeOf<std::size_t>)
-        return *reinterpret_cast<const std::size_t*>(static_cast<const std::byte*>(made) + row.offset);
+    for (const ParameterRow& row : entry->rows) {
+      const std::byte* const place = static_cast<const std::byte*>(made) + row.offset;
+      if (std::string_view(row.name) == "window" && row.type->name == TypeOf<std::size_t>.name)
+        return *reinterpret_cast<const std::size_t*>(place);
+      if (is_member(row))
+        if (const Member& member = *reinterpret_cast<const Member*>(place)) return member.stage().needs().query_window;
+    }
     return 0;
   }
 };

@@ -78,23 +78,23 @@ class Registry {
     add_budget_rows(entry.rows);
     const std::lock_guard lock(mutex_);
     for (const auto& known : entries_)
-      if (known->name == entry.name && known->base == entry.base)
+      if (known->name == entry.name)
         fail(ErrorCode::invalid_argument, "AnyPolicy: a policy named '" + entry.name + "' exists already");
     entries_.push_back(std::make_unique<const PolicyEntry>(std::move(entry)));
   }
   /// The entry, or null.
-  const PolicyEntry* find(std::string_view name, std::string_view base = "") const {
+  const PolicyEntry* find(std::string_view name) const {
     const std::lock_guard lock(mutex_);
     for (const auto& entry : entries_)
-      if (entry->name == name && (base.empty() || base == entry->base)) return entry.get();
+      if (entry->name == name) return entry.get();
     return nullptr;
   }
-  std::vector<std::string> bases(std::string_view name) const {
+  /// The entry that makes stages like this one, or null.
+  const PolicyEntry* find(const Stage& stage) const {
     const std::lock_guard lock(mutex_);
-    std::vector<std::string> all;
     for (const auto& entry : entries_)
-      if (entry->name == name && !entry->base.empty()) all.push_back(entry->base);
-    return all;
+      if (entry->type == stage.type()) return entry.get();
+    return nullptr;
   }
   /// Throws Error(unknown_name) where find() finds nothing.
   const PolicyEntry& at(std::string_view name) const {
@@ -103,26 +103,19 @@ class Registry {
       fail(ErrorCode::unknown_name, "unknown policy '" + std::string(name) + "'; " + suggestion(name, names()));
     return *entry;
   }
-  /// Every name once, in the order of the alphabet.
+  /// Every name, in the order of the alphabet.
   std::vector<std::string> names() const {
     const std::lock_guard lock(mutex_);
     std::vector<std::string> all;
     for (const auto& entry : entries_) all.push_back(entry->name);
     std::sort(all.begin(), all.end());
-    all.erase(std::unique(all.begin(), all.end()), all.end());
     return all;
   }
 
  private:
   template <class... Policies>
   explicit Registry(PolicyList<Policies...>) {
-    (add_library_policy<Policies>(), ...);
-  }
-  template <class P>
-  void add_library_policy() {
-    PolicyEntry entry = entry_of<P>(P::name.word, P::name.help);
-    if constexpr (requires(P policy) { policy.base.name; }) entry.base = decltype(P::base)::name.word;
-    add(std::move(entry));
+    (add(entry_of<Policies>(Policies::name.word, Policies::name.help)), ...);
   }
 
   mutable std::mutex mutex_;

@@ -17,7 +17,7 @@ namespace kvc::inline KVC_ABI {
 template <class... Policies>
 struct PolicyList {};
 
-using AllPolicies = PolicyList<AdaKV<SnapKV>, AdaKV<H2O>, AdaKV<Knorm>, AdaKV<ExternalScores>, ExternalScores, Full,
-                               H2O, KIVI, Knorm, MiniCache, Quest, RazorAttention, SnapKV, StreamingLLM>;
+using AllPolicies =
+    PolicyList<AdaKV, ExternalScores, Full, H2O, KIVI, Knorm, MiniCache, Quest, RazorAttention, SnapKV, StreamingLLM>;
 
 }  // namespace kvc::inline KVC_ABI

@@ -1,25 +1,17 @@
 #pragma once
-#include <algorithm>
-#include <cstddef>
-#include <span>
-
-#include "kvc/policy/budget.hpp"
-#include "kvc/policy/parameters.hpp"
-#include "kvc/policy/scoring.hpp"
-#include "kvc/policy/verbs.hpp"
+#include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// Evicts the tokens to which the engine gave the lowest scores (Tokens::scores, one per token and KV head): for
 /// trained scorers such as Locret (Huang et al., arXiv 2410.01805), whose small network runs in the engine. A token's
-/// score never changes. Locret itself, huangyuxiang03/Locret: `.budget = 6000, .recent = 2500, .chunks = true,
-/// .positions = Positions::in_cache`; its stabilizers, our `recent`, count in every chunk but the last, here also in
+/// score never changes. Locret itself, huangyuxiang03/Locret: `.budget = 6000, .recent = 2500, .when =
+/// When::every_chunk, .positions = Positions::in_cache`; its stabilizers, our `recent`, count in every chunk but the last, here also in
 /// the last. Scores must be finite: an infinite one would read as Protected, so the cache refuses it.
 struct ExternalScores {
   Budget budget = 1024;
   std::size_t recent = 0;
-  bool chunks = false;
-  bool decoding = false;
+  When when = When::prompt_end;
   Positions positions = Positions::original;
 
   static constexpr PolicyName name{"external_scores", "Keeps the tokens that the engine scores highest."};
@@ -27,8 +19,7 @@ struct ExternalScores {
     return list(
         parameter("budget", &ExternalScores::budget, "Slots that a head may hold."),
         parameter("recent", &ExternalScores::recent, "So many newest slots always stay."),
-        parameter("chunks", &ExternalScores::chunks, "It also evicts after each part of a prompt."),
-        parameter("decoding", &ExternalScores::decoding, "It also evicts after each generated token."),
+        parameter("when", &ExternalScores::when, "After which events it evicts."),
         parameter("positions", &ExternalScores::positions, "Where the kept tokens stand for the rotary embedding."));
   }
 
@@ -46,27 +37,13 @@ struct ExternalScores {
   /// The engine's scores; the newest tokens are Protected.
   void score(const Head<ExternalScores>& head, std::span<float> scores) const {
     for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = head.slots[slot].score;
-    const std::size_t spared = std::min(recent, scores.size());
-    std::fill(scores.end() - static_cast<std::ptrdiff_t>(spared), scores.end(), Protected);
+    protect_last(scores, recent);
   }
 
-  /// A fractional budget below `recent` keeps `recent` slots.
-  void evict(Head<ExternalScores>& head, Plan& plan) const {
-    const bool acts = head.event == Event::prompt_end || (head.event == Event::prompt_chunk && chunks) ||
-                      (head.event == Event::decode && decoding);
-    if (!acts || head.size() <= head.budget) return;
-    const std::span<float> scores = plan.scratch(head.size());
-    score(head, scores);
-    keep_best(plan, scores, head.budget);
-  }
-
-  /// Throws Error if the budget cannot hold the recent tokens, or in-cache positions lack the model's rotary table.
+  /// Throws Error if the budget cannot hold the recent tokens; a fraction that is too small keeps them all the same.
   void validate(const CacheShape& shape) const {
     require_between("ExternalScores: recent", recent, 0);
     budget.require(std::max<std::size_t>(1, recent), "ExternalScores: recent", shape);
-    if (positions == Positions::in_cache && shape.rotary.inv_freq.empty())
-      fail(ErrorCode::invalid_argument,
-           "ExternalScores: positions = in_cache needs the model's table in CacheShape::rotary");
   }
 };
 

@@ -1,14 +1,5 @@
 #pragma once
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <optional>
-#include <span>
-
-#include "kvc/policy/budget.hpp"
-#include "kvc/policy/parameters.hpp"
-#include "kvc/policy/scoring.hpp"
-#include "kvc/policy/verbs.hpp"
+#include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -21,12 +12,6 @@ namespace kvc::inline KVC_ABI {
 /// (`H2OLlamaAttention_streaming`) is `.positions = Positions::in_cache`. kvpress's ObservedAttention is `.recent = 0,
 /// .normalize = true, .when = When::prompt_end`.
 struct H2O {
-  /// Evict after every pass, or once after the prompt.
-  enum class When : std::uint8_t { always, prompt_end };
-  friend constexpr auto words_of(When) {
-    return words(word("always", When::always), word("prompt_end", When::prompt_end));
-  }
-
   Budget budget = 1024;
   /// None is half of the budget, at least one. With 0 a new token has less mass than all others and goes at once, so the
   /// set would never change again: 0 is refused unless `normalize` or When::prompt_end makes it work.
@@ -34,7 +19,7 @@ struct H2O {
   /// Sum and mean rank alike. The maximum is over the sums of each pass, so it depends on how a prompt is cut.
   Reduce reduce = Reduce::sum;
   bool normalize = false;
-  When when = When::always;
+  When when = When::every_pass;
   Positions positions = Positions::original;
 
   static constexpr PolicyName name{"h2o", "Keeps the tokens that received most attention so far, and the newest ones."};
@@ -45,7 +30,7 @@ struct H2O {
         parameter("reduce", &H2O::reduce, "How the attention of the query heads of a group becomes one number."),
         parameter("normalize", &H2O::normalize,
                   "It ranks by attention per query that saw the token, which does not favour old tokens."),
-        parameter("when", &H2O::when, "It evicts after every pass, or once when a prompt ends."),
+        parameter("when", &H2O::when, "After which events it evicts."),
         parameter("positions", &H2O::positions, "Where the kept tokens stand for the rotary embedding."));
   }
 
@@ -55,24 +40,11 @@ struct H2O {
   };
   Needs needs() const {
     const Feed feed = reduce == Reduce::sum ? Feed::group_sums : Feed::sums;
-    return {.prompt = feed, .decode = when == When::always ? feed : Feed::none};
+    return {.prompt = feed, .decode = acts_after(when, Event::decode) ? feed : Feed::none};
   }
 
   void observe(Head<H2O>& head, const Observation& seen) const {
-    if (seen.attention.count == 0) return;
-    if (seen.attention.count == 1) {  // the core has added up the group
-      const float* mass = seen.attention.data;
-      std::size_t slot = 0;
-      for (; slot + Strip <= head.size(); slot += Strip) {
-        float received[Strip];
-        std::copy_n(mass + slot, Strip, received);
-        for (std::size_t i = 0; i < Strip; ++i) head.slots[slot + i].mass += received[i];
-      }
-      for (; slot < head.size(); ++slot) head.slots[slot].mass += mass[slot];
-      return;
-    }
-    for (std::size_t slot = 0; slot < head.size(); ++slot)
-      head.slots[slot].mass += reduce_column(seen.attention, slot, reduce);
+    add_columns(head.slots, &Slot::mass, seen.attention, reduce);
   }
 
   /// The mass, or its mean over the queries since the token came; the newest tokens are Protected.
@@ -82,41 +54,17 @@ struct H2O {
     if (normalize)
       for (std::size_t slot = 0; slot < scores.size(); ++slot)
         scores[slot] /= static_cast<float>(next - head.positions[slot]);
-    std::fill(scores.begin() + static_cast<std::ptrdiff_t>(older(head)), scores.end(), Protected);
+    protect_last(scores, recent.value_or(std::max<std::size_t>(1, head.budget / 2)));
   }
 
-  /// A fractional budget below `recent` keeps `recent` slots.
-  void evict(Head<H2O>& head, Plan& plan) const {
-    const bool acts = head.event == Event::prompt_end || (head.event == Event::decode && when == When::always);
-    if (!acts || head.size() <= head.budget) return;
-    if (head.size() == head.budget + 1 &&
-        !normalize) {  // a decode step: one slot goes, and no scores need be written down
-      if (older(head) == 0) return;
-      const std::size_t loser = lowest(older(head), [&](std::size_t slot) { return head.slots[slot].mass; });
-      if (head.slots[loser].mass != Protected) plan.drop(loser);
-      return;
-    }
-    const std::span<float> scores = plan.scratch(head.size());
-    score(head, scores);
-    keep_best(plan, scores, head.budget);
-  }
-
-  /// Throws Error if the budget cannot hold the recent tokens, if there are none where they are needed, or if in-cache
-  /// positions lack the model's rotary table.
+  /// Throws Error if the budget cannot hold the recent tokens, or if there are none where they are needed. A fraction that is
+  /// too small keeps them all the same.
   void validate(const CacheShape& shape) const {
     require_between("H2O: recent", recent.value_or(1), 0);
-    if (recent == std::size_t{0} && when == When::always && !normalize)
+    if (recent == std::size_t{0} && acts_after(when, Event::decode) && !normalize)
       fail(ErrorCode::invalid_argument,
            "H2O: recent = 0 would evict every new token at once; give recent, normalize or when = prompt_end");
     budget.require(std::max<std::size_t>(1, recent.value_or(0)), "H2O: recent", shape);
-    if (positions == Positions::in_cache && shape.rotary.inv_freq.empty())
-      fail(ErrorCode::invalid_argument, "H2O: positions = in_cache needs the model's table in CacheShape::rotary");
-  }
-
- private:
-  /// Slots that are not among the newest, which always stay.
-  std::size_t older(const Head<H2O>& head) const {
-    return head.size() - std::min(recent.value_or(std::max<std::size_t>(1, head.budget / 2)), head.size());
   }
 };
 

@@ -1,10 +1,5 @@
 #pragma once
-#include <cstddef>
-#include <optional>
-#include <string>
-
-#include "kvc/policy/parameters.hpp"
-#include "kvc/policy/verbs.hpp"
+#include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {
 

@@ -1,11 +1,5 @@
 #pragma once
-#include <cmath>
-#include <cstddef>
-#include <span>
-
-#include "kvc/policy/budget.hpp"
-#include "kvc/policy/parameters.hpp"
-#include "kvc/policy/verbs.hpp"
+#include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -24,11 +18,7 @@ struct Knorm {
   /// Minus the norm of the key; the rotary embedding does not change it.
   void score(const Head<Knorm>& head, std::span<float> scores) const {
     const ConstRows keys = head.keys();
-    for (std::size_t slot = 0; slot < scores.size(); ++slot) {
-      float squares = 0;
-      for (const float x : keys[slot]) squares += x * x;
-      scores[slot] = -std::sqrt(squares);
-    }
+    for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = -norm(keys[slot]);
   }
 
   /// Throws Error if a head may hold nothing.

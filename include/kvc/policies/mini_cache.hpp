@@ -1,18 +1,10 @@
 #pragma once
-#include <algorithm>
 #include <charconv>
-#include <cstddef>
-#include <cstdint>
-#include <optional>
-#include <span>
-#include <string>
 #include <string_view>
 #include <system_error>
-#include <vector>
 
-#include "kvc/policy/parameters.hpp"
+#include "kvc/policy/policy.hpp"
 #include "kvc/policy/slerp.hpp"
-#include "kvc/policy/verbs.hpp"
 
 namespace kvc::inline KVC_ABI {
 

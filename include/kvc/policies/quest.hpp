@@ -1,15 +1,8 @@
 #pragma once
-#include <algorithm>
-#include <cmath>
-#include <cstddef>
 #include <functional>
 #include <limits>
-#include <span>
-#include <vector>
 
-#include "kvc/policy/parameters.hpp"
-#include "kvc/policy/scoring.hpp"
-#include "kvc/policy/verbs.hpp"
+#include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {
 

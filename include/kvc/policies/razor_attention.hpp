@@ -1,17 +1,7 @@
 #pragma once
-#include <algorithm>
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <optional>
-#include <span>
-#include <string>
-#include <vector>
-
-#include "kvc/policy/budget.hpp"
 #include "kvc/policy/head_table.hpp"
-#include "kvc/policy/parameters.hpp"
-#include "kvc/policy/verbs.hpp"
+#include "kvc/policy/policy.hpp"
+#include "kvc/policy/running_mean.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -31,20 +21,12 @@ namespace kvc::inline KVC_ABI {
 /// newest token of the mean cannot take it apart again: the mean stays as it is if its first token does, and truncate()
 /// returns false.
 struct RazorAttention {
-  /// What stands for the tokens that went.
-  enum class Compensation : std::uint8_t {
-    weighted,    ///< their mean with the weight of them all (the paper)
-    unweighted,  ///< their mean with the weight of one token (Huawei)
-    none,        ///< nothing
-  };
+  /// What stands for the tokens that went: their mean with the weight of them all (the paper), their mean with the weight of
+  /// one token (Huawei), or nothing.
+  enum class Compensation : std::uint8_t { weighted, unweighted, none };
   friend constexpr auto words_of(Compensation) {
     return words(word("weighted", Compensation::weighted), word("unweighted", Compensation::unweighted),
                  word("none", Compensation::none));
-  }
-  /// Compress after every pass, or once after a prompt.
-  enum class When : std::uint8_t { always, prompt_end };
-  friend constexpr auto words_of(When) {
-    return words(word("always", When::always), word("prompt_end", When::prompt_end));
   }
 
   /// The retrieval heads of the model. None given: refused, because every head would lose tokens; `HeadTable{}` says that
@@ -57,38 +39,27 @@ struct RazorAttention {
   /// whole cache, retrieval heads included: the others hold that much less, at least sinks, compensation and newest token.
   std::optional<Budget> budget = std::nullopt;
   Compensation compensation = Compensation::weighted;
-  When when = When::always;
+  When when = When::every_pass;
 
-  static constexpr PolicyName name{
-      "razor_attention",
-      "Keeps every token in retrieval heads, and a window and a mean of the other tokens in the others."};
+  static constexpr PolicyName name{"razor_attention", "Keeps retrieval heads whole, of others a window and a mean."};
   static constexpr auto parameters() {
     return list(
-        parameter("budget", &RazorAttention::budget,
-                  "Slots of a compressed head; a fraction is of the whole cache, retrieval heads included."),
+        parameter("budget", &RazorAttention::budget, "Slots of a compressed head; a fraction is of the whole cache."),
         parameter("heads", &RazorAttention::heads, "The retrieval heads of the model, which `analyze heads` finds."),
-        parameter("local", &RazorAttention::local, "At least so many newest tokens stay, by the rule of the paper.")
-            .instead_of("budget"),
-        parameter("divisor", &RazorAttention::divisor,
-                  "With local: the newest seen / divisor tokens stay, if they are more; with 0 always local."),
+        parameter("local", &RazorAttention::local, "At least so many newest tokens stay.").instead_of("budget"),
+        parameter("divisor", &RazorAttention::divisor, "Beside local, seen / divisor tokens stay, or none if it is 0."),
         parameter("sinks", &RazorAttention::sinks, "So many first tokens always stay."),
-        parameter("compensation", &RazorAttention::compensation,
-                  "The weight of the mean token that stands for those that went."),
-        parameter("when", &RazorAttention::when, "It compresses after every pass, or once when a prompt ends."));
+        parameter("compensation", &RazorAttention::compensation, "The weight of the mean of the tokens that went."),
+        parameter("when", &RazorAttention::when, "After which events it compresses."));
   }
 
-  /// Sums over the tokens that went.
-  struct State {
-    std::vector<double> key, value;
-    double tokens = 0;
-    Position first = 0, last = 0;  ///< of the oldest, where their mean stands, and of the newest
-
-    std::size_t bytes() const { return sizeof(State) + (key.capacity() + value.capacity()) * sizeof(double); }
+  struct Slot {
+    bool mean = false;  ///< whether this is the compensation token
   };
+  using State = RunningMean;  ///< of the tokens that went
 
   void evict(Head<RazorAttention>& head, Plan& plan) const {
-    const bool acts = head.event == Event::prompt_end || (head.event == Event::decode && when == When::always);
-    if (!acts || (heads && heads->retrieves(head.id))) return;
+    if (!head.acts || (heads && heads->retrieves(head.id))) return;
     const std::size_t slots = capacity(head);
     if (head.size() <= slots) return;
     plan.first(sinks);
@@ -100,8 +71,8 @@ struct RazorAttention {
   void validate(const CacheShape& shape) const {
     if (!heads)
       fail(ErrorCode::missing_feed,
-           "RazorAttention: heads: no table of the model's retrieval heads; `analyze heads --model FILE --out "
-           "heads.txt` makes one for heads=heads.txt, and heads=none compresses every head");
+           "RazorAttention: heads: no table of the model's retrieval heads; `analyze heads "
+           "--out FILE` makes one, and heads=none compresses every head");
     heads->require(shape, "RazorAttention: heads");
     require_between("RazorAttention: sinks", sinks, 0);
     require_between("RazorAttention: local", local, 1);
@@ -112,57 +83,27 @@ struct RazorAttention {
   /// Slots that are not of the window.
   std::size_t fixed() const { return sinks + (compensation == Compensation::none ? 0 : 1); }
 
-  /// Slots that a compressed head may hold now.
+  /// Slots that a compressed head may hold now. What the retrieval heads hold beyond their part, the others must go without.
   std::size_t capacity(const Head<RazorAttention>& head) const {
     if (!budget) return fixed() + std::max(local, divisor == 0 ? 0 : head.seen / divisor);
     const std::size_t slots = budget->at(head.id, head.seen, *head.shape);
     if (!budget->is_fraction()) return slots;
-    // What the retrieval heads hold beyond their part, the others must go without.
     const double gone = double(head.seen - std::min(slots, head.seen)) / (1 - heads->share());
-    const double left = std::floor(double(head.seen) - gone);
-    return std::max(fixed() + 1, left > 0 ? static_cast<std::size_t>(left) : 0);
+    return std::max(fixed() + 1, static_cast<std::size_t>(std::max(0.0, std::floor(double(head.seen) - gone))));
   }
 
-  /// Merges slots [sinks, end) into the compensation token, which may be one of them.
+  /// Merges slots [sinks, end) into the compensation token, which may be one of them. One that was truncated or evicted has
+  /// taken its mark along; the next one then starts anew.
   void compensate(Head<RazorAttention>& head, std::size_t end, Plan& plan) const {
-    const std::size_t key_dim = head.shape->head_dim, value_dim = head.shape->values_dim();
-    State& state = *head.state;
-    const std::size_t mean = mean_slot(head);
-    if (mean == head.size()) {
-      state.key.assign(key_dim, 0);
-      state.value.assign(value_dim, 0);
-      state.tokens = 0;
-      state.first = head.positions[sinks];
-    }
-    const std::span<float> row = plan.scratch(key_dim + value_dim);
-    const std::span<float> key = row.first(key_dim), value = row.last(value_dim);
-    for (std::size_t slot = sinks; slot < end; ++slot) {
-      if (slot == mean) continue;
-      const double tokens = head.multiplicity.empty() ? 1 : double(head.multiplicity[slot]);
-      head.read_slot(slot, key, value);
-      for (std::size_t c = 0; c < key_dim; ++c) state.key[c] += tokens * double(key[c]);
-      for (std::size_t c = 0; c < value_dim; ++c) state.value[c] += tokens * double(value[c]);
-      state.tokens += tokens;
-    }
-    state.last = head.positions[end - 1];
-
-    const std::size_t target = mean == head.size() ? sinks : mean;
-    plan.keep(target);
-    const std::span<float> mean_key = plan.key(target), mean_value = plan.value(target);
-    for (std::size_t c = 0; c < key_dim; ++c) mean_key[c] = static_cast<float>(state.key[c] / state.tokens);
-    for (std::size_t c = 0; c < value_dim; ++c) mean_value[c] = static_cast<float>(state.value[c] / state.tokens);
-    if (compensation == Compensation::weighted) plan.multiplicity(target, static_cast<float>(state.tokens));
-  }
-
-  /// The slot of the compensation token; size() if there is none. It stands at the position of its oldest token, and the
-  /// slot behind it is newer than its newest; otherwise it was truncated or evicted and its place taken by another token.
-  static std::size_t mean_slot(const Head<RazorAttention>& head) {
-    const State& state = *head.state;
-    if (state.tokens == 0) return head.size();
-    const auto found = std::lower_bound(head.positions.begin(), head.positions.end(), state.first);
-    if (found == head.positions.end() || *found != state.first) return head.size();
-    const bool behind = found + 1 == head.positions.end() || *(found + 1) > state.last;
-    return behind ? static_cast<std::size_t>(found - head.positions.begin()) : head.size();
+    const auto marked = std::ranges::find(head.slots, true, &Slot::mean);
+    const bool known = marked != head.slots.end();
+    const std::size_t mean = known ? static_cast<std::size_t>(marked - head.slots.begin()) : sinks;
+    if (!known) *head.state = RunningMean(*head.shape);
+    for (std::size_t slot = sinks; slot < end; ++slot)
+      if (!known || slot != mean) head.state->add(head, slot, plan);
+    head.state->write(plan, mean);
+    head.slots[mean].mean = true;
+    if (compensation == Compensation::weighted) plan.multiplicity(mean, static_cast<float>(head.state->tokens()));
   }
 };
 

@@ -1,14 +1,5 @@
 #pragma once
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <string>
-#include <vector>
-
-#include "kvc/policy/budget.hpp"
-#include "kvc/policy/parameters.hpp"
-#include "kvc/policy/scoring.hpp"
-#include "kvc/policy/verbs.hpp"
+#include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -49,44 +40,23 @@ struct SnapKV {
   /// Pooled votes of the tokens before the window; the window is Protected. Throws Error(missing_feed) if no query is
   /// kept: a prompt's end lets go of them.
   void score(const Head<SnapKV>& head, std::span<float> scores) const {
-    const std::size_t spared = std::min(window, scores.size());
-    const std::span<float> voted = scores.first(scores.size() - spared);
-    std::fill(scores.begin() + static_cast<std::ptrdiff_t>(voted.size()), scores.end(), Protected);
+    const std::span<float> voted = protect_last(scores, window);
     if (voted.empty()) return;
-
-    const std::size_t heads = head.group();
-    const ConstRows sums = head.window_sums(window);
-    if (sums.count == 0)
-      fail(ErrorCode::missing_feed,
-           "SnapKV: there are no queries to vote; they are kept until the end of their prompt");
-    std::vector<float> votes(heads * voted.size()), pooled(voted.size());
-    const Rows<float> by_head(votes.data(), heads, voted.size());
-    for (std::size_t h = 0; h < heads; ++h) std::ranges::copy(sums[h].first(voted.size()), by_head[h].begin());
+    const ConstRows sums = window_votes(head, window);
+    std::vector<float> memory(sums.count * voted.size());
+    const Rows<float> votes(memory.data(), sums.count, voted.size());
     if (order == Order::before_pooling) {
-      reduce_rows(by_head, 0, 1, reduce, pooled);
-      pool(pooled, kernel, pooling, voted);
-      return;
+      reduce_rows(sums, 0, 1, reduce, votes[0]);
+      return pool(votes[0], kernel, pooling, voted);
     }
-    for (std::size_t h = 0; h < heads; ++h) {
-      pool(by_head[h], kernel, pooling, pooled);
-      std::copy(pooled.begin(), pooled.end(), by_head[h].begin());
-    }
-    reduce_rows(by_head, 0, 1, reduce, voted);
-  }
-
-  /// A fractional budget below the window keeps the window.
-  void evict(Head<SnapKV>& head, Plan& plan) const {
-    if (head.event != Event::prompt_end || head.size() <= head.budget) return;
-    const std::span<float> scores = plan.scratch(head.size());
-    score(head, scores);
-    keep_best(plan, scores, head.budget);
+    for (std::size_t h = 0; h < sums.count; ++h) pool(sums[h].first(voted.size()), kernel, pooling, votes[h]);
+    reduce_rows(votes, 0, 1, reduce, voted);
   }
 
   /// Throws Error for an even kernel, no window, or a budget that holds nothing beside the window.
   void validate(const CacheShape& shape) const {
-    if (kernel % 2 == 0) fail(ErrorCode::invalid_argument, "SnapKV: kernel must be odd, got " + std::to_string(kernel));
     require_between("SnapKV: window", window, 1);
-    require_between("SnapKV: kernel", kernel, 1);
+    require_odd("SnapKV: kernel", kernel);
     budget.require(window + 1, "SnapKV: window + 1", shape);
   }
 };

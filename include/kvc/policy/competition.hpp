@@ -93,7 +93,8 @@ class Competition {
   /// Takes the head's best entrants, which begin at `first`, out of the competition until the minimum, of which protected
   /// slots are part, is reached.
   void reserve(std::size_t first, Share& share) {
-    const std::size_t minimum = std::max<std::size_t>(1, static_cast<std::size_t>(double(share.budget) * floor_));
+    const std::size_t minimum =
+        std::max<std::size_t>(1, static_cast<std::size_t>(double(std::min(share.budget, MostTokens)) * floor_));
     const std::size_t taken = std::min(entrants_.size() - first, minimum - std::min(minimum, share.fixed));
     const auto begin = entrants_.begin() + static_cast<std::ptrdiff_t>(first),
                end = begin + static_cast<std::ptrdiff_t>(taken);
@@ -116,4 +117,4 @@ class Competition {
   std::size_t held_ = 0, allowed_ = 0;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

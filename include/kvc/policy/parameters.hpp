@@ -85,6 +85,12 @@ inline void require_between(const char* what, std::size_t value, std::size_t lea
   fail(ErrorCode::invalid_argument, std::string(what) + " must lie between " + std::to_string(least) + " and " +
                                         std::to_string(most) + ", got " + std::to_string(value));
 }
+/// The same for a number of neighbouring tokens with one in the middle, which must be odd.
+inline void require_odd(const char* what, std::size_t value) {
+  require_between(what, value, 1);
+  if (value % 2 == 0)
+    fail(ErrorCode::invalid_argument, std::string(what) + " must be odd, got " + std::to_string(value));
+}
 /// The same for a share, which must lie in [0, 1].
 inline void require_share(const char* what, double value) {
   if (value >= 0 && value <= 1) return;

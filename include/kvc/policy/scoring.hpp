@@ -106,6 +106,50 @@ inline std::size_t lowest(std::span<const float> scores) {
   return lowest(scores.size(), [scores](std::size_t slot) { return scores[slot]; });
 }
 
+/// Adds what a pass showed of each slot to a number that a policy keeps about it: slots[i].*member += the sum, mean or maximum
+/// of column i of `attention`.
+template <class Slot>
+void add_columns(std::span<Slot> slots, float Slot::*member, ConstRows attention, Reduce how = Reduce::sum) {
+  if (attention.count == 0) return;
+  std::size_t slot = 0;
+  if (attention.count == 1)  // the core has added up the group
+    for (; slot + Strip <= slots.size(); slot += Strip) {
+      float received[Strip];
+      std::copy_n(attention.data + slot, Strip, received);
+      for (std::size_t i = 0; i < Strip; ++i) slots[slot + i].*member += received[i];
+    }
+  for (; slot < slots.size(); ++slot) slots[slot].*member += reduce_column(attention, slot, how);
+}
+
+/// HeadView::window_sums, [group, slots]. Throws Error(missing_feed) if no query is kept: a prompt's end lets go of them.
+inline ConstRows window_votes(const HeadView& head, std::size_t window) {
+  const ConstRows sums = head.window_sums(window);
+  if (sums.count == 0)
+    fail(ErrorCode::missing_feed,
+         "there are no queries to vote: a policy with a window acts when a prompt ends, which lets go of its queries");
+  return sums;
+}
+
+/// The length of a row.
+inline float norm(std::span<const float> row) {
+  float squares = 0;
+  for (const float x : row) squares += x * x;
+  return std::sqrt(squares);
+}
+
+/// Makes the first `count` scores Protected, and returns the others.
+inline std::span<float> protect_first(std::span<float> scores, std::size_t count) {
+  count = std::min(count, scores.size());
+  std::ranges::fill(scores.first(count), Protected);
+  return scores.subspan(count);
+}
+/// Makes the last `count` scores Protected, and returns the others.
+inline std::span<float> protect_last(std::span<float> scores, std::size_t count) {
+  const std::size_t others = scores.size() - std::min(count, scores.size());
+  std::ranges::fill(scores.subspan(others), Protected);
+  return scores.first(others);
+}
+
 /// Keeps every Protected slot, even beyond `total`, then fills up to `total` with the best of the others.
 inline void keep_best(Plan& plan, std::span<const float> scores, std::size_t total) {
   if (scores.size() == total + 1) {  // a decode step: one slot goes
@@ -119,4 +163,4 @@ inline void keep_best(Plan& plan, std::span<const float> scores, std::size_t tot
   plan.top(scores, total);
 }
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -18,8 +18,8 @@ template <class... Evictors>
 constexpr bool work_with_kivi() {
   return (sizeof(decltype(Evictors{} | KIVI{})) + ...) != 0;
 }
-static_assert(work_with_kivi<StreamingLLM, H2O, SnapKV, Knorm, ExternalScores, RazorAttention, Quest, AdaKV<SnapKV>,
-                             AdaKV<H2O>, AdaKV<Knorm>, AdaKV<ExternalScores>>());
+static_assert(work_with_kivi<StreamingLLM, H2O, SnapKV, Knorm, ExternalScores, RazorAttention, Quest,
+                             AdaKV>());
 
 // Whoever keeps the same slots everywhere may merge layers, and quantize what they share.
 static_assert(sizeof(decltype(StreamingLLM{} | MiniCache{} | KIVI{})) != 0);

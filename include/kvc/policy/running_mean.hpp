@@ -1,0 +1,46 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kvc/policy/plan.hpp"
+
+namespace kvc::inline KVC_ABI {
+
+/// The mean key and value of tokens that go one after the other, from sums in double precision over the rows as they were
+/// stored: for policies that let one slot stand for many tokens. Part of a policy's State.
+class RunningMean {
+ public:
+  /// Of no tokens.
+  RunningMean() = default;
+  explicit RunningMean(const CacheShape& shape) : sums_(shape.head_dim + shape.values_dim()) {}
+
+  /// Adds a slot, counted as often as it stands for tokens. `plan` lends its memory.
+  void add(const HeadView& head, std::size_t slot, Plan& plan) {
+    const std::size_t dim = head.shape->head_dim;
+    const double tokens = head.multiplicity.empty() ? 1 : double(head.multiplicity[slot]);
+    const std::span<float> row = plan.scratch(sums_.size());
+    head.read_slot(slot, row.first(dim), row.subspan(dim));
+    for (std::size_t c = 0; c < row.size(); ++c) sums_[c] += tokens * double(row[c]);
+    tokens_ += tokens;
+  }
+  /// How many tokens were added.
+  double tokens() const { return tokens_; }
+
+  /// Keeps a slot and gives it the mean.
+  void write(Plan& plan, std::size_t slot) const {
+    plan.keep(slot);
+    std::size_t c = 0;
+    for (const std::span<float> row : {plan.key(slot), plan.value(slot)})
+      for (float& x : row) x = static_cast<float>(sums_[c++] / tokens_);
+  }
+
+  std::size_t bytes() const { return sizeof(RunningMean) + sums_.capacity() * sizeof(double); }
+
+ private:
+  std::vector<double> sums_;  // [head_dim + value_dim]
+  double tokens_ = 0;
+};
+
+}  // namespace kvc::inline KVC_ABI
