@@ -6,6 +6,7 @@
 #include "kvc/policies/ada_kv.hpp"
 #include "kvc/policies/h2o.hpp"
 #include "support/fake_head.hpp"
+#include "support/for_each_policy.hpp"
 #include "support/sequence.hpp"
 
 // Which slots stay: as many as the budget says, the protected ones, the older of equals, never those scored NaN.

@@ -91,7 +91,7 @@ TEST_CASE("Accurate arithmetic adds at most 5 % of the format's own error, for k
         }
 }
 
-TEST_CASE("Exact arithmetic gives the bits of Coefficients' default at every level") {
+TEST_CASE("Exact arithmetic adds less than a thousandth of the format's own error at every level") {
   for (unsigned bits : {2u, 3u, 4u, 8u})
     at_every_isa([&](kvc::Isa isa) {
       INFO(kvc::to_string(isa) << ", " << bits << " bits");
@@ -122,7 +122,8 @@ TEST_CASE("AVX2, AVX-512 and the dot products of Arm multiply integers") {
   CHECK_FALSE(table(kvc::Isa::portable).multiplies_integers);
 }
 
-TEST_CASE("Fast arithmetic stays below half of the format's own error") {
+TEST_CASE("Fast arithmetic adds the share of the format's own error that its documentation says, at every width") {
+  const auto documented = [](unsigned bits) { return bits == 8 ? 0.05 : bits == 4 ? 0.4 : 0.2; };
   for (unsigned bits : {2u, 3u, 4u, 8u})
     for (bool keys : {true, false})
       for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
@@ -130,7 +131,7 @@ TEST_CASE("Fast arithmetic stays below half of the format's own error") {
           const double error = relative_error(Sample(bits, keys, along, Data::outliers), Arithmetic::fast, 3);
           INFO(kvc::to_string(isa) << ": " << bits << " bits, " << (keys ? "keys" : "values") << ": " << 100 * error
                                    << " %");
-          CHECK(error <= 0.5);
+          CHECK(error <= documented(bits));
         });
 }
 

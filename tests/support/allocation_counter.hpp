@@ -1,72 +1,30 @@
 #pragma once
 #include <atomic>
 #include <cstddef>
-#include <cstdlib>
-#include <new>
 
-// Replaces the program's operator new: to be included by one file of a program. Tests look at the count between two marks,
-// or have one allocation refused.
+/// A program that is linked with allocation_counter.cpp has its operator new counted, and refused where a test wants that.
 namespace support {
-inline std::atomic<std::size_t> allocation_count{0};
-/// That many more allocations succeed, and the one after them throws std::bad_alloc; negative: none is refused.
-inline std::atomic<std::ptrdiff_t> allocations_until_refusal{-1};
+
+/// Calls of operator new so far. Tests look at the difference of two marks.
+extern std::atomic<std::size_t> allocation_count;
+
+/// That many more allocations succeed, and the one after them throws std::bad_alloc; negative: none is refused. For tests whose
+/// own allocations come in between, which set it aside for their time.
+extern std::atomic<std::ptrdiff_t> allocations_until_refusal;
+
+/// While it lives, one allocation of the program fails: the one after `before` others, and with `for_good` all later ones too.
+/// Allocations that a test makes of its own would count: what it needs is made before.
+class AllocationFault {
+ public:
+  explicit AllocationFault(std::size_t before, bool for_good = false);
+  ~AllocationFault();
+  AllocationFault(const AllocationFault&) = delete;
+  AllocationFault& operator=(const AllocationFault&) = delete;
+  /// Whether an allocation was refused since the fault was made.
+  static bool happened();
+};
+
+/// Called where memory is obtained: counts, and throws std::bad_alloc if it is this one's turn. For memory resources of tests.
+void count_allocation();
+
 }  // namespace support
-
-namespace {
-
-[[gnu::noinline]] void* counted(std::size_t bytes, std::size_t alignment) {
-  ++support::allocation_count;
-  if (support::allocations_until_refusal >= 0 && support::allocations_until_refusal-- == 0) throw std::bad_alloc();
-  void* memory = alignment > alignof(std::max_align_t)
-                     ? std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment)
-                     : std::malloc(bytes ? bytes : 1);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-[[gnu::noinline]] void release(void* memory) {
-  std::free(memory);
-}
-}  // namespace
-
-void* operator new(std::size_t bytes) {
-  return counted(bytes, 1);
-}
-void* operator new[](std::size_t bytes) {
-  return counted(bytes, 1);
-}
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return counted(bytes, 1);
-}
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
-  return counted(bytes, 1);
-}
-void operator delete(void* memory) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory, std::size_t) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory, std::align_val_t) noexcept {
-  release(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  release(memory);
-}
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept {
-  release(memory);
-}

@@ -2,6 +2,7 @@
 
 #include "kvc/storage/row_store.hpp"
 #include "support/allocation_counter.hpp"
+#include "support/for_each_policy.hpp"
 #include "support/sequence.hpp"
 
 // What every policy's cache says about its memory, and asks for.

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "support/for_each_policy.hpp"
 #include "support/sequence.hpp"
 
 // What must be the same to the last bit: with room for everything, in chunks, in forks, with heads in another order.

@@ -1,0 +1,210 @@
+#include "support/naive_cache.hpp"
+
+namespace naive {
+
+Row turned(Row row, const kvc::Rotary& rotary, double delta) {
+  const std::size_t pairs = rotary.inv_freq.size();
+  for (std::size_t i = 0; i < pairs; ++i) {
+    const double angle = delta * double(rotary.inv_freq[i]);
+    double &x = row[rotary.interleaved ? 2 * i : i], &y = row[rotary.interleaved ? 2 * i + 1 : i + pairs];
+    const double before = x;
+    x = before * std::cos(angle) - y * std::sin(angle);
+    y = before * std::sin(angle) + y * std::cos(angle);
+  }
+  return row;
+}
+
+std::vector<double> Cache::pass(std::size_t layer, const kvc::Tokens& tokens, kvc::Event event) {
+  append(layer, tokens);
+  const std::vector<double> out = attend_appended(layer, tokens.q, event);
+  act(layer, event);
+  return out;
+}
+
+std::vector<double> Cache::draft(std::size_t layer, const kvc::Tokens& tokens) {
+  for (std::size_t t = 0; t < tokens.q.count; ++t) drafts_[layer].emplace_back(tokens.q[t].begin(), tokens.q[t].end());
+  std::vector<double> out;
+  for (std::size_t t = 0; t < tokens.q.count; ++t) {
+    append(layer, one_of(tokens, t));
+    const std::vector<double> row = answers(layer, tokens.q.subrows(t, 1), select);
+    out.insert(out.end(), row.begin(), row.end());
+  }
+  return out;
+}
+
+kvc::Tokens Cache::one_of(const kvc::Tokens& tokens, std::size_t t) const {
+  kvc::Tokens one{.q = tokens.q.subrows(t, 1), .k = tokens.k.subrows(t, 1), .v = tokens.v.subrows(t, 1)};
+  if (!tokens.scores.empty()) one.scores = tokens.scores.subspan(t * shape_.kv_heads, shape_.kv_heads);
+  if (!tokens.positions.empty()) one.positions = tokens.positions.subspan(t, 1);
+  return one;
+}
+
+void Cache::accept(std::size_t layer, std::size_t count) {
+  for (std::size_t rejected = drafts_[layer].size() - count; rejected > 0; --rejected) {
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) head(layer, h).pop_back();
+    --next_[layer];
+  }
+  std::vector<float> queries;
+  for (std::size_t t = 0; t < count; ++t)
+    queries.insert(queries.end(), drafts_[layer][t].begin(), drafts_[layer][t].end());
+  drafts_[layer].clear();
+  if (count != 0) attend_appended(layer, {queries.data(), count, queries.size() / count});
+}
+
+void Cache::append(std::size_t layer, const kvc::Tokens& tokens) {
+  for (std::size_t t = 0; t < tokens.k.count; ++t) {
+    const kvc::Position position = tokens.positions.empty() ? next_[layer] : tokens.positions[t];
+    next_[layer] = position + 1;
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      Slot slot{.position = position};
+      slot.key.values = part(tokens.k[t], h, shape_.head_dim);
+      slot.value.values = part(tokens.v[t], h, shape_.values_dim());
+      for (double& x : slot.key.values) x = rounded(dense_, x);
+      for (double& x : slot.value.values) x = rounded(dense_, x);
+      if (!tokens.scores.empty()) slot.score = tokens.scores[t * shape_.kv_heads + h];
+      head(layer, h).push_back(slot);
+    }
+  }
+}
+
+std::vector<double> Cache::attend_appended(std::size_t layer, kvc::ConstRows queries, kvc::Event event) {
+  const bool selects = select && event == kvc::Event::decode && queries.count == 1;
+  std::vector<double> out = answers(layer, queries, selects ? select : nullptr);
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+    const std::vector<Row>& rows = attention_[index(layer, h)];
+    for (std::size_t slot = 0; slot < head(layer, h).size(); ++slot) {
+      Slot& learner = head(layer, h)[slot];
+      for (std::size_t row = 0; row < rows.size(); ++row) {
+        learner.mass += rows[row][slot];
+        if (event == kvc::Event::decode) continue;
+        if (row % shape_.group() == 0) learner.received.push_back(0);
+        learner.received.back() += rows[row][slot];
+      }
+    }
+  }
+  return out;
+}
+
+void Cache::act(std::size_t layer, kvc::Event event) {
+  if (keep)
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) evict(layer, h, keep(head(layer, h), event));
+  end_pass(layer, event);
+}
+
+void Cache::end_pass(std::size_t layer, kvc::Event event) {
+  if (event == kvc::Event::prompt_chunk) return;
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h)
+    for (Slot& slot : head(layer, h)) slot.received.clear();
+  const bool upper = layer % 2 == 1, paired = merging && (upper || layer + 1 < shape_.layers);
+  if (!paired) return seal(layer);
+  const bool due = event != kvc::Event::decode || next_[layer] - merged_until_[layer] >= 64;
+  if (!upper || !due) return;
+  merge(layer);
+  seal(layer - 1);
+  seal(layer);
+}
+
+void Cache::evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
+  if (farewell) farewell(head(layer, h), stays);
+  Head kept;
+  for (std::size_t slot = 0; slot < stays.size(); ++slot)
+    if (stays[slot]) kept.push_back(head(layer, h)[slot]);
+  if (kept.size() == stays.size()) return;
+  head(layer, h) = kept;
+  auto& [keys, values] = blocks_[index(layer, h)];
+  keys.release(stored(layer, h, &Slot::key));
+  values.release(stored(layer, h, &Slot::value));
+}
+
+void Cache::truncate(kvc::Position from) {
+  for (Head& slots : heads_)
+    while (!slots.empty() && slots.back().position >= from) slots.pop_back();
+  for (kvc::Position& next : next_) next = std::min(next, from);
+  for (kvc::Position& until : merged_until_) until = std::min(until, from);
+}
+
+Cache::Answer Cache::attend_one(const Head& slots, const Row& query, std::size_t visible, double shift,
+                                const std::vector<bool>& selected) const {
+  constexpr double Nothing = -std::numeric_limits<double>::infinity();
+  const double scale = shape_.scale > 0 ? double(shape_.scale) : 1 / std::sqrt(double(shape_.head_dim));
+  Row logits(slots.size(), Nothing);
+  const Row placed = in_cache ? turned(query, shape_.rotary, shift) : query;
+  for (std::size_t slot = 0; slot < visible; ++slot) {
+    if (!selected.empty() && !selected[slot]) continue;
+    const Row& stored = slots[slot].key.values;
+    const Row key = in_cache ? turned(stored, shape_.rotary, double(slot) - slots[slot].position) : stored;
+    double sum = 0;
+    for (std::size_t c = 0; c < key.size(); ++c) sum += placed[c] * key[c];
+    sum *= scale;
+    if (shape_.softcap > 0) sum = double(shape_.softcap) * std::tanh(sum / double(shape_.softcap));
+    logits[slot] = sum + std::log(slots[slot].multiplicity);
+  }
+  double maximum = Nothing, total = 0;
+  for (const double logit : logits) maximum = std::max(maximum, logit);
+  Answer answer{Row(shape_.values_dim()), Nothing, Row(slots.size())};
+  if (maximum == Nothing) return answer;
+  for (const double logit : logits) total += std::exp(logit - maximum);
+  answer.lse = maximum + std::log(total);
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    answer.probabilities[slot] = std::exp(logits[slot] - answer.lse);
+    for (std::size_t c = 0; c < answer.out.size(); ++c)
+      answer.out[c] += answer.probabilities[slot] * slots[slot].value.values[c];
+  }
+  return answer;
+}
+
+Row Cache::part(std::span<const float> row, std::size_t number, std::size_t dim) {
+  const auto from = row.begin() + std::ptrdiff_t(number * dim);
+  return Row(from, from + std::ptrdiff_t(dim));
+}
+
+std::vector<Stored*> Cache::stored(std::size_t layer, std::size_t h, Stored Slot::*side) {
+  std::vector<Stored*> rows;
+  for (Slot& slot : head(layer, h)) rows.push_back(&(slot.*side));
+  return rows;
+}
+
+std::vector<double> Cache::answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen) {
+  std::vector<double> out;
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) attention_[index(layer, h)].clear();
+  for (std::size_t t = 0; t < queries.count; ++t)
+    for (std::size_t q = 0; q < shape_.query_heads; ++q) {
+      const std::size_t h = q / shape_.group();
+      const Head& slots = head(layer, h);
+      const std::size_t at = slots.size() - queries.count + t;
+      std::vector<Row> group;
+      for (std::size_t member = 0; member < shape_.group(); ++member)
+        group.push_back(query(queries[t], h * shape_.group() + member));
+      const auto [row, lse, probabilities] =
+          attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position,
+                     chosen ? chosen(layer, slots, group) : std::vector<bool>{});
+      out.insert(out.end(), row.begin(), row.end());
+      attention_[index(layer, h)].push_back(probabilities);
+    }
+  return out;
+}
+
+void Cache::seal(std::size_t layer) {
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+    auto& [keys, values] = blocks_[index(layer, h)];
+    seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
+    seal_oldest(stored(layer, h, &Slot::value), streams_.value, values);
+  }
+}
+
+void Cache::merge(std::size_t layer) {
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+    Head &below = head(layer - 1, h), &here = head(layer, h);
+    auto &below_blocks = blocks_[index(layer - 1, h)], &here_blocks = blocks_[index(layer, h)];
+    std::size_t first = here.size();
+    while (first > 0 && here[first - 1].position >= merged_until_[layer]) --first;
+    const auto both = [&](Stored Slot::*side, const kvc::Stream& stream, Blocks& a, Blocks& b) {
+      merge_rows(below, here, first, side, stream, *merging, a, b);
+    };
+    both(&Slot::key, streams_.key, below_blocks.first, here_blocks.first);
+    both(&Slot::value, streams_.value, below_blocks.second, here_blocks.second);
+  }
+  merged_until_[layer] = next_[layer];
+}
+
+}  // namespace naive
