@@ -10,6 +10,7 @@
 #include "engine/thread_pool.hpp"
 #include "evaluation/arguments.hpp"
 #include "evaluation/command.hpp"
+#include "evaluation/repeat_probe.hpp"
 #include "evaluation/scoring.hpp"
 #include "kvc/kvc.hpp"
 #include "kvc/named/any_policy.hpp"
@@ -85,6 +86,18 @@ std::size_t write_answer(const engine::Model& model, kvc::CacheCore& cache, std:
   return limit;
 }
 
+/// Feeds the prompt to the cache. A policy that wants a probe sees the prompt repeated before it acts.
+void read_prompt(const engine::Model& model, kvc::CacheCore& cache, std::span<const int> prompt,
+                 kvc::Rows<float> logits, engine::Workspace& workspace, const std::string& policy) {
+  const bool probed = evaluation::wants_probe(cache.stages());
+  if (probed) evaluation::check_repetition(model, prompt, policy);
+  engine::prefill(model, cache, prompt, logits, workspace, {.last_chunk = !probed});
+  if (!probed) return;
+  kvc::CacheCore* const caches[] = {&cache};
+  evaluation::repeat_prompt(model, caches, prompt, workspace);
+  cache.compress();
+}
+
 void generate(std::span<const char* const> words) {
   const evaluation::Arguments arguments(words, known_options());
   if (arguments.has("--help")) return evaluation::print(help());
@@ -100,7 +113,7 @@ void generate(std::span<const char* const> words) {
   std::vector<float> logits(model.config().vocabulary);
   const Stopwatch reading;
   engine::Workspace workspace;
-  engine::prefill(model, cache, prompt, {logits.data(), 1, logits.size()}, workspace);
+  read_prompt(model, cache, prompt, {logits.data(), 1, logits.size()}, workspace, policy.to_string());
   const double read_seconds = reading.seconds();
   const Stopwatch writing;
   const std::size_t written = write_answer(model, cache, logits, prompt.size(), limit);

@@ -49,14 +49,8 @@ void check_tokens(const engine::Model& model, std::span<const Contestant> contes
         fmt::format("prompt and decoded tokens, {} together, are more than the model's context of {}; ask for a "
                     "smaller --prompt or --decode",
                     prompt.size() + fed, config.context));
-  const auto probing = std::ranges::find_if(contestants, wants_probe);
-  if (probing == contestants.end()) return;
-  for (const RepeatProbe& asked : repeat_probes(prompt, model.tokenizer()))
-    if (prompt.size() + asked.ids.size() > config.context)
-      refuse(
-          fmt::format("{} wants to see the prompt repeated; the prompt of {} tokens and a repetition of {} are more "
-                      "than the model's context of {}; ask for a smaller --prompt",
-                      probing->name, prompt.size(), asked.ids.size(), config.context));
+  for (const Contestant& contestant : contestants)
+    if (wants_probe(contestant.policy.stages())) check_repetition(model, prompt, contestant.name);
 }
 
 }  // namespace
@@ -83,7 +77,7 @@ Comparison::Comparison(const engine::Model& model, std::vector<Contestant> conte
   // A policy that does not fit is refused here, before any prompt has been computed.
   for (const Contestant& contestant : contestants_) check(contestant);
   for (std::size_t c = 0; c < contestants_.size(); ++c)
-    if (wants_probe(contestants_[c])) probing_.push_back(c);
+    if (wants_probe(contestants_[c].policy.stages())) probing_.push_back(c);
 }
 
 void Comparison::check(const Contestant& contestant) const {
@@ -171,21 +165,12 @@ void Comparison::start(std::span<const int> prompt) {
   if (!probing_.empty()) probe(prompt);
 }
 
-/// Asks the model to repeat the prompt, with the reference cache's attention, and lets the probing policies act on what
-/// they saw.
+/// The probing policies see the prompt repeated, with the reference cache's attention, and then act.
 void Comparison::probe(std::span<const int> prompt) {
-  for (const RepeatProbe& asked : repeat_probes(prompt, model_->tokenizer())) {
-    std::vector<kvc::Position> positions(asked.ids.size());
-    std::iota(positions.begin(), positions.end(), static_cast<kvc::Position>(prompt.size()));
-    const auto feed = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
-      caches_[0]->probe(layer, rows, out, asked.begin, asked.end);
-      model_->executor().parallel_for(probing_.size(), [&](std::size_t i) {
-        caches_[probing_[i] + 1]->probe(layer, rows, {}, asked.begin, asked.end);
-      });
-    };
-    model_->forward(asked.ids, positions, feed, {}, workspace_);
-  }
-  model_->executor().parallel_for(probing_.size(), [&](std::size_t i) { caches_[probing_[i] + 1]->compress(); });
+  std::vector<kvc::CacheCore*> asked = {batch_[0]};
+  for (const std::size_t c : probing_) asked.push_back(batch_[c + 1]);
+  repeat_prompt(*model_, asked, prompt, workspace_);
+  model_->executor().parallel_for(probing_.size(), [&](std::size_t i) { asked[i + 1]->compress(); });
 }
 
 void Comparison::measure_caches() {

@@ -27,11 +27,6 @@ std::vector<Contestant> read_contestants(const std::string& policies, const std:
   return all;
 }
 
-bool wants_probe(const Contestant& contestant) {
-  return std::ranges::any_of(contestant.policy.stages(),
-                             [](const auto& stage) { return stage->needs().probe != kvc::Feed::none; });
-}
-
 Contestant full_cache() {
   return {"full:type=f32", 1, kvc::AnyPolicy::parse("full:type=f32")};
 }

@@ -18,9 +18,6 @@ struct Contestant {
 /// word.
 std::vector<Contestant> read_contestants(const std::string& policies, const std::vector<double>& keeps);
 
-/// Whether a stage of the policy wants to see probes, as KVzip does: the prompt repeated.
-bool wants_probe(const Contestant& contestant);
-
 /// Every token, in f32: what the others are measured against.
 Contestant full_cache();
 

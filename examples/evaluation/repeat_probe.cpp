@@ -1,6 +1,11 @@
 #include "repeat_probe.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <numeric>
+
+#include "kvc/error.hpp"
 
 namespace evaluation {
 namespace {
@@ -33,6 +38,34 @@ std::vector<RepeatProbe> repeat_probes(std::span<const int> prompt, const engine
     probes.push_back(std::move(probe));
   }
   return probes;
+}
+
+bool wants_probe(const kvc::Stages& stages) {
+  return std::ranges::any_of(stages, [](const auto& stage) { return stage->needs().probe != kvc::Feed::none; });
+}
+
+void check_repetition(const engine::Model& model, std::span<const int> prompt, const std::string& policy) {
+  const std::size_t context = model.config().context;
+  for (const RepeatProbe& asked : repeat_probes(prompt, model.tokenizer()))
+    if (prompt.size() + asked.ids.size() > context)
+      kvc::fail(kvc::ErrorCode::invalid_argument,
+                fmt::format("{} wants to see the prompt repeated; the prompt of {} tokens and a repetition of {} are "
+                            "more than the model's context of {}; ask for a smaller prompt",
+                            policy, prompt.size(), asked.ids.size(), context));
+}
+
+void repeat_prompt(const engine::Model& model, std::span<kvc::CacheCore* const> caches, std::span<const int> prompt,
+                   engine::Workspace& workspace) {
+  for (const RepeatProbe& asked : repeat_probes(prompt, model.tokenizer())) {
+    std::vector<kvc::Position> positions(asked.ids.size());
+    std::iota(positions.begin(), positions.end(), static_cast<kvc::Position>(prompt.size()));
+    const auto ask = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
+      caches[0]->probe(layer, rows, out, asked.begin, asked.end);
+      model.executor().parallel_for(
+          caches.size() - 1, [&](std::size_t i) { caches[i + 1]->probe(layer, rows, {}, asked.begin, asked.end); });
+    };
+    model.forward(asked.ids, positions, ask, {}, workspace);
+  }
 }
 
 }  // namespace evaluation

@@ -1,9 +1,11 @@
 #pragma once
+#include <cstddef>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "engine/tokenizer.hpp"
-#include "kvc/shape.hpp"
+#include "engine/model.hpp"
+#include "kvc/cache/core.hpp"
 
 namespace evaluation {
 
@@ -20,5 +22,16 @@ inline constexpr std::size_t RepeatedPiece = 2048;
 /// The probes of a prompt, one for every piece of `piece` tokens.
 std::vector<RepeatProbe> repeat_probes(std::span<const int> prompt, const engine::Tokenizer& tokenizer,
                                        std::size_t piece = RepeatedPiece);
+
+/// Whether a stage of a policy wants to see probes.
+bool wants_probe(const kvc::Stages& stages);
+
+/// Throws kvc::Error (invalid_argument), naming the policy, if prompt and repetition are more than the model's context.
+void check_repetition(const engine::Model& model, std::span<const int> prompt, const std::string& policy);
+
+/// Asks the model to repeat a prompt that the caches have just got, with last_chunk = false. The attention is that of
+/// caches[0]; all caches observe it, and nothing of it stays in them. The caller ends their prompts with compress().
+void repeat_prompt(const engine::Model& model, std::span<kvc::CacheCore* const> caches, std::span<const int> prompt,
+                   engine::Workspace& workspace);
 
 }  // namespace evaluation
