@@ -147,7 +147,6 @@ Picture picture_of(const kvc::CacheCore& cache) {
       cache.gather(id, {keys, slots, shape.head_dim}, {keys + slots * shape.head_dim, slots, shape.values_dim()});
       add_slots<kvc::H2O>(picture.slots, cache, id);
       add_slots<kvc::ExternalScores>(picture.slots, cache, id);
-      add_slots<kvc::AdaKV<kvc::H2O>>(picture.slots, cache, id);
     }
   add_stats(picture.numbers, cache.stats());
   return picture;
