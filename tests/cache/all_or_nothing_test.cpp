@@ -42,7 +42,7 @@ constexpr Combination Combinations[] = {
     {"h2o:budget=60 | quest:tokens=24,page=8,dense_layers=0"},
     {"snapkv:budget=40,window=8 | kivi:group=16,residual=16", false},
     {"knorm:budget=40 | h2o:budget=30,recent=8"},
-    {"external_scores:budget=40,recent=8,decoding"},
+    {"external_scores:budget=40,recent=8,when=every_pass"},
     {"razor_attention:heads=none,budget=40 | kivi:group=16,residual=16"},
     {"mini_cache:start=0"},
     {"streaming_llm:budget=40 | mini_cache:start=0 | kivi:group=16,residual=16"},
@@ -190,7 +190,7 @@ class MoodyExecutor final : public Executor {
 }  // namespace
 
 TEST_CASE("A call that is refused memory leaves the cache as it was, in every place where it asks",
-          "[.all_or_nothing]") {
+          "[all_or_nothing]") {
   SerialExecutor executor;
   for (const Combination& combination : Combinations)
     for (const bool for_good : {false, true}) {
@@ -200,7 +200,7 @@ TEST_CASE("A call that is refused memory leaves the cache as it was, in every pl
     }
 }
 
-TEST_CASE("A call that the engine's memory resource refuses leaves the cache as it was", "[.all_or_nothing]") {
+TEST_CASE("A call that the engine's memory resource refuses leaves the cache as it was", "[all_or_nothing]") {
   SerialExecutor executor;
   CountedMemory memory;
   for (const Combination& combination : Combinations) {
@@ -211,7 +211,7 @@ TEST_CASE("A call that the engine's memory resource refuses leaves the cache as 
   }
 }
 
-TEST_CASE("A call in which an executor throws leaves the cache as it was", "[.all_or_nothing]") {
+TEST_CASE("A call in which an executor throws leaves the cache as it was", "[all_or_nothing]") {
   for (const Combination& combination : Combinations) {
     INFO(combination.text);
     Countdown countdown;

@@ -73,10 +73,8 @@ class Transaction {
     if (saved_head.stored) return;
     before_observe(head);
     HeadStore& store = in_.heads[head];
-    if (saved_head.store)
-      *saved_head.store = store;
-    else
-      saved_head.store.emplace(store);
+    if (!saved_head.store) saved_head.store.emplace(store);
+    saved_head.store->copy_with_room(store);
     saved_head.budgets = in_.memory[head].budgets;
     saved_head.fitted = in_.memory[head].fitted;
     saved_head.stored = true;

@@ -111,6 +111,18 @@ class HeadStore {
     in_step_ = mark.in_step;
   }
 
+  /// Becomes a copy of `other` with as much room, so that taking its place costs no allocation later. Throws what allocation
+  /// throws; a copy that was one before asks for little.
+  void copy_with_room(const HeadStore& other) {
+    *this = other;
+    keys_.table().reserve_as(other.keys_.table());
+    values_.table().reserve_as(other.values_.table());
+    positions_.reserve(other.positions_.capacity());
+    multiplicity_.reserve(other.multiplicity_.capacity());
+    precision_.reserve(other.precision_.capacity());
+    for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].reserve(other.columns_[c].capacity());
+  }
+
   /// Lets go of all rows, so that the blocks that this copy shares belong to others alone again.
   void release() noexcept {
     keys_.table().segments.clear();
