@@ -23,7 +23,8 @@ class RowStore;
 class CacheCore {
  public:
   CacheCore(const CacheShape& shape, Stages stages, const CacheOptions& options = {});
-  virtual ~CacheCore();
+  /// Inline here, and not only where it is defined, in a header-only build: else g++ emits the whole cache in every file.
+  KVC_FORWARD virtual ~CacheCore();
   CacheCore& operator=(const CacheCore&) = delete;
 
   /// Appends a prompt, or the next part of one, to a layer and writes its causal attention to `out`

@@ -35,12 +35,14 @@ class Codec {
   virtual void encode(ConstRows rows, std::byte* block, std::size_t capacity, std::size_t first) const = 0;
   /// Reads rows [first, first + rows.count) back.
   virtual void decode(const std::byte* block, std::size_t capacity, std::size_t first, Rows<float> rows) const = 0;
+  // `inline` here and not only below: the first virtual function that is neither pure nor inline in its class makes g++ emit
+  // the class's table, and everything behind it, in every file that sees this one.
   /// results[i][r] (+)= queries[i] · row(first + r) for r < count.
-  virtual void scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
-                      const kernels::Coefficients& queries, const kernels::Results& results) const;
+  inline virtual void scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
+                             const kernels::Coefficients& queries, const kernels::Results& results) const;
   /// results[i] (+)= sum over r < count of weights[i][r] * row(first + r).
-  virtual void accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
-                          const kernels::Coefficients& weights, const kernels::Results& results) const;
+  inline virtual void accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
+                                 const kernels::Coefficients& weights, const kernels::Results& results) const;
 };
 
 namespace detail {
