@@ -68,7 +68,7 @@ class HeadScorer {
       codec_->encode(k.columns(head * dim, dim), block.data(), tokens, 0);
     }
     // Tiles of query rows of one head; their sums are added in order, so every executor gives the same scores.
-    const std::size_t first = 1 + text_.block, tiles = kernels::divide_up(tokens - first, TileRows);
+    const std::size_t first = 1 + text_.block, tiles = divide_up(tokens - first, TileRows);
     std::vector<Sums> sums(shape_.query_heads * tiles);
     executor.parallel_for(sums.size(), [&](std::size_t task) {
       const std::size_t head = task / tiles, begin = first + task % tiles * TileRows;

@@ -106,7 +106,7 @@ class HeadReader {
         settings_(settings),
         keys_(head.keys().segments(), next ? next->keys().segments() : std::span<const Segment>()),
         values_(head.values().segments(), next ? next->values().segments() : std::span<const Segment>()) {
-    bias_ = head.key_bias(detail::scratch<BiasPurpose>(kernels::round_up(head.keys().rows(), kernels::TileLanes)));
+    bias_ = head.key_bias(detail::scratch<BiasPurpose>(round_up(head.keys().rows(), TileLanes)));
     if (!selected.empty()) mask_unselected(selected);
     if (settings.in_cache) find_runs();
   }
@@ -213,7 +213,7 @@ class HeadReader {
   }
 
   void mask_unselected(std::span<const std::uint8_t> selected) {
-    auto memory = detail::scratch<BiasPurpose>(kernels::round_up(rows(), kernels::TileLanes));  // where key_bias wrote
+    auto memory = detail::scratch<BiasPurpose>(round_up(rows(), TileLanes));  // where key_bias wrote
     if (bias_.empty()) std::fill(memory.begin(), memory.end(), 0.0f);
     for (std::size_t slot = 0; slot < head_.size(); ++slot)
       if (!selected[slot]) memory[static_cast<std::size_t>(head_.keys().map()[slot])] = MinusInfinity;

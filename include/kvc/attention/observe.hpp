@@ -23,7 +23,7 @@ inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, co
                                std::span<float> target) {
   const auto& table = kernels::active();
   const std::size_t rows = head.keys().rows();
-  const kernels::DenseLayout as_block{Scalar::f32, kept.stride, kernels::TileLanes};
+  const kernels::DenseLayout as_block{Scalar::f32, kept.stride, TileLanes};
   auto sums = detail::scratch<struct GroupSumsPurpose>(group_sums ? rows : 0);
   float log_sum_exp[64];  // CacheShape::validate: at most 64 query heads share a KV head
   for (std::size_t row = 0; row < state.rows; ++row) log_sum_exp[row] = state.log_sum_exp(row);
@@ -51,7 +51,7 @@ inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::siz
                           std::size_t stride) {
   const auto& table = kernels::active();
   const std::size_t rows = state.rows, each = rows / heads;
-  const kernels::DenseLayout of_head{Scalar::f32, heads * kept.stride, kernels::TileLanes};
+  const kernels::DenseLayout of_head{Scalar::f32, heads * kept.stride, TileLanes};
   auto memory = detail::scratch<struct KeptFactors>(3 * rows);
   float *minus_lse = memory.data(), *maxima = minus_lse + rows, *factors = maxima + rows;  // [heads, each]
   const auto place = [&](std::size_t row) { return row % heads * each + row / heads; };
@@ -59,7 +59,7 @@ inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::siz
     minus_lse[place(row)] = state.sum[row] > 0 ? -state.log_sum_exp(row) : 0.0f;  // its maxima are -inf
   for (std::size_t chunk = 0; chunk < end; chunk += ChunkRows) {
     for (std::size_t row = 0; row < rows; ++row) maxima[place(row)] = kept.maxima[chunk / ChunkRows * rows + row];
-    table.probabilities(maxima, minus_lse, rows, 0.0f, factors, false);
+    table.exponentials(maxima, minus_lse, rows, factors);
     for (std::size_t h = 0; h < heads; ++h)
       table.dense_product(of_head, kept.weights + h * kept.stride + chunk,
                           {0, std::min(ChunkRows, end - chunk), 0, each}, {factors + h * each, 1, each},

@@ -18,11 +18,11 @@ struct Partial {
   std::size_t rows = 0, stride = 0;
 
   static std::size_t floats(std::size_t rows, std::size_t value_dim) {
-    return rows * (2 + kernels::round_up(value_dim, kernels::TileLanes));
+    return rows * (2 + round_up(value_dim, TileLanes));
   }
   /// Lays an empty state over memory of floats(rows, value_dim).
   static Partial empty_in(std::span<float> memory, std::size_t rows, std::size_t value_dim) {
-    const std::size_t stride = kernels::round_up(value_dim, kernels::TileLanes);
+    const std::size_t stride = round_up(value_dim, TileLanes);
     std::fill_n(memory.data(), rows * stride, 0.0f);
     std::fill_n(memory.data() + rows * stride, rows, MinusInfinity);
     std::fill_n(memory.data() + rows * stride + rows, rows, 0.0f);
@@ -61,7 +61,7 @@ constexpr std::size_t tile_tokens(std::size_t tokens, std::size_t group, std::si
   constexpr std::size_t Floats = std::size_t{3} << 17, Least = 48, Even = 12;  // Even: blocks of rows come out full
   const std::size_t rows = std::clamp(Floats / std::max<std::size_t>(keys, 1) / Even * Even, Least, TileQueryRows);
   const std::size_t most = std::max<std::size_t>(1, rows / group), all = std::max<std::size_t>(1, tokens);
-  return kernels::divide_up(all, kernels::divide_up(all, most));
+  return divide_up(all, divide_up(all, most));
 }
 
 /// Keeps what decode already computed, for policies that want the probabilities of the pass.
@@ -73,9 +73,9 @@ struct KeptScores {
 
 /// Room for the scores of `rows` queries over `keys` key rows, in scratch memory.
 inline KeptScores room_for_scores(std::size_t rows, std::size_t keys) {
-  std::size_t stride = kernels::round_up(keys, kernels::TileLanes);  // read back as whole tiles
-  if (stride % ChunkRows == 0) stride += kernels::TileLanes;  // powers of two apart, rows share sets of the caches
-  auto memory = detail::scratch<struct KeptPurpose>(rows * (stride + kernels::divide_up(keys, ChunkRows)));
+  std::size_t stride = round_up(keys, TileLanes);  // read back as whole tiles
+  if (stride % ChunkRows == 0) stride += TileLanes;  // powers of two apart, rows share sets of the caches
+  auto memory = detail::scratch<struct KeptPurpose>(rows * (stride + divide_up(keys, ChunkRows)));
   return {memory.data(), memory.data() + rows * stride, stride};
 }
 
@@ -91,7 +91,7 @@ inline void skip_chunk(const KeptScores& kept, std::size_t chunk, std::size_t co
 inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, const Queries& queries,
                         std::size_t limit_first, Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
-  const kernels::Pass pass;
+  const kernels::Scope pass;
   const std::size_t rows = queries.rows();
   auto memory = detail::scratch<struct ScoresPurpose>(rows * ChunkRows + rows);
   float* correction = memory.data() + rows * ChunkRows;
@@ -126,7 +126,7 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
 inline void attend_out_of_step(const HeadReader& reader, const Queries& queries, std::size_t limit_first,
                                Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
-  const kernels::Pass pass;
+  const kernels::Scope pass;
   const HeadStore& head = reader.head();
   const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
   const std::size_t stride = kept.weights ? kept.stride : key_rows;

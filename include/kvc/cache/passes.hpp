@@ -158,7 +158,7 @@ inline void CacheCore::Impl::append_head(const Pass& pass, std::size_t head, std
 /// Parts that the rows of a head fall into, the token that is about to come included.
 inline std::size_t CacheCore::Impl::parts_of(std::size_t head) const {
   if (!heads_[head].in_step()) return 1;
-  return kernels::divide_up(heads_[head].keys().rows() + 1, detail::PartRows);
+  return divide_up(heads_[head].keys().rows() + 1, detail::PartRows);
 }
 
 /// Everything that a pass does once begin_pass() has counted its tokens in.
@@ -271,7 +271,7 @@ inline void CacheCore::Impl::attend_tokens(const Pass& pass) {
     for (std::size_t head = first_head(pass.layer); head < first_head(pass.layer) + shape_.kv_heads; ++head)
       if (!heads_[head].in_step()) at_once = std::max(at_once, heads_[head].keys().rows());
     const std::size_t tile_tokens = attention::tile_tokens(tiled, shape_.group(), at_once);
-    const std::size_t tiles = kernels::divide_up(tiled, tile_tokens);
+    const std::size_t tiles = divide_up(tiled, tile_tokens);
     executor().parallel_for(windows + shape_.kv_heads * tiles, [&](std::size_t task) {
       if (task < windows) return attend_window(pass, task, window);
       // The longest tiles first: they decide when the last thread is done.
@@ -338,7 +338,7 @@ inline void CacheCore::Impl::attend_strips(const Pass& pass) {
   for (std::size_t local = 0; local < shape_.kv_heads; ++local)
     most = std::max(most, heads_[first + local].keys().rows());
   const std::size_t tile_tokens = attention::tile_tokens(tokens, shape_.group(), most);
-  const std::size_t tiles = kernels::divide_up(tokens, tile_tokens), strips = std::min(detail::Strips, tiles);
+  const std::size_t tiles = divide_up(tokens, tile_tokens), strips = std::min(detail::Strips, tiles);
   const std::size_t strip_floats = kept_rows * most;
   sums_.resize(shape_.kv_heads * strips * strip_floats);
   executor().parallel_for(shape_.kv_heads * strips, [&](std::size_t task) {
@@ -369,7 +369,7 @@ inline void CacheCore::Impl::attend_parts(const Pass& pass, std::size_t parts) {
   const auto part_of = [&](std::size_t task) { return std::span<float>(partials_).subspan(task * floats, floats); };
   const auto state_in = [&](std::size_t task) {
     float* memory = part_of(task).data();
-    const std::size_t stride = kernels::round_up(value_dim, kernels::TileLanes);
+    const std::size_t stride = round_up(value_dim, TileLanes);
     return attention::Partial{memory + group * stride, memory + group * stride + group, memory, group, stride};
   };
   executor().parallel_for(shape_.kv_heads * parts, [&](std::size_t task) {

@@ -24,10 +24,10 @@ class DenseCodec final : public Codec {
   std::size_t dim() const override { return dim_; }
   std::size_t block_bytes(std::size_t capacity) const override {
     const std::size_t elements =
-        role_ == Role::key ? kernels::round_up(capacity, kernels::TileLanes) * dim_ : capacity * layout_.p_stride;
+        role_ == Role::key ? round_up(capacity, TileLanes) * dim_ : capacity * layout_.depth_stride;
     return elements * scalar_bytes(format_.type);
   }
-  std::size_t range_granule() const override { return role_ == Role::key ? kernels::TileLanes : 1; }
+  std::size_t range_granule() const override { return role_ == Role::key ? TileLanes : 1; }
 
   void encode(ConstRows rows, std::byte* block, std::size_t, std::size_t first) const override {
     kernels::active().dense_encode(layout_, block, window(first, rows.count), source(rows));
@@ -46,8 +46,8 @@ class DenseCodec final : public Codec {
   }
 
  private:
-  kernels::Window window(std::size_t first, std::size_t count) const {
-    return role_ == Role::key ? kernels::Window{first, count, 0, dim_} : kernels::Window{0, dim_, first, count};
+  kernels::Area window(std::size_t first, std::size_t count) const {
+    return role_ == Role::key ? kernels::Area{first, count, 0, dim_} : kernels::Area{0, dim_, first, count};
   }
   kernels::ConstFloatMatrix source(ConstRows rows) const {
     return role_ == Role::key ? kernels::ConstFloatMatrix{rows.data, 1, rows.stride}

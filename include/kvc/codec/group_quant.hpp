@@ -27,7 +27,7 @@ class GroupQuantCodec final : public Codec {
   std::size_t granule() const override { return format_.axis == Axis::channel ? format_.group : 1; }
   std::size_t range_granule() const override {
     const kernels::PackedLayout any = layout(granule());
-    return role_ == Role::key ? any.lane_granule() : any.p_granule();
+    return role_ == Role::key ? any.lane_granule() : any.depth_granule();
   }
 
   void encode(ConstRows rows, std::byte* block, std::size_t capacity, std::size_t first) const override {
@@ -56,16 +56,16 @@ class GroupQuantCodec final : public Codec {
     // Elements of a group follow each other along the tokens (channel axis) or the channels; tokens are the lanes of keys.
     const bool along_lanes = (format_.axis == Axis::channel) == (role_ == Role::key);
     return {.bits = format_.bits,
-            .along = along_lanes ? kernels::GroupsAlong::lanes : kernels::GroupsAlong::p,
+            .along = along_lanes ? kernels::GroupsAlong::lanes : kernels::GroupsAlong::depth,
             .group = format_.group,
             .lanes = role_ == Role::key ? capacity : dim_,
-            .p = role_ == Role::key ? dim_ : capacity,
+            .depth = role_ == Role::key ? dim_ : capacity,
             .metadata = format_.metadata};
   }
 
  private:
-  kernels::Window window(std::size_t first, std::size_t count) const {
-    return role_ == Role::key ? kernels::Window{first, count, 0, dim_} : kernels::Window{0, dim_, first, count};
+  kernels::Area window(std::size_t first, std::size_t count) const {
+    return role_ == Role::key ? kernels::Area{first, count, 0, dim_} : kernels::Area{0, dim_, first, count};
   }
 
   GroupQuant format_;

@@ -93,17 +93,23 @@ inline void scale_rows(float* x, std::size_t stride, std::size_t rows, std::size
   }
 }
 
-inline void probabilities(const float* scores, const float* bias, std::size_t count, float lse, float* target,
-                          bool add_to) {
-  const bool nothing = lse == MinusInfinity;
-  const Vector shift = set(lse);
+inline void exponentials(const float* scores, const float* bias, std::size_t count, float* target) {
   for (std::size_t i = 0; i < count; i += Width) {
     const std::size_t left = count - i;
     Vector score = load_scores(scores + i, left);
     if (bias) score = add(score, load_some(bias + i, left));
-    Vector probability = nothing ? zero() : exponential(subtract(score, shift));
-    if (add_to) probability = add(probability, load_some(target + i, left));
-    store_some(target + i, probability, left);
+    store_some(target + i, exponential(score), left);
+  }
+}
+
+inline void column_maxima(const float* x, std::size_t stride, std::size_t rows, std::size_t count,
+                          const float* factors, float* maxima) {
+  for (std::size_t i = 0; i < count; i += Width) {
+    const std::size_t left = count - i;
+    Vector highest = load_some(maxima + i, left);
+    for (std::size_t r = 0; r < rows; ++r)
+      highest = maximum(multiply(set(factors[r]), load_some(x + r * stride + i, left)), highest);
+    store_some(maxima + i, highest, left);
   }
 }
 

@@ -77,7 +77,7 @@ inline std::size_t RowStore::split(std::size_t at, std::size_t row) {
   const std::size_t count = row - segments_[at].first;
   auto rows = detail::scratch<struct SplitPurpose>(count * dim());
   segments_[at].decode(segments_[at].first, {rows.data(), count, dim()});
-  Segment front{Block::make(dense_, kernels::round_up(count, kernels::TileLanes), memory_), 0, count};
+  Segment front{Block::make(dense_, round_up(count, TileLanes), memory_), 0, count};
   dense_->encode({rows.data(), count, dim()}, front.block->data(), front.block->capacity(), 0);
   segments_[at].begin += count;
   segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at), std::move(front));

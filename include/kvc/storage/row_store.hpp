@@ -196,9 +196,9 @@ class RowStore {
   void for_each_demand(std::size_t slots, Visit visit) const {
     if (seals()) {
       const std::size_t live = std::min(slots, stream_.sinks + stream_.recent + stream_.batch) + 2 * TransientRows;
-      visit(dense_->block_bytes(TransientRows), kernels::divide_up(live, TransientRows) + 1);
+      visit(dense_->block_bytes(TransientRows), divide_up(live, TransientRows) + 1);
       const std::size_t capacity = sealed_capacity(stream_.batch);
-      visit(sealed_->block_bytes(capacity), kernels::divide_up(slots, capacity) + 1);
+      visit(sealed_->block_bytes(capacity), divide_up(slots, capacity) + 1);
       return;
     }
     for (std::size_t at = 0; at <= slots; at += open_capacity(at)) visit(dense_->block_bytes(open_capacity(at)), 1);
@@ -222,11 +222,11 @@ class RowStore {
   std::size_t open_capacity() const { return open_capacity(rows()); }
   std::size_t open_capacity(std::size_t rows) const {
     if (seals()) return TransientRows;
-    return std::clamp(rows / 256 * kernels::TileLanes, kernels::TileLanes, OpenRows);
+    return std::clamp(rows / 256 * TileLanes, TileLanes, OpenRows);
   }
   /// Rows sealed one by one share a block; rows that share scales get one of their own size.
   std::size_t sealed_capacity(std::size_t rows) const {
-    if (sealed_->granule() > 1 || rows >= SealedRows) return kernels::round_up(rows, sealed_->granule());
+    if (sealed_->granule() > 1 || rows >= SealedRows) return round_up(rows, sealed_->granule());
     return SealedRows;
   }
   bool in_sealed_rows(std::size_t row) const { return row >= sealed_first_ && row < sealed_first_ + sealed_count_; }
@@ -256,7 +256,7 @@ class RowStore {
         !segments_.empty() && !segments_.back().sealed && segments_.back().end < segments_.back().block->capacity();
     if (!open) {
       const std::size_t capacity = wanted > open_capacity()
-                                       ? std::min(PromptRows, kernels::round_up(wanted, kernels::TileLanes))
+                                       ? std::min(PromptRows, round_up(wanted, TileLanes))
                                        : open_capacity();
       segments_.push_back({.block = Block::make(dense_, capacity, memory_), .first = rows()});
     }
