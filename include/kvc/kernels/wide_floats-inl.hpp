@@ -3,6 +3,7 @@
 
 #include "kvc/kernels/dense/product-inl.hpp"
 #include "kvc/kernels/packed/metadata-inl.hpp"
+#include "kvc/kernels/packed/decode-inl.hpp"
 #include "kvc/kernels/packed/product-inl.hpp"
 #include "kvc/kernels/softmax-inl.hpp"
 

@@ -35,11 +35,9 @@ constexpr bool fits_registers(std::size_t rows, std::size_t tiles) {
   const std::size_t vectors = tiles * TileVectors;
   return rows * vectors + smaller(rows, vectors) + 1 <= Registers;
 }
-/// The most tiles of a piece of so many rows. With elements of 16 bits two are enough: converting them takes the time in
-/// which more accumulators would help.
-constexpr std::size_t tiles_of_piece(Scalar type, std::size_t rows) {
-  if (!Specialised) return 1;
-  for (std::size_t tiles = type == Scalar::f32 ? MaxTiles : 2; tiles > 1; tiles /= 2)
+/// The most tiles of a piece of so many rows.
+constexpr std::size_t tiles_of_piece(std::size_t rows) {
+  for (std::size_t tiles = Specialised ? MaxTiles : 1; tiles > 1; tiles /= 2)
     if (fits_registers(rows, tiles)) return tiles;
   return 1;
 }
@@ -125,7 +123,7 @@ template <Scalar Type>
 constexpr DensePieces make_dense_pieces() {
   DensePieces pieces;
   auto fill = [&]<std::size_t Rows>() {
-    constexpr std::size_t Tiles = tiles_of_piece(Type, Rows);
+    constexpr std::size_t Tiles = tiles_of_piece(Rows);
     pieces.of[Rows][0] = dense_piece<Type, Rows, 1>;
     if constexpr (Tiles >= 2) pieces.of[Rows][1] = dense_piece<Type, Rows, 2>;
     if constexpr (Tiles >= 4) pieces.of[Rows][2] = dense_piece<Type, Rows, 4>;
@@ -168,7 +166,7 @@ struct DenseProduct {
  private:
   /// While it prefetches, a piece takes a line's worth of each depth: bursts of prefetches fill the buffers that loads wait for.
   std::size_t most_tiles(std::size_t rows) const {
-    const std::size_t most = tiles_of_piece(layout.type, rows);
+    const std::size_t most = tiles_of_piece(rows);
     return coefficients.ahead == 0 ? most : smaller(most, LineBytes / (TileLanes * scalar_bytes(layout.type)));
   }
 
@@ -214,12 +212,13 @@ inline constexpr std::size_t StagedDepth = 128;
 inline void staged_product(const FloatSource& source, const Area& area, const Coefficients& coefficients,
                            const Results& results) {
   alignas(LineBytes) float floats[MaxTiles * TileLanes * StagedDepth];
-  const std::size_t most = tiles_of_piece(Scalar::f32, rows_of_piece(coefficients.rows)) * TileLanes;
+  const std::size_t most = tiles_of_piece(rows_of_piece(coefficients.rows)) * TileLanes;
+  const std::size_t step = smaller(StagedDepth, 4096 / most);
   const DenseLayout layout{Scalar::f32, most, TileLanes};
   for (std::size_t lane = 0; lane < area.lanes; lane += most) {
     const std::size_t lanes = smaller(most, area.lanes - lane);
-    for (std::size_t d = 0; d == 0 || d < area.depth_count; d += StagedDepth) {
-      const std::size_t depths = smaller(StagedDepth, area.depth_count - d);
+    for (std::size_t d = 0; d == 0 || d < area.depth_count; d += step) {
+      const std::size_t depths = smaller(step, area.depth_count - d);
       source.fill(source, {area.lane_begin + lane, lanes, area.depth_begin + d, depths}, floats, most);
       Coefficients part = coefficients;
       part.data += d;

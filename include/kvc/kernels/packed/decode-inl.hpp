@@ -36,44 +36,84 @@ struct MetadataView {
   }
 };
 
+/// Planes [begin, end) of one unit of a tile as floats, `stride` floats apart. Scales and minima are those of the planes from
+/// `begin` on (along lanes), or of the lanes.
+template <unsigned Bits, bool AlongLanes>
+void decode_unit(const std::uint32_t* unit, std::size_t begin, std::size_t end, const float* scale, const float* low,
+                 float* to, std::size_t stride) {
+  constexpr PackedLayout Layout{.bits = Bits};
+  const PackedLayout::PlanePlace first = Layout.plane_place(begin);
+  for (std::size_t i = 0; i < TileLanes; i += Width) {
+    const Vector lane_scale = load(scale + i), lane_low = load(low + i);
+    Words dwords = shift_right_by(load_words(unit + first.row * TileLanes + i), first.shift);
+    float* floats = to + i;
+    KVC_UNROLL_SOME
+    for (std::size_t plane = begin; plane < end; ++plane, floats += stride) {
+      Vector code;
+      if constexpr (Bits == 3) {
+        if (plane == 16) dwords = load_words(unit + TileLanes + i);
+        const Words high = shift_right_by(load_words(unit + 2 * TileLanes + i), Layout.plane_place(plane).high_shift);
+        code = to_float(bit_or(bit_and(dwords, words(3)), shift_left<2>(bit_and(high, words(1)))));
+      } else {
+        code = low_codes<Bits>(dwords);
+      }
+      dwords = shift_right<Layout.low_bits()>(dwords);
+      const Vector scales = AlongLanes ? set(scale[plane - begin]) : lane_scale;
+      const Vector minima = AlongLanes ? set(low[plane - begin]) : lane_low;
+      // Two roundings, here as everywhere: a fused one would differ between machines with and without FMA.
+      store(floats, add(opaque(multiply(code, scales)), minima));
+    }
+  }
+}
+
+using UnitDecoder = void (*)(const std::uint32_t*, std::size_t, std::size_t, const float*, const float*, float*,
+                             std::size_t);
+template <bool AlongLanes>
+UnitDecoder unit_decoder(unsigned bits) {
+  return bits == 2   ? decode_unit<2, AlongLanes>
+         : bits == 3 ? decode_unit<3, AlongLanes>
+         : bits == 4 ? decode_unit<4, AlongLanes>
+                     : decode_unit<8, AlongLanes>;
+}
+
 /// Reads the depths of an area for the lanes of one span: whole tiles in place where the target's lanes follow each other,
 /// others through a buffer.
 inline void decode_span(const MetadataView& view, const std::uint32_t* codes, const Area& area, const TileSpan& span,
                         const FloatMatrix& target) {
+  constexpr std::size_t MostPlanes = 32, MetadataDepth = 64;  // scales and minima along the depth are read 64 at a time
   const PackedLayout& layout = view.layout;
-  const bool along_lanes = layout.along == GroupsAlong::lanes, in_place = span.count == TileLanes && target.lane_stride == 1;
+  const bool along_lanes = layout.along == GroupsAlong::lanes;
+  const bool in_place = span.count == TileLanes && target.lane_stride == 1;
   const std::size_t depth_end = area.depth_begin + area.depth_count;
-  const Words mask = words((1u << layout.low_bits()) - 1);
-  float scale[TileLanes], low[TileLanes], values[TileLanes];
+  const UnitDecoder decode = along_lanes ? unit_decoder<true>(layout.bits) : unit_decoder<false>(layout.bits);
+  float scale[MetadataDepth + TileLanes] = {}, low[MetadataDepth + TileLanes] = {}, values[MostPlanes * TileLanes];
   float* to = target.data + (span.lane - area.lane_begin) * target.lane_stride;
-  PackedLayout::CodePlace place{0, layout.planes()};
-  for (std::size_t d = area.depth_begin; d < depth_end; ++d, ++place.plane, to += target.depth_stride) {
-    const bool starts_group = !along_lanes && d % layout.group == 0;
-    if (place.plane == layout.planes() || starts_group) place = layout.code_place(d, span.lane);
-    const std::size_t of_tile = along_lanes ? (d - area.depth_begin) % TileLanes : 0;
-    if (d == area.depth_begin || starts_group || (along_lanes && of_tile == 0)) {
-      if (along_lanes)
-        view.get(d, span.lane, smaller(TileLanes, depth_end - d), scale, low);
-      else
+  const PackedLayout::CodePlace place = layout.code_place(area.depth_begin, span.lane);
+  const std::uint32_t* unit = codes + place.dword - span.first;
+  std::size_t plane = place.plane, metadata_end = area.depth_begin, offset = 0;
+  for (std::size_t d = area.depth_begin; d < depth_end;) {
+    if (d == metadata_end) {
+      offset = 0;
+      if (along_lanes) {
+        metadata_end = smaller(d + MetadataDepth - plane, depth_end);
+        for (std::size_t i = 0; i < metadata_end - d; i += TileLanes)
+          view.get(d + i, span.lane, smaller(TileLanes, metadata_end - d - i), scale + i, low + i);
+      } else {
+        metadata_end = smaller((d / layout.group + 1) * layout.group, depth_end);
         view.get(d, span.lane - span.first, TileLanes, scale, low);
-    }
-    const PackedLayout::PlanePlace bit = layout.plane_place(place.plane);
-    const std::uint32_t* unit = codes + place.dword - span.first;
-    float* floats = in_place ? to : values;
-    KVC_UNROLL
-    for (std::size_t i = 0; i < TileLanes; i += Width) {
-      Words code = bit_and(shift_right_by(load_words(unit + bit.row * TileLanes + i), bit.shift), mask);
-      if (layout.bits == 3) {
-        const Words high = shift_right_by(load_words(unit + bit.high_row * TileLanes + i), bit.high_shift);
-        code = bit_or(code, shift_left<2>(bit_and(high, words(1))));
       }
-      const Vector scales = along_lanes ? set(scale[of_tile]) : load(scale + i);
-      const Vector minima = along_lanes ? set(low[of_tile]) : load(low + i);
-      // Two roundings, here as everywhere: a fused one would differ between machines with and without FMA.
-      store(floats + i, add(opaque(multiply(to_float(code), scales)), minima));
     }
-    if (!in_place)
-      for (std::size_t i = 0; i < span.count; ++i) to[i * target.lane_stride] = values[span.first + i];
+    const std::size_t count = smaller(layout.planes() - plane, metadata_end - d);
+    decode(unit, plane, plane + count, scale + offset, low + offset, in_place ? to : values,
+           in_place ? target.depth_stride : TileLanes);
+    for (std::size_t at = 0; at < count && !in_place; ++at)
+      for (std::size_t i = 0; i < span.count; ++i)
+        to[at * target.depth_stride + i * target.lane_stride] = values[at * TileLanes + span.first + i];
+    to += count * target.depth_stride;
+    d += count;
+    if (along_lanes) offset += count;
+    unit += layout.unit_rows() * TileLanes;  // a group begins with a unit of its own
+    plane = 0;
   }
 }
 

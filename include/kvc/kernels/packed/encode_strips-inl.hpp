@@ -25,24 +25,26 @@ KVC_ALWAYS_INLINE Vector quotient(Vector x, const Divisor& by, bool divides) {
 }
 
 /// Codes of a strip, the same as quantize() gives; `metadata` is the strip whose scales and minima they take.
-template <bool AlongLanes>
-void encode_strip(const PackedLayout& layout, const Strip& strip, const Strip& metadata, std::uint32_t* target) {
-  const unsigned bits = layout.bits, low_bits = layout.low_bits();
-  const std::size_t planes = 32 / low_bits;
-  const bool divides = layout.metadata == Scalar::f32;
-  const Vector levels = set(static_cast<float>((1u << bits) - 1));
-  const Words low_mask = words((1u << low_bits) - 1);
+template <unsigned Bits, bool AlongLanes>
+void encode_strip(const Strip& strip, const Strip& metadata, bool divides, std::uint32_t* target) {
+  constexpr unsigned LowBits = Bits == 3 ? 2 : Bits;
+  constexpr std::size_t Planes = 32 / LowBits;
+  const Vector levels = set(static_cast<float>((1u << Bits) - 1));
   Words high[TileVectors];
   KVC_UNROLL
   for (std::size_t i = 0; i < TileVectors; ++i) high[i] = words(0);
-  for (std::size_t row = 0; row < StripDepth / planes; ++row, target += TileLanes) {
+  for (std::size_t first = 0; first < StripDepth; first += Planes, target += TileLanes) {
+    const TileRows& rows = strip.rows[first / TileLanes];
+    const float* x = rows[first % TileLanes + Planes];
+    std::size_t d = first + Planes;
     Words built[TileVectors], high_of_row[TileVectors];
     KVC_UNROLL
     for (std::size_t i = 0; i < TileVectors; ++i) built[i] = high_of_row[i] = words(0);
-    // The last plane first, so that one shift makes room for the next.
-    for (std::size_t plane = planes; plane-- > 0;) {
-      const std::size_t d = row * planes + plane;
-      const float* x = strip.rows[d / TileLanes][d % TileLanes];
+    // The last plane first, so that one fixed shift makes room for the next.
+    KVC_UNROLL_SOME
+    for (std::size_t step = 0; step < Planes; ++step) {
+      --d;
+      x -= rows.stride;
       KVC_UNROLL
       for (std::size_t i = 0; i < TileVectors; ++i) {
         const auto of_element = [&](const float* values) KVC_LAMBDA_INLINE {
@@ -52,9 +54,9 @@ void encode_strip(const PackedLayout& layout, const Strip& strip, const Strip& m
         const Vector above = subtract(load(x + i * Width), of_element(metadata.low));
         const Vector at_most = minimum(quotient(above, by, divides), levels);
         const Words code = signed_max(to_words(at_most), words(0));
-        built[i] = bit_or(shift_left_by(built[i], low_bits), bit_and(code, low_mask));
-        if (bits == 3) {  // a row's high bits: four together, then a gap for those of the other row
-          const Words before = plane % 4 == 3 ? shift_left<5>(high_of_row[i]) : shift_left<1>(high_of_row[i]);
+        built[i] = bit_or(shift_left<LowBits>(built[i]), Bits == 3 ? bit_and(code, words(3)) : code);
+        if constexpr (Bits == 3) {  // a row's high bits: four together, then a gap for those of the other row
+          const Words before = step % 4 == 0 ? shift_left<5>(high_of_row[i]) : shift_left<1>(high_of_row[i]);
           high_of_row[i] = bit_or(before, shift_right<2>(code));
         }
       }
@@ -62,12 +64,22 @@ void encode_strip(const PackedLayout& layout, const Strip& strip, const Strip& m
     KVC_UNROLL
     for (std::size_t i = 0; i < TileVectors; ++i) {
       store_words(target + i * Width, built[i]);
-      if (bits == 3) high[i] = bit_or(high[i], row == 0 ? high_of_row[i] : shift_left<4>(high_of_row[i]));
+      if constexpr (Bits == 3) high[i] = bit_or(high[i], first == 0 ? high_of_row[i] : shift_left<4>(high_of_row[i]));
     }
   }
-  if (bits != 3) return;
-  KVC_UNROLL
-  for (std::size_t i = 0; i < TileVectors; ++i) store_words(target + i * Width, high[i]);
+  if constexpr (Bits == 3) {
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) store_words(target + i * Width, high[i]);
+  }
+}
+
+using StripEncoder = void (*)(const Strip&, const Strip&, bool, std::uint32_t*);
+template <bool AlongLanes>
+StripEncoder strip_encoder(unsigned bits) {
+  return bits == 2   ? encode_strip<2, AlongLanes>
+         : bits == 3 ? encode_strip<3, AlongLanes>
+         : bits == 4 ? encode_strip<4, AlongLanes>
+                     : encode_strip<8, AlongLanes>;
 }
 
 /// Prepares the division by the first `count` scales; false where a scale or minimum is too large or small for it.
@@ -99,6 +111,8 @@ struct AreaPart {
 inline void encode_strips_along_lanes(const MetadataTarget& view, std::uint32_t* codes, const AreaPart& part) {
   const auto& [area, source] = part;
   const PackedLayout& layout = view.layout;
+  const StripEncoder encode = strip_encoder<true>(layout.bits);
+  const bool divides = layout.metadata == Scalar::f32;
   const std::size_t tile_dwords = layout.dword_rows() * TileLanes;
   Strip strip;
   for (std::size_t lane = 0; lane < area.lanes; lane += layout.group) {
@@ -108,8 +122,8 @@ inline void encode_strips_along_lanes(const MetadataTarget& view, std::uint32_t*
       for (std::size_t c = 0; c < StripDepth; c += TileLanes) {
         Ranges ranges;
         ranges.find(from + c * source.depth_stride, source.depth_stride, TileLanes, source.lane_stride, layout.group);
-        view.put(layout.metadata_index(area.depth_begin + d + c, area.lane_begin + lane), 1, ranges.low, ranges.high,
-                 TileLanes, strip.scale + c, strip.low + c);
+        view.put(layout.metadata_index(area.depth_begin + d + c, area.lane_begin + lane), 1, ranges, TileLanes,
+                 strip.scale + c, strip.low + c);
       }
       if (!invert(strip, StripDepth)) {
         const AreaPart rest(area, source, {lane, layout.group, d, StripDepth});
@@ -120,7 +134,7 @@ inline void encode_strips_along_lanes(const MetadataTarget& view, std::uint32_t*
         for (std::size_t i = 0; i < StripDepth / TileLanes; ++i)
           strip.rows[i].fetch(from + tile * TileLanes * source.lane_stride + i * TileLanes * source.depth_stride,
                               source.lane_stride, TileLanes, source.depth_stride, TileLanes);
-        encode_strip<true>(layout, strip, strip, target + tile * tile_dwords);
+        encode(strip, strip, divides, target + tile * tile_dwords);
       }
     }
   }
@@ -131,6 +145,8 @@ inline constexpr std::size_t LongestStripGroup = 4 * StripDepth;
 inline void encode_strips_along_depth(const MetadataTarget& view, std::uint32_t* codes, const AreaPart& part) {
   const auto& [area, source] = part;
   const PackedLayout& layout = view.layout;
+  const StripEncoder encode = strip_encoder<false>(layout.bits);
+  const bool divides = layout.metadata == Scalar::f32;
   Strip strips[LongestStripGroup / StripDepth];
   Strip& first = strips[0];
   for (std::size_t lane = 0; lane < area.lanes; lane += TileLanes) {
@@ -143,11 +159,11 @@ inline void encode_strips_along_depth(const MetadataTarget& view, std::uint32_t*
                    TileLanes, source.depth_stride, TileLanes);
         ranges.take(rows, TileLanes);
       }
-      view.put(layout.metadata_index(area.depth_begin + d, area.lane_begin + lane), 1, ranges.low, ranges.high,
-               TileLanes, first.scale, first.low);
+      view.put(layout.metadata_index(area.depth_begin + d, area.lane_begin + lane), 1, ranges, TileLanes,
+               first.scale, first.low);
       const std::size_t strip_dwords = StripDepth * layout.bits / 32 * TileLanes, count = layout.group / StripDepth;
       if (invert(first, TileLanes)) {
-        for (std::size_t i = 0; i < count; ++i) encode_strip<false>(layout, strips[i], first, target + i * strip_dwords);
+        for (std::size_t i = 0; i < count; ++i) encode(strips[i], first, divides, target + i * strip_dwords);
       } else {
         const AreaPart rest(area, source, {lane, TileLanes, d, layout.group});
         encode_units(view, codes, rest.area, rest.source);

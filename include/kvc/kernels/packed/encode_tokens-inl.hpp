@@ -34,7 +34,13 @@ struct TokenRow {
     float least[TileLanes] = {}, most[TileLanes] = {};
     for (std::size_t g = 0; g < count; ++g)
       find_range(x + (first + g) * layout.group, layout.group, least[g], most[g]);
-    view.put(first * stride + index, stride, least, most, count, scale, low);
+    Ranges ranges;
+    KVC_UNROLL
+    for (std::size_t k = 0; k < TileVectors; ++k) {
+      ranges.low[k] = load(least + k * Width);
+      ranges.high[k] = load(most + k * Width);
+    }
+    view.put(first * stride + index, stride, ranges, count, scale, low);
     return count;
   }
 

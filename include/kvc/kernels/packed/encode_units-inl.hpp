@@ -5,68 +5,6 @@
 // and correctly rounded, so codes, scales and minima are the same bits on every machine.
 namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
-/// Stores `count` (at most TileLanes) scales or minima `stride` apart.
-inline void store_metadata(unsigned char* metadata, Scalar type, std::size_t index, const float* values,
-                           std::size_t count, std::size_t stride) {
-  if (type == Scalar::f32) return copy_elements_of<float>(values, 1, reinterpret_cast<float*>(metadata) + index, stride, count);
-  std::uint16_t halves[TileLanes];
-  encode_lanes<Scalar::f16>(values, halves);
-  copy_elements_of<std::uint16_t>(halves, 1, reinterpret_cast<std::uint16_t*>(metadata) + index, stride, count);
-}
-
-/// The scales and minima of a block that is being written.
-struct MetadataTarget : MetadataView {
-  unsigned char* first_scale;
-
-  MetadataTarget(const PackedLayout& packed, void* block)
-      : MetadataView(packed, block), first_scale(static_cast<unsigned char*>(block) + packed.scale_offset()) {}
-
-  /// Stores scales and minima of `count` (at most TileLanes) groups with elements from `low` to `high`, numbers `index`,
-  /// `index + stride`, ..., and returns what will be read back. low and high have whole tiles.
-  void put(std::size_t index, std::size_t stride, const float* low, const float* high, std::size_t count, float* scale,
-           float* minimum_of_group) const {
-    const float top = static_cast<float>((1u << layout.bits) - 1), most = largest_magnitude(layout.metadata);
-    float wrong[TileLanes];  // above 0 where the codes of a group's ends would be wrong by more than half a step
-    Vector worst = zero();
-    for (std::size_t i = 0; i < TileLanes; i += Width) {
-      const Vector from = add(load(low + i), zero());  // -0 becomes 0: which of both came first must not matter
-      const Vector to = load(high + i);
-      store(scale + i, divide(subtract(to, from), set(top)));
-      store(minimum_of_group + i, from);
-      if (layout.metadata == Scalar::f16) {
-        round_to_half(scale + i);
-        round_to_half(minimum_of_group + i);
-      }
-      const Vector step = load(scale + i), first = load(minimum_of_group + i);
-      const Vector below = subtract(subtract(first, from), opaque(multiply(set(0.5f), step)));
-      const Vector above = subtract(subtract(to, first), opaque(multiply(set(top + 0.5f), step)));
-      // A group of equal elements keeps scale 0: it reads back as that element, rounded.
-      const Vector clamped = select_less(from, to, maximum(below, above), zero());
-      const Vector magnitude = maximum(maximum(first, subtract(zero(), first)), step);
-      const Vector most_wrong = maximum(subtract(magnitude, set(most)), clamped);
-      store(wrong + i, most_wrong);
-      worst = maximum(most_wrong, worst);
-    }
-    if (max_of(worst) > 0) {
-      for (std::size_t i = 0; i < count; ++i) {
-        if (!(wrong[i] > 0)) continue;
-        const GroupRange range = covering_range(low[i], high[i], layout.bits, layout.metadata);
-        scale[i] = range.scale;
-        minimum_of_group[i] = range.minimum;
-      }
-    }
-    store_metadata(first_scale, layout.metadata, index, scale, count, stride);
-    store_metadata(first_scale + (minima - scales), layout.metadata, index, minimum_of_group, count, stride);
-  }
-
- private:
-  static void round_to_half(float* values) {
-    std::uint16_t halves[Width];
-    store_half(halves, load(values));
-    store(values, load_half(halves));
-  }
-};
-
 /// Up to 16 × 16 elements that lie in columns, as rows[e][c]: element e of column c is source[c * column_stride + e *
 /// element_stride]. In place where a row is contiguous, turned where a column is, else gathered.
 struct TileRows {
@@ -94,35 +32,122 @@ struct TileRows {
 
 /// Smallest and largest element of up to 16 groups, one a column.
 struct Ranges {
-  float low[TileLanes], high[TileLanes];
+  Vector low[TileVectors], high[TileVectors];
 
-  Ranges() {
-    for (std::size_t i = 0; i < TileLanes; i += Width) {
-      store(low + i, set(__builtin_inff()));
-      store(high + i, set(-__builtin_inff()));
+  KVC_ALWAYS_INLINE Ranges() {
+    KVC_UNROLL
+    for (std::size_t i = 0; i < TileVectors; ++i) {
+      low[i] = set(__builtin_inff());
+      high[i] = set(-__builtin_inff());
     }
   }
-  void take(const TileRows& rows, std::size_t elements) {
-    KVC_UNROLL
-    for (std::size_t i = 0; i < TileLanes; i += Width) {
-      Vector least = load(low + i), most = load(high + i);
-      for (std::size_t e = 0; e < elements; ++e) {
-        const Vector value = load(rows[e] + i);
-        least = minimum(value, least);
-        most = maximum(value, most);
+  KVC_ALWAYS_INLINE void take(const TileRows& rows, std::size_t elements) {
+    for (std::size_t e = 0; e < elements; ++e) {
+      KVC_UNROLL
+      for (std::size_t i = 0; i < TileVectors; ++i) {
+        const Vector value = load(rows[e] + i * Width);
+        low[i] = minimum(value, low[i]);
+        high[i] = maximum(value, high[i]);
       }
-      store(low + i, least);
-      store(high + i, most);
     }
   }
   /// The elements of up to 16 groups: column c of group element e is source[c * column_stride + e * element_stride].
-  void find(const float* source, std::size_t column_stride, std::size_t columns, std::size_t element_stride,
-            std::size_t elements) {
+  KVC_ALWAYS_INLINE void find(const float* source, std::size_t column_stride, std::size_t columns,
+                              std::size_t element_stride, std::size_t elements) {
     TileRows rows;
     for (std::size_t begin = 0; begin < elements; begin += TileLanes) {
       const std::size_t count = smaller(TileLanes, elements - begin);
       rows.fetch(source + begin * element_stride, column_stride, columns, element_stride, count);
       take(rows, count);
+    }
+  }
+};
+
+/// Scales or minima of up to TileLanes groups: as floats, and as they are stored.
+struct MetadataTile {
+  float* values;
+  alignas(64) std::uint16_t halves[TileLanes];  // where the type is f16
+
+  /// Rounds the values from number i on to halves.
+  KVC_ALWAYS_INLINE void round_to_half(std::size_t i) {
+    store_half(halves + i, load(values + i));
+    store(values + i, load_half(halves + i));
+  }
+  void write(unsigned char* metadata, Scalar type, std::size_t index, std::size_t count, std::size_t stride) const {
+    unsigned char* to = metadata + index * scalar_bytes(type);
+    if (type == Scalar::f32) return copy_elements_of<float>(values, 1, to, stride, count);
+    if (count < TileLanes || stride != 1) return copy_elements_of<std::uint16_t>(halves, 1, to, stride, count);
+    __builtin_memcpy(to, halves, sizeof halves);
+  }
+};
+
+/// The scales and minima of a block that is being written.
+struct MetadataTarget : MetadataView {
+  unsigned char *scales_to, *minima_to;
+
+  MetadataTarget(const PackedLayout& packed, void* block)
+      : MetadataView(packed, block),
+        scales_to(static_cast<unsigned char*>(block) + packed.scale_offset()),
+        minima_to(static_cast<unsigned char*>(block) + packed.minimum_offset()) {}
+
+  /// Stores scales and minima of `count` (at most TileLanes) groups, numbers `index`, `index + stride`, ..., and returns what will
+  /// be read back.
+  KVC_ALWAYS_INLINE void put(std::size_t index, std::size_t stride, const Ranges& ranges, std::size_t count,
+                             float* scale, float* minimum_of_group) const {
+    const Vector top = set(static_cast<float>((1u << layout.bits) - 1)), most = set(largest_magnitude(layout.metadata));
+    MetadataTile steps{scale, {}}, firsts{minimum_of_group, {}};
+    // The codes of a group's ends are right to half a step where rounding moved the minimum by less than a quarter of a step and the
+    // scale is a normal half; where that is not sure, cover() looks closer.
+    Vector suspect = zero();
+    KVC_UNROLL
+    for (std::size_t k = 0; k < TileVectors; ++k) {
+      const std::size_t i = k * Width;
+      const Vector from = add(ranges.low[k], zero());  // -0 becomes 0: which of both came first must not matter
+      store(scale + i, divide(subtract(ranges.high[k], from), top));
+      store(minimum_of_group + i, from);
+      if (layout.metadata == Scalar::f16) {
+        steps.round_to_half(i);
+        firsts.round_to_half(i);
+      }
+      const Vector step = load(scale + i), first = load(minimum_of_group + i);
+      const Vector magnitude = float_of(bit_and(bits_of(first), words(0x7fffffffu)));
+      const Vector needed = maximum(multiply(magnitude, set(0x1p-9f)), set(0x1p-14f));
+      suspect = maximum(maximum(subtract(needed, step), subtract(step, most)), suspect);
+    }
+    if (max_of(suspect) > 0) cover(steps, firsts, ranges);
+    steps.write(scales_to, layout.metadata, index, count, stride);
+    firsts.write(minima_to, layout.metadata, index, count, stride);
+  }
+
+ private:
+  /// Above 0 where the codes of the ends of a group, of elements from `from` to `to`, would be wrong by more than half a step, or
+  /// where scale or minimum are not finite. A group of equal elements keeps scale 0: it reads back as that element, rounded.
+  KVC_ALWAYS_INLINE static Vector wrong_by(Vector from, Vector to, Vector step, Vector first, Vector top, Vector most) {
+    const Vector half = opaque(multiply(set(0.5f), step)), reach = opaque(multiply(top, step));
+    const Vector below = subtract(subtract(first, from), half);
+    const Vector above = subtract(subtract(subtract(to, first), reach), half);
+    const Vector clamped = select_less(from, to, maximum(below, above), zero());
+    const Vector magnitude = maximum(maximum(first, subtract(zero(), first)), step);
+    return maximum(subtract(magnitude, most), clamped);
+  }
+  /// Chooses scale and minimum anew for the groups that need it.
+  __attribute__((noinline)) void cover(MetadataTile& steps, MetadataTile& firsts, const Ranges& ranges) const {
+    const float top = static_cast<float>((1u << layout.bits) - 1), most = largest_magnitude(layout.metadata);
+    float wrong[TileLanes], low[TileLanes], high[TileLanes];
+    for (std::size_t k = 0; k < TileVectors; ++k) {
+      const std::size_t i = k * Width;
+      store(low + i, add(ranges.low[k], zero()));
+      store(high + i, ranges.high[k]);
+      store(wrong + i, wrong_by(load(low + i), load(high + i), load(steps.values + i), load(firsts.values + i),
+                                set(top), set(most)));
+    }
+    for (std::size_t i = 0; i < TileLanes; ++i) {
+      if (!(wrong[i] > 0)) continue;
+      const GroupRange range = covering_range(low[i], high[i], layout.bits, layout.metadata);
+      steps.values[i] = range.scale;
+      firsts.values[i] = range.minimum;
+      steps.halves[i] = to_half(range.scale);
+      firsts.halves[i] = to_half(range.minimum);
     }
   }
 };
@@ -142,7 +167,7 @@ inline void encode_metadata(const MetadataTarget& view, const Area& area, const 
       ranges.find(source.data + c * column_stride + e * element_stride, column_stride, count, element_stride,
                   smaller(layout.group, elements - e));
       const std::size_t d = area.depth_begin + (along_lanes ? c : e), lane = area.lane_begin + (along_lanes ? e : c);
-      view.put(layout.metadata_index(d, lane), 1, ranges.low, ranges.high, count, scale, low);
+      view.put(layout.metadata_index(d, lane), 1, ranges, count, scale, low);
     }
   }
 }

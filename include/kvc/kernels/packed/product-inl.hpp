@@ -5,7 +5,7 @@ inline void fill_from_packed(const FloatSource& source, const Area& area, float*
   // What follows the last lane of the last tile is multiplied too, and thrown away.
   for (std::size_t lane = area.lanes; lane % TileLanes != 0; ++lane)
     for (std::size_t d = 0; d < area.depth_count; ++d) floats[d * stride + lane] = 0;
-  narrower::packed_decode(*static_cast<const PackedLayout*>(source.layout), source.block, area, {floats, stride, 1});
+  packed_decode(*static_cast<const PackedLayout*>(source.layout), source.block, area, {floats, stride, 1});
 }
 
 inline void exact_product(const PackedLayout& layout, const void* block, const Area& area,
