@@ -20,6 +20,11 @@ constexpr std::size_t scalar_bytes(Scalar type) {
   return type == Scalar::f32 ? 4 : 2;
 }
 
+/// The largest finite number of a type.
+constexpr float largest_magnitude(Scalar type) {
+  return type == Scalar::f32 ? 3.40282347e38f : type == Scalar::f16 ? 65504.0f : 3.38953139e38f;
+}
+
 /// Rows as they are, in one of three element types.
 struct Dense {
   Scalar type = Scalar::f16;
@@ -59,7 +64,7 @@ constexpr auto words_of(Fit) {
 /// [0, 2^bits), minimum and scale = (max - min) / (2^bits - 1) of the group. A constant group has scale 0 and code 0.
 /// Codes are computed against the minimum and scale as stored, so f16 metadata costs no systematic error.
 struct GroupQuant {
-  unsigned bits = 4;  ///< 2, 3, 4 or 8; with 3, groups along p (see kernels::PackedLayout) are padded to multiples of 32
+  unsigned bits = 4;  ///< 2, 3, 4 or 8; with 3, groups along the depth (see kernels::PackedLayout) are padded to multiples of 32
   Axis axis = Axis::channel;
   std::size_t group = 32;         ///< elements that share a scale; KIVI's default
   Scalar metadata = Scalar::f16;  ///< of scale and minimum: f16 or f32
@@ -113,6 +118,15 @@ struct GgmlBlocks {
                                             " channels) must divide the head dimension (" + std::to_string(dim) + ")");
   }
 };
+
+/// The largest magnitude of an element that reads back finite and no further from its value than the format promises. With
+/// metadata in f32, half of what f32 holds: the difference of two elements must be finite too.
+constexpr float largest_magnitude(const Dense& format) {
+  return largest_magnitude(format.type);
+}
+constexpr float largest_magnitude(const GroupQuant& format) {
+  return format.metadata == Scalar::f32 ? largest_magnitude(Scalar::f32) / 2 : largest_magnitude(Scalar::f16);
+}
 
 class Codec;
 

@@ -46,7 +46,7 @@ void check_sums(const Sequence& sequence) {
 /// The dense cache of every token seen, and beside it no more than the unused rows of a block begun by a prompt, of an open
 /// block and of a block of codes, in each side of each head.
 void check_rows_held(const Sequence& sequence, std::size_t row_bytes) {
-  constexpr std::size_t Unused = kernels::TileLanes + RowStore::OpenRows + RowStore::SealedRows;
+  constexpr std::size_t Unused = TileLanes + RowStore::OpenRows + RowStore::SealedRows;
   for (const HeadId id : Sequence::heads(Shape)) {
     const Stats stats = sequence.cache().stats(id);
     CHECK(stats.payload + stats.slack <= 2 * (stats.seen + Unused) * row_bytes);
@@ -62,7 +62,7 @@ void check_metadata(const PolicyCase& entry, const Sequence& sequence) {
   for (const auto& stage : cache.stages()) kept += stage->slot_bytes();
   for (const HeadId id : Sequence::heads(Shape)) {
     const std::size_t blocks = cache.key_rows(id).segments().size() + cache.value_rows(id).segments().size();
-    CHECK(blocks <= 2 * (cache.stats(id).seen / kernels::TileLanes + 3));
+    CHECK(blocks <= 2 * (cache.stats(id).seen / TileLanes + 3));
     const std::size_t state = entry.state_bytes + cache.stats(id).seen * entry.state_bytes_per_token;
     CHECK(cache.stats(id).metadata <= (cache.stats(id).seen + 16) * (PerSlot + kept) + blocks * PerBlock + state);
   }

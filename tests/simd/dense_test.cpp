@@ -24,40 +24,40 @@ struct Block {
       : layout(values ? DenseLayout::of_values(type, lane_count) : DenseLayout::of_keys(type, step_count)),
         lanes(lane_count),
         steps(step_count),
-        bytes(round_up(lane_count, TileLanes) * step_count * kvc::scalar_bytes(type)) {
+        bytes(kvc::round_up(lane_count, kvc::TileLanes) * step_count * kvc::scalar_bytes(type)) {
     const std::vector<float> source = normal_floats(lanes * steps, 1);
     table(kvc::Isa::portable).dense_encode(layout, bytes.data(), {0, lanes, 0, steps}, {source.data(), lanes, 1});
   }
   float operator()(std::size_t p, std::size_t lane) const { return dense_element(layout, bytes.data(), p, lane); }
 };
 
-std::vector<float> product(const Block& block, const Window& window, const std::vector<float>& coefficients,
+std::vector<float> product(const Block& block, const Area& area, const std::vector<float>& coefficients,
                            std::size_t rows, bool add = false) {
-  std::vector<float> results(rows * window.lanes, add ? 1.0f : NotANumber);
-  active().dense_product(block.layout, block.bytes.data(), window, {coefficients.data(), rows, window.p_count},
-                         {results.data(), window.lanes, add});
+  std::vector<float> results(rows * area.lanes, add ? 1.0f : NotANumber);
+  active().dense_product(block.layout, block.bytes.data(), area, {coefficients.data(), rows, area.depth_count},
+                         {results.data(), area.lanes, add});
   return results;
 }
 
-/// Checks one product at every level. Each result is p_count fused (portable: separate) multiplications and additions
-/// in sequence, so its error is below (p_count + 2) units of the sum of the terms' magnitudes.
-void check_product(const Block& block, const Window& window, std::size_t rows, bool add) {
-  const std::vector<float> coefficients = normal_floats(rows * window.p_count, 2);
-  std::vector<Sum> sums(rows * window.lanes);
+/// Checks one product at every level. Each result is depth_count fused (portable: separate) multiplications and additions
+/// in sequence, so its error is below (depth_count + 2) units of the sum of the terms' magnitudes.
+void check_product(const Block& block, const Area& area, std::size_t rows, bool add) {
+  const std::vector<float> coefficients = normal_floats(rows * area.depth_count, 2);
+  std::vector<Sum> sums(rows * area.lanes);
   for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t lane = 0; lane < window.lanes; ++lane) {
-      Sum& sum = sums[r * window.lanes + lane];
+    for (std::size_t lane = 0; lane < area.lanes; ++lane) {
+      Sum& sum = sums[r * area.lanes + lane];
       if (add) sum.add(1.0);
-      for (std::size_t p = 0; p < window.p_count; ++p)
-        sum.add(double(coefficients[r * window.p_count + p]) * block(window.p_begin + p, window.lane_begin + lane));
+      for (std::size_t p = 0; p < area.depth_count; ++p)
+        sum.add(double(coefficients[r * area.depth_count + p]) * block(area.depth_begin + p, area.lane_begin + lane));
     }
   }
   at_every_isa([&](kvc::Isa isa) {
-    const std::vector<float> results = product(block, window, coefficients, rows, add);
+    const std::vector<float> results = product(block, area, coefficients, rows, add);
     Worst worst;
     for (std::size_t i = 0; i < results.size(); ++i)
-      worst.add(results[i], sums[i].value, double(window.p_count + 2) * Unit * sums[i].magnitude);
-    INFO(kvc::to_string(isa) << ": rows " << rows << ", lanes " << window.lanes << ", p " << window.p_count);
+      worst.add(results[i], sums[i].value, double(area.depth_count + 2) * Unit * sums[i].magnitude);
+    INFO(kvc::to_string(isa) << ": rows " << rows << ", lanes " << area.lanes << ", p " << area.depth_count);
     CHECK(worst.value() <= 1);
   });
 }
@@ -83,7 +83,7 @@ TEST_CASE("dense_product serves every element type in both layouts, replacing an
         }
 }
 
-TEST_CASE("dense_product of a window reads only that window") {
+TEST_CASE("dense_product of a area reads only that area") {
   for (bool values : {false, true}) {
     const Block block(Scalar::f16, values, 96, 64);
     check_product(block, {32, 40, 5, 50}, 3, false);
@@ -100,7 +100,7 @@ TEST_CASE("dense_product over no p replaces by zero") {
   });
 }
 
-TEST_CASE("dense_product writes exactly the window's lanes of each row") {
+TEST_CASE("dense_product writes exactly the area's lanes of each row") {
   const Block block(Scalar::f16, true, 48, 16);
   const std::vector<float> coefficients = normal_floats(5 * 16, 2);
   at_every_isa([&](kvc::Isa isa) {
@@ -149,34 +149,34 @@ TEST_CASE("a NaN or infinite element reaches exactly the results of its lane") {
   });
 }
 
-TEST_CASE("dense_encode and dense_decode move any window between any strides") {
+TEST_CASE("dense_encode and dense_decode move any area between any strides") {
   const std::vector<float> source = normal_floats(100 * 40, 3);
   for (Scalar type : {Scalar::f32, Scalar::f16, Scalar::bf16})
     for (bool values : {false, true})
       for (bool lanes_follow : {false, true})
-        for (const Window& window : {Window{0, 96, 0, 40}, Window{0, 100, 3, 33}, Window{37, 1, 0, 40},
-                                     Window{5, 50, 7, 1}, Window{16, 80, 1, 17}})
+        for (const Area& area : {Area{0, 96, 0, 40}, Area{0, 100, 3, 33}, Area{37, 1, 0, 40},
+                                     Area{5, 50, 7, 1}, Area{16, 80, 1, 17}})
           at_every_isa([&](kvc::Isa isa) {
             const DenseLayout layout = values ? DenseLayout::of_values(type, 100) : DenseLayout::of_keys(type, 40);
             std::vector<unsigned char> block(112 * 40 * kvc::scalar_bytes(type));
-            const std::size_t p_stride = lanes_follow ? 100 : 1, lane_stride = lanes_follow ? 1 : 40;
-            active().dense_encode(layout, block.data(), window, {source.data(), p_stride, lane_stride});
+            const std::size_t depth_stride = lanes_follow ? 100 : 1, lane_stride = lanes_follow ? 1 : 40;
+            active().dense_encode(layout, block.data(), area, {source.data(), depth_stride, lane_stride});
             std::vector<float> back(100 * 40, Sentinel);
-            active().dense_decode(layout, block.data(), window, {back.data(), p_stride, lane_stride});
+            active().dense_decode(layout, block.data(), area, {back.data(), depth_stride, lane_stride});
             std::size_t wrong = 0;
             for (std::size_t p = 0; p < 40; ++p)
               for (std::size_t lane = 0; lane < 100; ++lane) {
-                const bool inside = p >= window.p_begin && p < window.p_begin + window.p_count &&
-                                    lane >= window.lane_begin && lane < window.lane_begin + window.lanes;
+                const bool inside = p >= area.depth_begin && p < area.depth_begin + area.depth_count &&
+                                    lane >= area.lane_begin && lane < area.lane_begin + area.lanes;
                 if (!inside) {
                   wrong += dense_element(layout, block.data(), p, lane) != 0;
                   continue;
                 }
-                const std::size_t at = (p - window.p_begin) * p_stride + (lane - window.lane_begin) * lane_stride;
+                const std::size_t at = (p - area.depth_begin) * depth_stride + (lane - area.lane_begin) * lane_stride;
                 const float expected = rounded_to(type, source[at]);
                 wrong += dense_element(layout, block.data(), p, lane) != expected || back[at] != expected;
               }
-            INFO(kvc::to_string(isa) << ", lanes " << window.lanes << ", p " << window.p_count);
+            INFO(kvc::to_string(isa) << ", lanes " << area.lanes << ", p " << area.depth_count);
             CHECK(wrong == 0);
           });
 }

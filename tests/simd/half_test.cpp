@@ -91,7 +91,7 @@ TEST_CASE("floats around every rounding boundary encode to the same halves and b
   const std::vector<float> floats = floats_around_halves();
   for (Scalar type : {Scalar::f16, Scalar::bf16}) {
     at_every_isa([&](kvc::Isa isa) {
-      std::vector<unsigned char> block(2 * round_up(floats.size(), TileLanes));
+      std::vector<unsigned char> block(2 * kvc::round_up(floats.size(), kvc::TileLanes));
       active().dense_encode(DenseLayout::of_values(type, floats.size()), block.data(), {0, floats.size(), 0, 1},
                             {floats.data(), floats.size(), 1});
       std::size_t different = 0;
@@ -104,12 +104,12 @@ TEST_CASE("floats around every rounding boundary encode to the same halves and b
 }
 
 TEST_CASE("NaN stays NaN in every element type") {
-  const std::vector<float> floats(TileLanes, NotANumber);
+  const std::vector<float> floats(kvc::TileLanes, NotANumber);
   for (Scalar type : {Scalar::f32, Scalar::f16, Scalar::bf16}) {
     at_every_isa([&](kvc::Isa isa) {
-      std::vector<unsigned char> block(TileLanes * 4);
-      active().dense_encode(DenseLayout::of_values(type, TileLanes), block.data(), {0, TileLanes, 0, 1},
-                            {floats.data(), TileLanes, 1});
+      std::vector<unsigned char> block(kvc::TileLanes * 4);
+      active().dense_encode(DenseLayout::of_values(type, kvc::TileLanes), block.data(), {0, kvc::TileLanes, 0, 1},
+                            {floats.data(), kvc::TileLanes, 1});
       INFO(kvc::to_string(isa));
       CHECK(std::isnan(read_scalar(type, block.data(), 3)));
     });

@@ -30,13 +30,13 @@ struct Sample {
         layout{bits, along, 32, is_keys ? Tokens : Dim, is_keys ? Dim : Tokens, Scalar::f16},
         source(normal_floats(Tokens * Dim, 11)),
         bytes(layout.bytes()) {
-    for (std::size_t p = 0; p < layout.p; ++p)
+    for (std::size_t p = 0; p < layout.depth; ++p)
       for (std::size_t lane = 0; lane < layout.lanes; ++lane) {
         const std::size_t channel = keys ? p : lane;
         float& x = source[p * layout.lanes + lane];
         if (data == Data::outliers && channel % 32 == 11) x = 8 * x + (channel % 64 == 11 ? 12.0f : -12.0f);
       }
-    active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.p}, {source.data(), layout.lanes, 1});
+    active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
   }
   float original(std::size_t p, std::size_t lane) const { return source[p * layout.lanes + lane]; }
   double decoded(std::size_t p, std::size_t lane) const {
@@ -46,7 +46,7 @@ struct Sample {
 
 /// Queries, or weights like those of a softmax whose logits deviate by 1.5.
 std::vector<float> coefficients_of(const Sample& sample, std::size_t rows) {
-  std::vector<float> c = normal_floats(rows * sample.layout.p, 12);
+  std::vector<float> c = normal_floats(rows * sample.layout.depth, 12);
   if (!sample.keys)
     for (float& x : c) x = std::exp(1.5f * x - 4.0f);
   return c;
@@ -55,7 +55,7 @@ std::vector<float> coefficients_of(const Sample& sample, std::size_t rows) {
 /// RMS of (product - exact product of decoded elements) over RMS of (exact product of decoded - of original elements).
 double relative_error(const Sample& sample, Arithmetic arithmetic, std::size_t rows) {
   const std::vector<float> c = coefficients_of(sample, rows);
-  const std::size_t lanes = sample.layout.lanes, steps = sample.layout.p;
+  const std::size_t lanes = sample.layout.lanes, steps = sample.layout.depth;
   std::vector<float> results(rows * lanes);
   active().packed_product(sample.layout, sample.bytes.data(), {0, lanes, 0, steps},
                           {c.data(), rows, steps, arithmetic, !sample.keys}, {results.data(), lanes, false});
@@ -78,7 +78,7 @@ double relative_error(const Sample& sample, Arithmetic arithmetic, std::size_t r
 TEST_CASE("Accurate arithmetic adds at most 5 % of the format's own error, for keys and values of every format") {
   for (unsigned bits : {2u, 3u, 4u, 8u})
     for (bool keys : {true, false})
-      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth})
         for (Data data : {Data::normal, Data::outliers}) {
           const Sample sample(bits, keys, along, data);
           at_every_isa([&](kvc::Isa isa) {
@@ -101,7 +101,7 @@ TEST_CASE("Exact arithmetic adds less than a thousandth of the format's own erro
 
 TEST_CASE("Accurate arithmetic quantizes coefficients where the level multiplies integers, and only there") {
   for (unsigned bits : {2u, 3u, 4u, 8u})
-    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
       const Sample sample(bits, true, along, Data::normal);
       const std::vector<float> c = coefficients_of(sample, 1);
       at_every_isa([&](kvc::Isa isa) {
@@ -126,7 +126,7 @@ TEST_CASE("Fast arithmetic adds the share of the format's own error that its doc
   const auto documented = [](unsigned bits) { return bits == 8 ? 0.05 : bits == 4 ? 0.4 : 0.2; };
   for (unsigned bits : {2u, 3u, 4u, 8u})
     for (bool keys : {true, false})
-      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth})
         at_every_isa([&](kvc::Isa isa) {
           const double error = relative_error(Sample(bits, keys, along, Data::outliers), Arithmetic::fast, 3);
           INFO(kvc::to_string(isa) << ": " << bits << " bits, " << (keys ? "keys" : "values") << ": " << 100 * error
@@ -139,31 +139,31 @@ namespace {
 
 /// The product in double precision over decoded elements, and how far each level's accurate result is from it, relative to
 /// the largest result. Quantized coefficients have steps of 1/32500 of their largest, which meet codes of a few units.
-void check_accurate(const PackedLayout& layout, const Window& window, std::size_t rows, bool weights, bool add) {
-  const std::vector<float> source = normal_floats(layout.p * layout.lanes, 21, 0.5f);
+void check_accurate(const PackedLayout& layout, const Area& area, std::size_t rows, bool weights, bool add) {
+  const std::vector<float> source = normal_floats(layout.depth * layout.lanes, 21, 0.5f);
   std::vector<unsigned char> bytes(layout.bytes());
-  active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.p}, {source.data(), layout.lanes, 1});
-  std::vector<float> c = normal_floats(rows * window.p_count, 22);
+  active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
+  std::vector<float> c = normal_floats(rows * area.depth_count, 22);
   if (weights)
     for (float& x : c) x = std::fabs(x);
-  std::vector<double> expected(rows * window.lanes, add ? 1.0 : 0.0);
+  std::vector<double> expected(rows * area.lanes, add ? 1.0 : 0.0);
   double magnitude = 0;
   for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t lane = 0; lane < window.lanes; ++lane) {
+    for (std::size_t lane = 0; lane < area.lanes; ++lane) {
       double sum = 0;
-      for (std::size_t p = 0; p < window.p_count; ++p) {
-        const double term = double(c[r * window.p_count + p]) *
-                            packed_element(layout, bytes.data(), window.p_begin + p, window.lane_begin + lane).value();
-        expected[r * window.lanes + lane] += term;
+      for (std::size_t p = 0; p < area.depth_count; ++p) {
+        const double term = double(c[r * area.depth_count + p]) *
+                            packed_element(layout, bytes.data(), area.depth_begin + p, area.lane_begin + lane).value();
+        expected[r * area.lanes + lane] += term;
         sum += std::fabs(term);
       }
       magnitude = std::max(magnitude, sum);
     }
   at_every_isa([&](kvc::Isa isa) {
-    std::vector<float> results(rows * window.lanes, add ? 1.0f : NotANumber);
-    active().packed_product(layout, bytes.data(), window,
-                            {c.data(), rows, window.p_count, Arithmetic::accurate, weights},
-                            {results.data(), window.lanes, add});
+    std::vector<float> results(rows * area.lanes, add ? 1.0f : NotANumber);
+    active().packed_product(layout, bytes.data(), area,
+                            {c.data(), rows, area.depth_count, Arithmetic::accurate, weights},
+                            {results.data(), area.lanes, add});
     double worst = 0;
     for (std::size_t i = 0; i < results.size(); ++i) {
       const double distance = std::fabs(results[i] - expected[i]);
@@ -171,7 +171,7 @@ void check_accurate(const PackedLayout& layout, const Window& window, std::size_
     }
     INFO(kvc::to_string(isa) << ": " << layout.bits << " bits, groups of " << layout.group << " along "
                              << (layout.along == GroupsAlong::lanes ? "lanes" : "p") << ", rows " << rows << ", lanes "
-                             << window.lanes << ", p " << window.p_count);
+                             << area.lanes << ", p " << area.depth_count);
     // One part of 8 bits, which 2-bit codes may meet, errs by half a step of 1/255 of the largest weight or 1/127 of the
     // largest query; sums of many roundings stay below 2 %.
     CHECK(worst <= (layout.bits == 2 ? 2e-2 : 1e-3) * (magnitude + 1));
@@ -183,7 +183,7 @@ void check_accurate(const PackedLayout& layout, const Window& window, std::size_
 TEST_CASE("Accurate products serve every number of tokens, as keys and as values") {
   for (unsigned bits : {2u, 3u, 4u, 8u})
     for (std::size_t tokens : {1u, 7u, 31u, 32u, 33u, 255u, 256u, 257u, 1000u})
-      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
         check_accurate({bits, along, 32, tokens, 64, Scalar::f16}, {0, tokens, 0, 64}, 3, false, false);
         check_accurate({bits, along, 32, 64, tokens, Scalar::f16}, {0, 64, 0, tokens}, 3, true, true);
       }
@@ -191,7 +191,7 @@ TEST_CASE("Accurate products serve every number of tokens, as keys and as values
 
 TEST_CASE("Accurate products serve every number of rows and every group") {
   for (unsigned bits : {2u, 3u, 4u, 8u})
-    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
       for (std::size_t rows : {1u, 2u, 4u, 5u, 7u, 8u, 9u, 16u, 17u, 64u})
         check_accurate({bits, along, 32, 96, 72, Scalar::f32}, {0, 96, 0, 72}, rows, rows % 2 == 0, rows % 3 == 0);
       for (std::size_t group : {8u, 16u, 20u, 40u, 64u, 80u, 128u, 160u})
@@ -208,7 +208,7 @@ TEST_CASE("Sums of the largest codes times the largest coefficients do not overf
   for (std::size_t p = 0; p < Steps; ++p)
     for (std::size_t lane = 0; lane < Lanes; ++lane) source[p * Lanes + lane] = (p + lane) % 32 == 0 ? 0.0f : 1.0f;
   for (unsigned bits : {2u, 3u, 4u, 8u})
-    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
       const PackedLayout layout{bits, along, 32, Lanes, Steps, Scalar::f32};
       std::vector<unsigned char> bytes(layout.bytes());
       active().packed_encode(layout, bytes.data(), {0, Lanes, 0, Steps}, {source.data(), Lanes, 1});
@@ -235,12 +235,12 @@ TEST_CASE("A row's accurate result does not depend on the other rows") {
   for (std::size_t r = 0; r < 13; r += 3) c[r * Dim + 5] = 20;  // rows that need two parts beside rows that do not
   at_every_isa([&](kvc::Isa isa) {
     std::vector<float> whole(13 * Tokens), one(Tokens);
-    const Window window{0, Tokens, 0, Dim};
-    active().packed_product(sample.layout, sample.bytes.data(), window, {c.data(), 13, Dim, Arithmetic::accurate},
+    const Area area{0, Tokens, 0, Dim};
+    active().packed_product(sample.layout, sample.bytes.data(), area, {c.data(), 13, Dim, Arithmetic::accurate},
                             {whole.data(), Tokens, false});
     std::size_t different = 0;
     for (std::size_t r = 0; r < 13; ++r) {
-      active().packed_product(sample.layout, sample.bytes.data(), window,
+      active().packed_product(sample.layout, sample.bytes.data(), area,
                               {c.data() + r * Dim, 1, Dim, Arithmetic::accurate}, {one.data(), Tokens, false});
       for (std::size_t i = 0; i < Tokens; ++i) different += one[i] != whole[r * Tokens + i];
     }
@@ -254,9 +254,9 @@ TEST_CASE("Weights below zero, which attention never has, still give accurate su
   const std::vector<float> c = normal_floats(Tokens, 24);
   at_every_isa([&](kvc::Isa isa) {
     std::vector<float> results(Dim), exact(Dim);
-    const Window window{0, Dim, 0, Tokens};
+    const Area area{0, Dim, 0, Tokens};
     for (auto [arithmetic, target] : {std::pair{Arithmetic::accurate, &results}, std::pair{Arithmetic::exact, &exact}})
-      active().packed_product(sample.layout, sample.bytes.data(), window, {c.data(), 1, Tokens, arithmetic, true},
+      active().packed_product(sample.layout, sample.bytes.data(), area, {c.data(), 1, Tokens, arithmetic, true},
                               {target->data(), Dim, false});
     double worst = 0;
     for (std::size_t i = 0; i < Dim; ++i) worst = std::max(worst, std::fabs(double(results[i]) - exact[i]));

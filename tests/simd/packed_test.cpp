@@ -20,15 +20,15 @@ struct Block {
   std::vector<unsigned char> bytes;
 
   explicit Block(const PackedLayout& packed)
-      : layout(packed), source(normal_floats(packed.lanes * packed.p, 1, 1.0f)), bytes(packed.bytes()) {
-    active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.p}, {source.data(), layout.lanes, 1});
+      : layout(packed), source(normal_floats(packed.lanes * packed.depth, 1, 1.0f)), bytes(packed.bytes()) {
+    active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
   }
 };
 
 std::vector<PackedLayout> all_layouts(std::size_t lanes, std::size_t steps) {
   std::vector<PackedLayout> layouts;
   for (unsigned bits : AllBits)
-    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth})
       for (Scalar metadata : {Scalar::f16, Scalar::f32})
         for (std::size_t group : AllGroups) layouts.push_back({bits, along, group, lanes, steps, metadata});
   return layouts;
@@ -37,47 +37,47 @@ std::vector<PackedLayout> all_layouts(std::size_t lanes, std::size_t steps) {
 std::string description(const PackedLayout& layout, kvc::Isa isa) {
   return std::string(kvc::to_string(isa)) + ": " + std::to_string(layout.bits) + " bits, groups of " +
          std::to_string(layout.group) + (layout.along == GroupsAlong::lanes ? " along lanes, " : " along p, ") +
-         std::to_string(layout.lanes) + " lanes, p " + std::to_string(layout.p) +
+         std::to_string(layout.lanes) + " lanes, p " + std::to_string(layout.depth) +
          (layout.metadata == Scalar::f16 ? ", f16 metadata" : ", f32 metadata");
 }
 
-std::vector<float> product(const Block& block, const Window& window, const std::vector<float>& coefficients,
+std::vector<float> product(const Block& block, const Area& area, const std::vector<float>& coefficients,
                            std::size_t rows, bool add = false) {
-  std::vector<float> results(rows * window.lanes, add ? 1.0f : NotANumber);
-  active().packed_product(block.layout, block.bytes.data(), window, {coefficients.data(), rows, window.p_count},
-                          {results.data(), window.lanes, add});
+  std::vector<float> results(rows * area.lanes, add ? 1.0f : NotANumber);
+  active().packed_product(block.layout, block.bytes.data(), area, {coefficients.data(), rows, area.depth_count},
+                          {results.data(), area.lanes, add});
   return results;
 }
 
 /// Checks one product at every level. A term c (code scale + minimum) is rounded once when its scale is folded in, and
-/// the code and minimum parts pass through at most p_count additions each, plus one or two per group: the error is
-/// below (2 p_count + 16) units of the sum of the magnitudes of both parts.
-void check_product(const PackedLayout& layout, const Window& window, std::size_t rows, bool add) {
+/// the code and minimum parts pass through at most depth_count additions each, plus one or two per group: the error is
+/// below (2 depth_count + 16) units of the sum of the magnitudes of both parts.
+void check_product(const PackedLayout& layout, const Area& area, std::size_t rows, bool add) {
   const Block block(layout);
-  const std::vector<float> coefficients = normal_floats(rows * window.p_count, 2);
+  const std::vector<float> coefficients = normal_floats(rows * area.depth_count, 2);
   std::vector<PackedElement> elements;
-  for (std::size_t p = 0; p < window.p_count; ++p)
-    for (std::size_t lane = 0; lane < window.lanes; ++lane)
-      elements.push_back(packed_element(layout, block.bytes.data(), window.p_begin + p, window.lane_begin + lane));
-  std::vector<Sum> sums(rows * window.lanes);
+  for (std::size_t p = 0; p < area.depth_count; ++p)
+    for (std::size_t lane = 0; lane < area.lanes; ++lane)
+      elements.push_back(packed_element(layout, block.bytes.data(), area.depth_begin + p, area.lane_begin + lane));
+  std::vector<Sum> sums(rows * area.lanes);
   for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t lane = 0; lane < window.lanes; ++lane) {
-      Sum& sum = sums[r * window.lanes + lane];
+    for (std::size_t lane = 0; lane < area.lanes; ++lane) {
+      Sum& sum = sums[r * area.lanes + lane];
       if (add) sum.add(1.0);
-      for (std::size_t p = 0; p < window.p_count; ++p) {
-        const PackedElement& element = elements[p * window.lanes + lane];
-        const double c = coefficients[r * window.p_count + p];
+      for (std::size_t p = 0; p < area.depth_count; ++p) {
+        const PackedElement& element = elements[p * area.lanes + lane];
+        const double c = coefficients[r * area.depth_count + p];
         sum.add(c * element.code * element.scale);
         sum.add(c * element.minimum);
       }
     }
   at_every_isa([&](kvc::Isa isa) {
-    const std::vector<float> results = product(block, window, coefficients, rows, add);
+    const std::vector<float> results = product(block, area, coefficients, rows, add);
     Worst worst;
     for (std::size_t i = 0; i < results.size(); ++i)
-      worst.add(results[i], sums[i].value, double(2 * window.p_count + 16) * Unit * sums[i].magnitude);
-    INFO(description(layout, isa) << ", rows " << rows << ", window lanes " << window.lanes << ", p "
-                                  << window.p_count);
+      worst.add(results[i], sums[i].value, double(2 * area.depth_count + 16) * Unit * sums[i].magnitude);
+    INFO(description(layout, isa) << ", rows " << rows << ", area lanes " << area.lanes << ", p "
+                                  << area.depth_count);
     CHECK(worst.value() <= 1);
   });
 }
@@ -117,7 +117,7 @@ TEST_CASE("packed_encode writes the codes, scales and minima of the definition, 
 TEST_CASE(
     "an element in the middle between two codes gets the even one, and its neighbours the nearer, at every level") {
   for (unsigned bits : AllBits)
-    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+    for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth})
       for (const float unit : {1.0f, 3.1e-5f, 0.0f, 1e-33f, 3e-39f}) {
         const PackedLayout layout{bits, along, 32, 32, 64, Scalar::f32};
         const float levels = static_cast<float>((1u << bits) - 1);
@@ -157,17 +157,17 @@ TEST_CASE("packed_encode leaves zeros in the padding of every row of dwords that
       active().packed_encode(layout, bytes.data(), {0, 100, 0, 50}, {source.data(), 100, 1});
       std::vector<std::uint32_t> dwords(layout.code_dwords());
       std::memcpy(dwords.data(), bytes.data(), 4 * dwords.size());
-      std::vector<bool> written(dwords.size() / TileLanes);
+      std::vector<bool> written(dwords.size() / kvc::TileLanes);
       for (std::size_t p = 0; p < 50; ++p)
         for (std::size_t lane = 0; lane < 100; ++lane) {
           const PackedLayout::CodePlace place = layout.code_place(p, lane);
           const PackedLayout::PlanePlace bit = layout.plane_place(place.plane);
-          dwords[place.dword + bit.row * TileLanes] &= ~(((1u << layout.low_bits()) - 1) << bit.shift);
-          if (layout.bits == 3) dwords[place.dword + bit.high_row * TileLanes] &= ~(1u << bit.high_shift);
-          for (std::size_t row = 0; row < layout.unit_rows(); ++row) written[place.dword / TileLanes + row] = true;
+          dwords[place.dword + bit.row * kvc::TileLanes] &= ~(((1u << layout.low_bits()) - 1) << bit.shift);
+          if (layout.bits == 3) dwords[place.dword + bit.high_row * kvc::TileLanes] &= ~(1u << bit.high_shift);
+          for (std::size_t row = 0; row < layout.unit_rows(); ++row) written[place.dword / kvc::TileLanes + row] = true;
         }
       std::size_t not_zero = 0;
-      for (std::size_t i = 0; i < dwords.size(); ++i) not_zero += written[i / TileLanes] && dwords[i] != 0;
+      for (std::size_t i = 0; i < dwords.size(); ++i) not_zero += written[i / kvc::TileLanes] && dwords[i] != 0;
       INFO(description(layout, isa));
       CHECK(not_zero == 0);
     });
@@ -175,7 +175,7 @@ TEST_CASE("packed_encode leaves zeros in the padding of every row of dwords that
 }
 
 TEST_CASE("a constant group has scale 0 and code 0") {
-  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth})
     at_every_isa([&](kvc::Isa isa) {
       const PackedLayout layout{4, along, 32, 32, 32, Scalar::f16};
       const std::vector<float> source(32 * 32, -2.75f);
@@ -194,14 +194,14 @@ TEST_CASE("rows that are appended one by one make the same block as one call") {
     at_every_isa([&](kvc::Isa isa) {
       // A token is one p where groups lie along lanes (values) and one lane where they lie along p (keys).
       const PackedLayout values{bits, GroupsAlong::lanes, 20, 60, 37, Scalar::f16};
-      const PackedLayout keys{bits, GroupsAlong::p, 20, 37, 60, Scalar::f16};
+      const PackedLayout keys{bits, GroupsAlong::depth, 20, 37, 60, Scalar::f16};
       for (const PackedLayout& layout : {values, keys}) {
         const Block whole(layout);
         std::vector<unsigned char> bytes(layout.bytes());
         for (std::size_t token = 0; token < 37; ++token) {
           const bool is_value = layout.along == GroupsAlong::lanes;
-          const Window window = is_value ? Window{0, 60, token, 1} : Window{token, 1, 0, 60};
-          active().packed_encode(layout, bytes.data(), window,
+          const Area area = is_value ? Area{0, 60, token, 1} : Area{token, 1, 0, 60};
+          active().packed_encode(layout, bytes.data(), area,
                                  {whole.source.data() + (is_value ? token * 60 : token), layout.lanes, 1});
         }
         INFO(description(layout, isa));
@@ -211,7 +211,7 @@ TEST_CASE("rows that are appended one by one make the same block as one call") {
 }
 
 TEST_CASE("packed_encode reads its source through any strides") {
-  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
     const PackedLayout layout{4, along, 32, 64, 40, Scalar::f16};
     const Block block(layout);
     std::vector<float> transposed(64 * 40);
@@ -226,22 +226,22 @@ TEST_CASE("packed_encode reads its source through any strides") {
   }
 }
 
-TEST_CASE("packed_decode gives code * scale + minimum with two roundings, bit for bit, for any window and strides") {
+TEST_CASE("packed_decode gives code * scale + minimum with two roundings, bit for bit, for any area and strides") {
   for (const PackedLayout& layout : all_layouts(100, 50)) {
     const Block block(layout);
-    for (const Window& window : {Window{0, 100, 0, 50}, Window{17, 60, 3, 31}, Window{99, 1, 49, 1}})
+    for (const Area& area : {Area{0, 100, 0, 50}, Area{17, 60, 3, 31}, Area{99, 1, 49, 1}})
       for (bool lanes_follow : {false, true})
         at_every_isa([&](kvc::Isa isa) {
-          const std::size_t p_stride = lanes_follow ? 100 : 1, lane_stride = lanes_follow ? 1 : 50;
+          const std::size_t depth_stride = lanes_follow ? 100 : 1, lane_stride = lanes_follow ? 1 : 50;
           std::vector<float> back(100 * 50, Sentinel);
-          active().packed_decode(layout, block.bytes.data(), window, {back.data(), p_stride, lane_stride});
+          active().packed_decode(layout, block.bytes.data(), area, {back.data(), depth_stride, lane_stride});
           std::size_t wrong = 0;
-          for (std::size_t p = 0; p < window.p_count; ++p)
-            for (std::size_t lane = 0; lane < window.lanes; ++lane) {
+          for (std::size_t p = 0; p < area.depth_count; ++p)
+            for (std::size_t lane = 0; lane < area.lanes; ++lane) {
               const PackedElement element =
-                  packed_element(layout, block.bytes.data(), window.p_begin + p, window.lane_begin + lane);
+                  packed_element(layout, block.bytes.data(), area.depth_begin + p, area.lane_begin + lane);
               const volatile float scaled = static_cast<float>(element.code) * element.scale;  // volatile: no fusing
-              float& got = back[p * p_stride + lane * lane_stride];
+              float& got = back[p * depth_stride + lane * lane_stride];
               wrong += got != scaled + element.minimum;
               got = Sentinel;
             }
@@ -262,21 +262,21 @@ TEST_CASE("packed_product equals the sum over decoded elements for every format"
 TEST_CASE("packed_product serves every number of rows and lanes") {
   for (std::size_t rows : {1u, 2u, 3u, 4u, 7u, 8u, 9u, 16u, 64u})
     for (std::size_t lanes : {1u, 7u, 8u, 15u, 17u, 31u, 32u, 64u, 96u, 100u})
-      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p})
+      for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth})
         check_product({4, along, 32, lanes, 72, Scalar::f16}, {0, lanes, 0, 72}, rows, rows % 2 == 0);
 }
 
-TEST_CASE("packed_product of a window reads only that window") {
+TEST_CASE("packed_product of a area reads only that area") {
   for (unsigned bits : AllBits) {
     check_product({bits, GroupsAlong::lanes, 20, 120, 96, Scalar::f16}, {40, 50, 32, 37}, 3, true);
     check_product({bits, GroupsAlong::lanes, 32, 128, 320, Scalar::f32}, {96, 32, 32, 288}, 4, false);
-    check_product({bits, GroupsAlong::p, 20, 100, 200, Scalar::f16}, {48, 41, 60, 135}, 3, true);
-    check_product({bits, GroupsAlong::p, 160, 64, 480, Scalar::f32}, {16, 48, 160, 311}, 4, false);
+    check_product({bits, GroupsAlong::depth, 20, 100, 200, Scalar::f16}, {48, 41, 60, 135}, 3, true);
+    check_product({bits, GroupsAlong::depth, 160, 64, 480, Scalar::f32}, {16, 48, 160, 311}, 4, false);
   }
 }
 
 TEST_CASE("packed_product over no p replaces by zero") {
-  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
     const Block block({4, along, 32, 32, 32, Scalar::f16});
     at_every_isa([&](kvc::Isa isa) {
       INFO(kvc::to_string(isa));
@@ -285,8 +285,8 @@ TEST_CASE("packed_product over no p replaces by zero") {
   }
 }
 
-TEST_CASE("packed_product writes exactly the window's lanes of each row") {
-  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+TEST_CASE("packed_product writes exactly the area's lanes of each row") {
+  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
     const Block block({4, along, 20, 60, 40, Scalar::f16});
     const std::vector<float> coefficients = normal_floats(5 * 40, 2);
     at_every_isa([&](kvc::Isa isa) {
@@ -304,7 +304,7 @@ TEST_CASE("packed_product writes exactly the window's lanes of each row") {
 TEST_CASE("packed_product gives the same bits however rows and lanes are split over calls") {
   const std::size_t rows = 13, steps = 160;
   const std::vector<float> coefficients = normal_floats(rows * steps, 2);
-  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::p}) {
+  for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
     const Block block({4, along, 32, 128, steps, Scalar::f16});
     at_every_isa([&](kvc::Isa isa) {
       const std::vector<float> whole = product(block, {0, 128, 0, steps}, coefficients, rows);

@@ -1,5 +1,6 @@
 #include "catch_shim.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -33,7 +34,7 @@ TEST_CASE("exp is accurate to 2e-7 from -87 to 0, and exact at 0 and minus infin
   x.push_back(-Infinity);
   at_every_isa([&](kvc::Isa isa) {
     std::vector<float> y(x.size());
-    active().probabilities(x.data(), nullptr, x.size(), 0.0f, y.data(), false);
+    active().exponentials(x.data(), nullptr, x.size(), y.data());
     Worst worst;
     for (std::size_t i = 0; i + 1 < x.size(); ++i)
       worst.add(y[i], std::exp(double(x[i])), 2e-7 * std::exp(double(x[i])));
@@ -170,36 +171,48 @@ TEST_CASE("a NaN score makes its row's sum NaN") {
     });
 }
 
-TEST_CASE("probabilities are exp(score + bias - lse), replacing or adding") {
+TEST_CASE("exponentials are exp(score + bias), and nothing beyond is written") {
   for (std::size_t count : Counts) {
     const std::vector<float> scores = normal_floats(count, 1), bias = normal_floats(count, 2);
     for (bool biased : {false, true})
-      for (bool add : {false, true})
-        at_every_isa([&](kvc::Isa isa) {
-          std::vector<float> target(count, add ? 0.25f : NotANumber);
-          active().probabilities(scores.data(), biased ? bias.data() : nullptr, count, 4.5f, target.data(), add);
-          Worst worst;
-          for (std::size_t i = 0; i < count; ++i) {
-            const float score = biased ? scores[i] + bias[i] : scores[i];
-            const double probability = std::exp(double(score) - 4.5), expected = probability + (add ? 0.25 : 0);
-            worst.add(target[i], expected, exp_bound(10) * probability + Unit * expected);
-          }
-          INFO(kvc::to_string(isa) << ", count " << count);
-          CHECK(worst.value() <= 1);
-        });
+      at_every_isa([&](kvc::Isa isa) {
+        std::vector<float> target(count + 1, -5.0f);
+        active().exponentials(scores.data(), biased ? bias.data() : nullptr, count, target.data());
+        Worst worst;
+        for (std::size_t i = 0; i < count; ++i) {
+          const double expected = std::exp(double(biased ? scores[i] + bias[i] : scores[i]));
+          worst.add(target[i], expected, exp_bound(10) * expected);
+        }
+        INFO(kvc::to_string(isa) << ", count " << count);
+        CHECK(worst.value() <= 1);
+        CHECK(target[count] == -5.0f);
+      });
   }
 }
 
-TEST_CASE("probabilities of a row without any finite score are zeros") {
+TEST_CASE("exponentials of minus infinity are zeros") {
   at_every_isa([&](kvc::Isa isa) {
     const std::vector<float> scores(20, -Infinity);
-    std::vector<float> target(20, NotANumber), sums(20, 0.5f);
-    active().probabilities(scores.data(), nullptr, 20, -Infinity, target.data(), false);
-    active().probabilities(scores.data(), nullptr, 20, -Infinity, sums.data(), true);
+    std::vector<float> target(20, NotANumber);
+    active().exponentials(scores.data(), nullptr, 20, target.data());
     INFO(kvc::to_string(isa));
     CHECK(target == std::vector<float>(20, 0.0f));
-    CHECK(sums == std::vector<float>(20, 0.5f));
   });
+}
+
+TEST_CASE("column_maxima raises each maximum to the largest product of a row's factor and element, and nothing beyond") {
+  constexpr std::size_t Rows = 5;
+  for (std::size_t count : Counts)
+    at_every_isa([&](kvc::Isa isa) {
+      const std::size_t stride = count + 3;
+      const std::vector<float> x = normal_floats(Rows * stride, 1), factors = normal_floats(Rows, 2);
+      std::vector<float> maxima = normal_floats(stride, 3, 0.5f), expected = maxima;
+      for (std::size_t r = 0; r < Rows; ++r)
+        for (std::size_t i = 0; i < count; ++i) expected[i] = std::max(expected[i], factors[r] * x[r * stride + i]);
+      active().column_maxima(x.data(), stride, Rows, count, factors.data(), maxima.data());
+      INFO(kvc::to_string(isa) << ", count " << count);
+      CHECK(maxima == expected);
+    });
 }
 
 TEST_CASE("scale_rows multiplies each row by its factor and nothing beyond") {
@@ -235,19 +248,20 @@ TEST_CASE("softcap is cap * tanh(score / cap), accurate for small and large scor
   });
 }
 
-TEST_CASE("all_finite finds a NaN or infinity at any position") {
+TEST_CASE("all_within finds a NaN, an infinity or a magnitude that is too large at any position") {
   for (std::size_t count : Counts)
     at_every_isa([&](kvc::Isa isa) {
       std::vector<float> x = normal_floats(count, 1);
-      x[count / 2] = std::numeric_limits<float>::max();
+      constexpr float Most = 65504;
+      x[count / 2] = -Most;
       INFO(kvc::to_string(isa) << ", count " << count);
-      CHECK(active().all_finite(x.data(), count));
+      CHECK(active().all_within(x.data(), count, Most));
       std::size_t missed = 0;
-      for (float bad : {NotANumber, -NotANumber, Infinity, -Infinity})
+      for (float bad : {NotANumber, -NotANumber, Infinity, -Infinity, 65504.01f, -70000.0f})
         for (std::size_t i = 0; i < count; ++i) {
           const float kept = x[i];
           x[i] = bad;
-          missed += active().all_finite(x.data(), count);
+          missed += active().all_within(x.data(), count, Most);
           x[i] = kept;
         }
       CHECK(missed == 0);
@@ -257,6 +271,6 @@ TEST_CASE("all_finite finds a NaN or infinity at any position") {
 TEST_CASE("an empty range is finite") {
   at_every_isa([&](kvc::Isa isa) {
     INFO(kvc::to_string(isa));
-    CHECK(active().all_finite(nullptr, 0));
+    CHECK(active().all_within(nullptr, 0, 1.0f));
   });
 }

@@ -16,7 +16,7 @@ rules='
   named       named/.*.hpp                                          vocabulary interface policies list named
   storage     storage/.*.hpp                                        vocabulary kernels codec storage interface
   attention   attention/.*.hpp                                      vocabulary kernels codec storage attention interface
-  cache       cache/.*.hpp                                          vocabulary codec storage attention interface cache
+  cache       cache/.*.hpp                                          vocabulary kernels codec storage attention interface cache
 '
 set -eu
 cd "$(dirname "$0")/../../include/kvc"

@@ -93,7 +93,7 @@ struct PackedElement {
 inline PackedElement packed_element(const PackedLayout& layout, const unsigned char* block, std::size_t p,
                                     std::size_t lane) {
   const PackedLayout::CodePlace place = layout.code_place(p, lane);
-  std::vector<std::uint32_t> unit((layout.unit_rows() - 1) * TileLanes + 1);
+  std::vector<std::uint32_t> unit((layout.unit_rows() - 1) * kvc::TileLanes + 1);
   std::memcpy(unit.data(), block + 4 * place.dword, 4 * unit.size());
   const std::size_t index = layout.metadata_index(p, lane);
   return {layout.code_at(unit.data(), {0, place.plane}),

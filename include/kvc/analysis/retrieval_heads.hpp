@@ -68,7 +68,7 @@ class HeadScorer {
       codec_->encode(k.columns(head * dim, dim), block.data(), tokens, 0);
     }
     // Tiles of query rows of one head; their sums are added in order, so every executor gives the same scores.
-    const std::size_t first = 1 + text_.block, tiles = kernels::divide_up(tokens - first, TileRows);
+    const std::size_t first = 1 + text_.block, tiles = divide_up(tokens - first, TileRows);
     std::vector<Sums> sums(shape_.query_heads * tiles);
     executor.parallel_for(sums.size(), [&](std::size_t task) {
       const std::size_t head = task / tiles, begin = first + task % tiles * TileRows;
@@ -119,7 +119,7 @@ class HeadScorer {
                                             ", " + std::to_string(rows.dim) + "], expected [" +
                                             std::to_string(text_.tokens()) + ", " + std::to_string(dim) + "]");
       for (std::size_t row = 0; row < rows.count; ++row)
-        if (!kernels::active().all_finite(rows[row].data(), dim))
+        if (!kernels::active().all_within(rows[row].data(), dim, std::numeric_limits<float>::max()))
           fail(ErrorCode::non_finite, std::string("HeadScorer: ") + name + ": row " + std::to_string(row) +
                                           " of layer " + std::to_string(layer) + " is not finite");
     };

@@ -28,16 +28,16 @@ inline void apply_norms(const float* norms, std::size_t count, float* x, std::si
 struct SumLayout {
   /// Floats of all sums of one query row.
   static std::size_t width(const RowStore& values) {
-    std::size_t floats = kernels::round_up(values.dim(), kernels::TileLanes);
-    for (const auto& codec : values.transforming()) floats += kernels::round_up(codec->sum_dim(), kernels::TileLanes);
+    std::size_t floats = round_up(values.dim(), TileLanes);
+    for (const auto& codec : values.transforming()) floats += round_up(codec->sum_dim(), TileLanes);
     return floats;
   }
   static std::size_t begin_of(const Codec& codec, const RowStore& values) {
     if (values.transforming().empty()) return 0;
-    std::size_t floats = kernels::round_up(values.dim(), kernels::TileLanes);
+    std::size_t floats = round_up(values.dim(), TileLanes);
     for (const auto& each : values.transforming()) {
       if (each.get() == &codec) return codec.sum_dim() == 0 ? 0 : floats;
-      floats += kernels::round_up(each->sum_dim(), kernels::TileLanes);
+      floats += round_up(each->sum_dim(), TileLanes);
     }
     return 0;
   }
@@ -94,7 +94,7 @@ class HeadReader {
         settings_(settings),
         keys_(head.keys().segments(), next ? next->keys().segments() : std::span<const Segment>()),
         values_(head.values().segments(), next ? next->values().segments() : std::span<const Segment>()) {
-    bias_ = head.key_bias(kernels::round_up(rows(), kernels::TileLanes), frame);
+    bias_ = head.key_bias(round_up(rows(), TileLanes), frame);
     if (!selected.empty()) mask_unselected(selected, frame);
     if (settings.in_cache) find_stretches(frame);
   }
@@ -205,7 +205,7 @@ class HeadReader {
   }
 
   void mask_unselected(std::span<const std::uint8_t> selected, Workspace::Frame& frame) {
-    if (bias_.empty()) bias_ = frame.filled(kernels::round_up(rows(), kernels::TileLanes), 0.0f);
+    if (bias_.empty()) bias_ = frame.filled(round_up(rows(), TileLanes), 0.0f);
     for (std::size_t slot = 0; slot < head_.size(); ++slot)
       if (!selected[slot]) bias_[static_cast<std::size_t>(head_.keys().map()[slot])] = MinusInfinity;
     selects_ = true;

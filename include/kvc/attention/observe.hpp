@@ -23,7 +23,7 @@ inline void kept_probabilities(const HeadStore& head, const KeptScores& kept, co
                                std::span<float> target, Workspace& workspace) {
   const auto& table = kernels::active();
   const std::size_t rows = head.keys().rows();
-  const kernels::DenseLayout as_block{Scalar::f32, kept.stride, kernels::TileLanes};
+  const kernels::DenseLayout as_block{Scalar::f32, kept.stride, TileLanes};
   Workspace::Frame frame(workspace);
   const auto sums = frame.take(group_sums ? rows : 0);
   float log_sum_exp[64];  // CacheShape::validate: at most 64 query heads share a KV head
@@ -58,7 +58,7 @@ class KeptFactors {
   const float* of_chunk(std::size_t chunk) {
     float *maxima = minus_lse() + rows_, *factors = maxima + rows_;
     for (std::size_t row = 0; row < rows_; ++row) maxima[place(row)] = kept_.maxima[chunk / ChunkRows * rows_ + row];
-    kernels::active().probabilities(maxima, minus_lse(), rows_, 0.0f, factors, false);
+    kernels::active().exponentials(maxima, minus_lse(), rows_, factors);
     return factors;
   }
 
@@ -77,7 +77,7 @@ inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::siz
                           std::size_t stride, Workspace& workspace) {
   const auto& table = kernels::active();
   const std::size_t each = state.rows / heads;
-  const kernels::DenseLayout of_head{Scalar::f32, heads * kept.stride, kernels::TileLanes};
+  const kernels::DenseLayout of_head{Scalar::f32, heads * kept.stride, TileLanes};
   Workspace::Frame frame(workspace);
   KeptFactors kept_factors(kept, state, heads, frame);
   for (std::size_t chunk = 0; chunk < end; chunk += ChunkRows) {
@@ -92,23 +92,15 @@ inline void add_kept_sums(const KeptScores& kept, const Partial& state, std::siz
 /// Raises maxima[h * stride + row] to the largest probability that a query of head h gave key row `row`, of the rows [0, end).
 inline void raise_kept_maxima(const KeptScores& kept, const Partial& state, std::size_t end, std::size_t heads,
                               float* maxima, std::size_t stride, Workspace& workspace) {
-  constexpr std::size_t Length = 16;  // loops of a constant length become vectors at -O2; kept rows are whole tiles
+  const auto& table = kernels::active();
   const std::size_t each = state.rows / heads;
   Workspace::Frame frame(workspace);
   KeptFactors kept_factors(kept, state, heads, frame);
   for (std::size_t chunk = 0; chunk < end; chunk += ChunkRows) {
     const float* factors = kept_factors.of_chunk(chunk);
-    const std::size_t count = std::min(ChunkRows, end - chunk);
-    for (std::size_t row = 0; row < state.rows; ++row) {
-      const float factor = factors[row % heads * each + row / heads];
-      const float* weights = kept.weights + row * kept.stride + chunk;
-      float* target = maxima + row % heads * stride + chunk;
-      std::size_t i = 0;
-      for (; i + Length <= count; i += Length)
-        for (std::size_t j = i; j < i + Length; ++j)
-          target[j] = weights[j] * factor > target[j] ? weights[j] * factor : target[j];
-      for (; i < count; ++i) target[i] = std::max(target[i], weights[i] * factor);
-    }
+    for (std::size_t h = 0; h < heads; ++h)
+      table.column_maxima(kept.weights + h * kept.stride + chunk, heads * kept.stride, each,
+                          std::min(ChunkRows, end - chunk), factors + h * each, maxima + h * stride + chunk);
   }
 }
 

@@ -70,7 +70,7 @@ constexpr std::size_t tile_tokens(std::size_t tokens, std::size_t group, std::si
   constexpr std::size_t Floats = std::size_t{3} << 17, Least = 48, Even = 12;  // Even: blocks of rows come out full
   const std::size_t rows = std::clamp(Floats / std::max<std::size_t>(keys, 1) / Even * Even, Least, TileQueryRows);
   const std::size_t most = std::max<std::size_t>(1, rows / group), all = std::max<std::size_t>(1, tokens);
-  return kernels::divide_up(all, kernels::divide_up(all, most));
+  return divide_up(all, divide_up(all, most));
 }
 
 /// Keeps what decode already computed, for policies that want the probabilities of the pass.
@@ -82,9 +82,9 @@ struct KeptScores {
 
 /// Room for the scores of `rows` queries over `keys` key rows.
 inline KeptScores room_for_scores(std::size_t rows, std::size_t keys, Workspace::Frame& frame) {
-  std::size_t stride = kernels::round_up(keys, kernels::TileLanes);  // read back as whole tiles
-  if (stride % ChunkRows == 0) stride += kernels::TileLanes;  // powers of two apart, rows share sets of the caches
-  const auto memory = frame.take(rows * (stride + kernels::divide_up(keys, ChunkRows)));
+  std::size_t stride = round_up(keys, TileLanes);  // read back as whole tiles
+  if (stride % ChunkRows == 0) stride += TileLanes;  // powers of two apart, rows share sets of the caches
+  const auto memory = frame.take(rows * (stride + divide_up(keys, ChunkRows)));
   return {memory.data(), memory.data() + rows * stride, stride};
 }
 
@@ -100,7 +100,7 @@ inline void skip_chunk(const KeptScores& kept, std::size_t chunk, std::size_t co
 inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t end, PreparedQueries& queries,
                         std::size_t limit_first, Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
-  const kernels::Pass pass;
+  const kernels::Scope pass;
   const std::size_t rows = queries.rows();
   Workspace::Frame frame(reader.workspace());
   const auto memory = frame.take(rows * ChunkRows + rows);
@@ -136,7 +136,7 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
 inline void attend_out_of_step(const HeadReader& reader, PreparedQueries& queries, std::size_t limit_first,
                                Partial& state, const KeptScores& kept = {}) {
   const auto& table = kernels::active();
-  const kernels::Pass pass;
+  const kernels::Scope pass;
   const HeadStore& head = reader.head();
   const std::size_t rows = queries.rows(), key_rows = head.keys().rows(), value_rows = head.values().rows();
   const std::size_t stride = kept.weights ? kept.stride : key_rows;

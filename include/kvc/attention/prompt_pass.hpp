@@ -69,7 +69,7 @@ inline void attend_tiles(const LayerPass& pass, std::span<HeadAttention> attenti
   std::size_t at_once = ChunkRows;  // key rows; a head out of step scores all of them
   for (const HeadStore& store : pass.heads)
     if (!store.in_step()) at_once = std::max(at_once, store.keys().rows());
-  const std::size_t step = tile_tokens(tiled, pass.group(), at_once), tiles = kernels::divide_up(tiled, step);
+  const std::size_t step = tile_tokens(tiled, pass.group(), at_once), tiles = divide_up(tiled, step);
   executor.parallel_for(windows + heads * tiles, [&](std::size_t task) {
     const WorkspacePool::Lease workspace(workspaces);
     if (task < windows) return attend_window(pass, task, attention[task], *workspace);
@@ -86,7 +86,7 @@ inline void attend_strips(const LayerPass& pass, Feed feed, std::span<HeadAttent
   std::size_t most = 1;
   for (const HeadStore& store : pass.heads) most = std::max(most, store.keys().rows());
   const std::size_t step = tile_tokens(tokens, pass.group(), most);
-  const std::size_t tiles = kernels::divide_up(tokens, step), strips = std::min(Strips, tiles);
+  const std::size_t tiles = divide_up(tokens, step), strips = std::min(Strips, tiles);
   const std::size_t strip_floats = kept_rows * most;
   memory.resize(heads * strips * strip_floats);
   executor.parallel_for(heads * strips, [&](std::size_t task) {

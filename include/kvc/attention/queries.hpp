@@ -58,7 +58,7 @@ class PreparedQueries {
     }
     prepared_ = frame.take<Rows<float>>(codecs_.size());
     for (std::size_t i = 0; i < codecs_.size(); ++i) {
-      const std::size_t dim = codecs_[i]->prepared_dim(), stride = kernels::round_up(dim, kernels::TileLanes);
+      const std::size_t dim = codecs_[i]->prepared_dim(), stride = round_up(dim, TileLanes);
       prepared_[i] = {frame.take(queries.rows() * stride).data(), queries.rows(), dim, stride};
     }
     if (!settings.in_cache) prepare();

@@ -15,7 +15,7 @@ inline constexpr std::size_t PartRows = 16 * ChunkRows;
 
 /// Parts that the rows of a head fall into, once `coming` more have come. A head out of step is one part.
 inline std::size_t parts_of(const HeadStore& head, std::size_t coming) {
-  return head.in_step() ? kernels::divide_up(head.keys().rows() + coming, PartRows) : 1;
+  return head.in_step() ? divide_up(head.keys().rows() + coming, PartRows) : 1;
 }
 
 /// Adds all rows of a head, part by part.

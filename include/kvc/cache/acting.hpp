@@ -23,9 +23,9 @@ inline void check_plan(const Inside& in, std::size_t stage, const HeadStore& sto
   };
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    if (!all_within(rewrite.key.data(), rewrite.key.size(), store.key_limit()))
+    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), store.key_limit()))
       refuse(rewrite.slot, "has a key that is not finite, or larger than its format holds");
-    if (!all_within(rewrite.value.data(), rewrite.value.size(), store.value_limit()))
+    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), store.value_limit()))
       refuse(rewrite.slot, "has a value that is not finite, or larger than its format holds");
   }
   for (const auto& [slot, tokens] : plan.multiplicities())

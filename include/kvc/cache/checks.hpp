@@ -1,13 +1,12 @@
 #pragma once
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <limits>
 #include <string>
 
 #include "kvc/cache/inside.hpp"
+#include "kvc/kernels/dispatch.hpp"
 
 // What cannot be done is refused before anything changes.
 namespace kvc::inline KVC_ABI::cache {
@@ -51,26 +50,10 @@ void check_rows(const Argument& argument, const Rows<T>& rows, std::size_t count
                                         ") is smaller than a row (" + std::to_string(dim) + ")");
 }
 
-/// Whether all floats are numbers of at most this magnitude. Compared as integers, in strips of a constant length, which
-/// become vectors at -O2.
-inline bool all_within(const float* x, std::size_t count, float limit) {
-  constexpr std::size_t Length = 16;
-  const auto most = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(limit));
-  const auto excess = [most](float value) {  // negative where the magnitude is larger, or the value is NaN
-    return most - static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(value) & 0x7fffffffu);
-  };
-  std::int32_t beyond[Length] = {};
-  std::size_t i = 0;
-  for (; i + Length <= count; i += Length)
-    for (std::size_t j = 0; j < Length; ++j) beyond[j] |= excess(x[i + j]);
-  for (; i < count; ++i) beyond[0] |= excess(x[i]);
-  return std::ranges::none_of(beyond, [](std::int32_t one) { return one < 0; });
-}
-
 /// Refuses NaN and infinity, and what the format of the rows cannot hold: a magnitude above `limit`.
 inline void check_values(const Argument& argument, const ConstRows& rows, float limit) {
   for (std::size_t row = 0; row < rows.count; ++row) {
-    if (all_within(rows[row].data(), rows.dim, limit)) continue;
+    if (kernels::active().all_within(rows[row].data(), rows.dim, limit)) continue;
     std::size_t column = 0;
     while (std::fabs(rows[row][column]) <= limit) ++column;
     const float value = rows[row][column];

@@ -32,7 +32,8 @@ class CacheCore {
   CacheCore(const CacheShape& shape, Stages stages, const CacheOptions& options = {});
   CacheCore(CacheCore&&) noexcept;
   CacheCore& operator=(CacheCore&&) noexcept;
-  virtual ~CacheCore();
+  /// Inline here, and not only where it is defined, in a header-only build: else g++ emits the whole cache in every file.
+  KVC_FORWARD virtual ~CacheCore();
   /// A second sequence that starts as this one is now. Blocks are shared; whoever changes one copies it first.
   [[nodiscard]] CacheCore fork() const { return CacheCore(*this); }
 

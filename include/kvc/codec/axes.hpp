@@ -13,8 +13,8 @@ struct Axes {
   std::size_t dim;
 
   /// Whole rows [first, first + count) of a block.
-  kernels::Window rows(std::size_t first, std::size_t count) const {
-    return role == Role::key ? kernels::Window{first, count, 0, dim} : kernels::Window{0, dim, first, count};
+  kernels::Area rows(std::size_t first, std::size_t count) const {
+    return role == Role::key ? kernels::Area{first, count, 0, dim} : kernels::Area{0, dim, first, count};
   }
   kernels::ConstFloatMatrix source(ConstRows rows) const {
     return role == Role::key ? kernels::ConstFloatMatrix{rows.data, 1, rows.stride}

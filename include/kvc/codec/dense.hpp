@@ -23,13 +23,13 @@ class DenseCodec final : public Codec {
   std::size_t dim() const override { return axes_.dim; }
   std::size_t block_bytes(std::size_t capacity) const override {
     const std::size_t elements =
-        axes_.role == Role::key ? kernels::round_up(capacity, kernels::TileLanes) * axes_.dim : capacity * layout_.p_stride;
+        axes_.role == Role::key ? round_up(capacity, TileLanes) * axes_.dim : capacity * layout_.depth_stride;
     return elements * scalar_bytes(format_.type);
   }
   float limit() const override {
     return format_.type == Scalar::f16 ? 65504.0f : format_.type == Scalar::bf16 ? 3.38953139e38f : 3.40282347e38f;
   }
-  std::size_t range_granule() const override { return axes_.role == Role::key ? kernels::TileLanes : 1; }
+  std::size_t range_granule() const override { return axes_.role == Role::key ? TileLanes : 1; }
 
   void encode(ConstRows rows, std::byte* block, std::size_t, std::size_t first) const override {
     kernels::active().dense_encode(layout_, block, axes_.rows(first, rows.count), axes_.source(rows));

@@ -19,14 +19,14 @@ class GroupFit {
       : layout_(layout), fit_(fit), block_(block) {}
 
   /// The window covers whole groups; source element (0, 0) is its first.
-  void refine(const kernels::Window& window, const kernels::ConstFloatMatrix& source) const {
+  void refine(const kernels::Area& window, const kernels::ConstFloatMatrix& source) const {
     const bool along_lanes = layout_.along == kernels::GroupsAlong::lanes;
     const std::size_t p_step = along_lanes ? 1 : layout_.group, lane_step = along_lanes ? layout_.group : 1;
-    for (std::size_t p = 0; p < window.p_count; p += p_step)
+    for (std::size_t p = 0; p < window.depth_count; p += p_step)
       for (std::size_t lane = 0; lane < window.lanes; lane += lane_step)
-        refine_group({layout_, window.p_begin + p, window.lane_begin + lane,
-                      source.data + p * source.p_stride + lane * source.lane_stride,
-                      along_lanes ? source.lane_stride : source.p_stride});
+        refine_group({layout_, window.depth_begin + p, window.lane_begin + lane,
+                      source.data + p * source.depth_stride + lane * source.lane_stride,
+                      along_lanes ? source.lane_stride : source.depth_stride});
   }
 
  private:
@@ -88,8 +88,8 @@ class GroupFit {
   void put(const kernels::PackedLayout::CodePlace& place, float code) const {
     const auto number = static_cast<std::uint32_t>(code);
     const kernels::PackedLayout::PlanePlace bit = layout_.plane_place(place.plane);
-    put_bits(place.dword + bit.row * kernels::TileLanes, bit.shift, layout_.low_bits(), number);
-    if (layout_.bits == 3) put_bits(place.dword + bit.high_row * kernels::TileLanes, bit.high_shift, 1, number >> 2);
+    put_bits(place.dword + bit.row * TileLanes, bit.shift, layout_.low_bits(), number);
+    if (layout_.bits == 3) put_bits(place.dword + bit.high_row * TileLanes, bit.high_shift, 1, number >> 2);
   }
   void put_bits(std::size_t place, unsigned shift, unsigned bits, std::uint32_t value) const {
     const std::uint32_t mask = (1u << bits) - 1;

@@ -33,7 +33,7 @@ class GroupQuantCodec final : public Codec {
   }
   std::size_t range_granule() const override {
     const kernels::PackedLayout any = layout(granule());
-    return axes_.role == Role::key ? any.lane_granule() : any.p_granule();
+    return axes_.role == Role::key ? any.lane_granule() : any.depth_granule();
   }
 
   void encode(ConstRows rows, std::byte* block, std::size_t capacity, std::size_t first) const override {
@@ -58,10 +58,10 @@ class GroupQuantCodec final : public Codec {
     // Elements of a group follow each other along the tokens (channel axis) or the channels; tokens are the lanes of keys.
     const bool along_lanes = (format_.axis == Axis::channel) == (axes_.role == Role::key);
     return {.bits = format_.bits,
-            .along = along_lanes ? kernels::GroupsAlong::lanes : kernels::GroupsAlong::p,
+            .along = along_lanes ? kernels::GroupsAlong::lanes : kernels::GroupsAlong::depth,
             .group = format_.group,
             .lanes = axes_.role == Role::key ? capacity : axes_.dim,
-            .p = axes_.role == Role::key ? axes_.dim : capacity,
+            .depth = axes_.role == Role::key ? axes_.dim : capacity,
             .metadata = format_.metadata};
   }
 

@@ -30,17 +30,18 @@ inline const Table& active() {
 
 #endif
 
-/// One thread's pass over rows of a head with the kernels of current_isa(): while it lives, they keep what they prepared.
-class Pass {
+/// While one lives, the kernels of current_isa() keep on this thread what they prepared: attention opens one around the products
+/// of a head.
+class Scope {
  public:
-  Pass() : table_(active()) {
-    if (table_.begin_pass) table_.begin_pass();
+  Scope() : table_(active()) {
+    if (table_.enter) table_.enter();
   }
-  ~Pass() {
-    if (table_.end_pass) table_.end_pass();
+  ~Scope() {
+    if (table_.leave) table_.leave();
   }
-  Pass(const Pass&) = delete;
-  Pass& operator=(const Pass&) = delete;
+  Scope(const Scope&) = delete;
+  Scope& operator=(const Scope&) = delete;
 
  private:
   const Table& table_;

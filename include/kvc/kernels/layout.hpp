@@ -3,67 +3,63 @@
 #include <cstdint>
 
 #include "kvc/format.hpp"
+#include "kvc/tiles.hpp"
 
 namespace kvc::inline KVC_ABI::kernels {
 
-/// Lanes come in tiles of 16 on every machine: one AVX-512 register, two of AVX2, four of NEON.
-inline constexpr std::size_t TileLanes = 16;
+// Every block is a matrix x[depth][lane]. Lanes are what registers hold side by side; depth is the axis that products add up
+// along. In the drawings and formulas of this folder, d stands for one depth.
+//   keys:   lane = token, depth = channel
+//   values: lane = channel, depth = token
 
-constexpr std::size_t divide_up(std::size_t count, std::size_t by) {
-  return (count + by - 1) / by;
-}
-constexpr std::size_t round_up(std::size_t count, std::size_t by) {
-  return divide_up(count, by) * by;
-}
-
-/// A dense block x[p][lane]: element (p, lane) is number (lane / 16) * tile_stride + p * p_stride + lane % 16.
-///   keys   (lane = token, p = channel): tiles of 16 tokens, channel after channel: p_stride 16, tile_stride 16 * dim
-///   values (lane = channel, p = token): token after token: p_stride dim rounded up to 16, tile_stride 16
+/// A dense block: element (d, lane) is number (lane / 16) * tile_stride + d * depth_stride + lane % 16.
+///   keys:   tiles of 16 tokens, channel after channel: depth_stride 16, tile_stride 16 * dim
+///   values: token after token: depth_stride dim rounded up to 16, tile_stride 16
 struct DenseLayout {
   Scalar type = Scalar::f16;
-  std::size_t p_stride = 0, tile_stride = 0;
+  std::size_t depth_stride = 0, tile_stride = 0;
 
   static constexpr DenseLayout of_keys(Scalar type, std::size_t dim) { return {type, TileLanes, TileLanes * dim}; }
   static constexpr DenseLayout of_values(Scalar type, std::size_t dim) {
     return {type, round_up(dim, TileLanes), TileLanes};
   }
-  constexpr std::size_t index(std::size_t p, std::size_t lane) const {
-    return lane / TileLanes * tile_stride + p * p_stride + lane % TileLanes;
+  constexpr std::size_t index(std::size_t d, std::size_t lane) const {
+    return lane / TileLanes * tile_stride + d * depth_stride + lane % TileLanes;
   }
 };
 
-/// Whether the elements that share a scale follow each other along the lanes or along p.
-///   keys per channel:  tokens of one channel   -> along lanes     keys per token:    channels of one token -> along p
-///   values per token:  channels of one token   -> along lanes     values per channel: tokens of one channel -> along p
-enum class GroupsAlong : std::uint8_t { lanes, p };
+/// Whether the elements that share a scale follow each other along the lanes or along the depth.
+///   keys per channel:  tokens of one channel -> along lanes    keys per token:     channels of one token -> along depth
+///   values per token:  channels of one token -> along lanes    values per channel: tokens of one channel -> along depth
+enum class GroupsAlong : std::uint8_t { lanes, depth };
 
-/// A block of group-quantized codes x[p][lane] with `lanes` × `p` elements of capacity.
+/// A block of group-quantized codes x[depth][lane] with a capacity of `lanes` × `depth` elements.
 ///
-/// Codes: a dword holds one lane and 32/bits consecutive p ("planes": plane i in bits [i * bits, (i + 1) * bits)). A tile is
-/// dword_rows() rows of 16 dwords, so one 512-bit load, shift and mask give 16 lanes of one p.
+/// Codes: a dword holds 32 / bits codes of one lane at consecutive depths ("planes": plane i in bits [i * bits, (i + 1) *
+/// bits)). A tile is dword_rows() rows of 16 dwords, so one 512-bit load, shift and mask give 16 lanes of one depth.
 ///
 ///          lane 0    lane 1        lane 15
-///   row 0 | p 0..7 | p 0..7 | ... | p 0..7 |      (4 bits: 8 planes)
-///   row 1 | p 8..15| ...
+///   row 0 | d 0..7 | d 0..7 | ... | d 0..7 |      (4 bits: 8 planes)
+///   row 1 | d 8..15| ...
 ///
 /// Codes of 3 bits lie in units of three rows: the low two bits as codes of 2 bits, the high bits in a row of their own, in
 /// the order in which the low ones leave their row byte by byte, so that shift and mask still give four codes a dword:
 ///
-///   row 0 | low bits of p 0..15  |      bit 2 i of the row:                        p = i
-///   row 1 | low bits of p 16..31 |                                                 p = 16 + i
-///   row 2 | high bits of p 0..31 |      bit 8 b + 4 h + k (b, k < 4; h < 2):       p = 16 h + 4 b + k
+///   row 0 | low bits of d 0..15  |      bit 2 i of the row:                        d = i
+///   row 1 | low bits of d 16..31 |                                                 d = 16 + i
+///   row 2 | high bits of d 0..31 |      bit 8 b + 4 h + k (b, k < 4; h < 2):       d = 16 h + 4 b + k
 ///
-/// Groups along lanes start at a tile of their own; groups along p at a dword of their own; the rest is padding (zero).
+/// Groups along lanes start at a tile of their own, groups along the depth at a dword of their own; the rest is padding (zero).
 /// The block in memory: codes, then scales, then minima:
-///   along lanes: scale[lane / group][p]          along p: scale[p / group][lane rounded up to 16]
+///   along lanes: scale[lane / group][d]          along depth: scale[d / group][lane, their number rounded up to 16]
 struct PackedLayout {
   unsigned bits = 4;
   GroupsAlong along = GroupsAlong::lanes;
   std::size_t group = 32;
-  std::size_t lanes = 0, p = 0;  // capacity
+  std::size_t lanes = 0, depth = 0;  // capacity
   Scalar metadata = Scalar::f16;
 
-  /// p of one unit of dword rows, and its rows.
+  /// The depths of one unit of dword rows, and its rows.
   constexpr std::size_t planes() const { return std::size_t{1} << planes_log2(); }
   constexpr unsigned planes_log2() const { return bits == 8 ? 2 : bits == 4 ? 3 : bits == 2 ? 4 : 5; }
   constexpr std::size_t unit_rows() const { return bits == 3 ? 3 : 1; }
@@ -73,20 +69,23 @@ struct PackedLayout {
     return along == GroupsAlong::lanes ? divide_up(lanes, group) * tiles_per_group() : divide_up(lanes, TileLanes);
   }
   constexpr std::size_t dword_rows() const {
-    return along == GroupsAlong::lanes ? divide_up(p, planes()) * unit_rows() : divide_up(p, group) * rows_per_group();
+    return along == GroupsAlong::lanes ? divide_up(depth, planes()) * unit_rows()
+                                       : divide_up(depth, group) * rows_per_group();
   }
   constexpr std::size_t code_dwords() const { return tiles() * dword_rows() * TileLanes; }
-  constexpr std::size_t metadata_stride() const { return along == GroupsAlong::lanes ? p : round_up(lanes, TileLanes); }
+  constexpr std::size_t metadata_stride() const {
+    return along == GroupsAlong::lanes ? depth : round_up(lanes, TileLanes);
+  }
   constexpr std::size_t metadata_count() const {
-    return metadata_stride() * (along == GroupsAlong::lanes ? divide_up(lanes, group) : divide_up(p, group));
+    return metadata_stride() * (along == GroupsAlong::lanes ? divide_up(lanes, group) : divide_up(depth, group));
   }
   constexpr std::size_t scale_offset() const { return code_dwords() * 4; }
   constexpr std::size_t minimum_offset() const { return scale_offset() + metadata_count() * scalar_bytes(metadata); }
   constexpr std::size_t bytes() const { return minimum_offset() + metadata_count() * scalar_bytes(metadata); }
 
-  /// Windows begin on multiples of these.
+  /// Areas begin on multiples of these.
   constexpr std::size_t lane_granule() const { return along == GroupsAlong::lanes ? group : TileLanes; }
-  constexpr std::size_t p_granule() const { return along == GroupsAlong::lanes ? planes() : group; }
+  constexpr std::size_t depth_granule() const { return along == GroupsAlong::lanes ? planes() : group; }
 
   /// Where a code of one plane lies in its unit: row and bit offset of its low bits, and with 3 bits of its high bit.
   struct PlanePlace {
@@ -107,17 +106,15 @@ struct PackedLayout {
   struct CodePlace {
     std::size_t dword, plane;
   };
-  constexpr CodePlace code_place(std::size_t p_index, std::size_t lane) const {
-    std::size_t tile = lane / TileLanes, tile_lane = lane % TileLanes;
-    std::size_t row = p_index / planes() * unit_rows(), plane = p_index % planes();
+  constexpr CodePlace code_place(std::size_t d, std::size_t lane) const {
     if (along == GroupsAlong::lanes) {
-      tile = lane / group * tiles_per_group() + lane % group / TileLanes;
-      tile_lane = lane % group % TileLanes;
-    } else {
-      row = p_index / group * rows_per_group() + p_index % group / planes() * unit_rows();
-      plane = p_index % group % planes();
+      const std::size_t in_group = lane % group, tile = lane / group * tiles_per_group() + in_group / TileLanes;
+      const std::size_t row = d / planes() * unit_rows();
+      return {(tile * dword_rows() + row) * TileLanes + in_group % TileLanes, d % planes()};
     }
-    return {(tile * dword_rows() + row) * TileLanes + tile_lane, plane};
+    const std::size_t in_group = d % group, tile = lane / TileLanes;
+    const std::size_t row = d / group * rows_per_group() + in_group / planes() * unit_rows();
+    return {(tile * dword_rows() + row) * TileLanes + lane % TileLanes, in_group % planes()};
   }
   /// The code at a place of the block whose codes begin at `dwords`.
   constexpr std::uint32_t code_at(const std::uint32_t* dwords, const CodePlace& place) const {
@@ -127,9 +124,8 @@ struct PackedLayout {
     return bits == 3 ? low | (unit[bit.high_row * TileLanes] >> bit.high_shift & 1u) << 2 : low;
   }
   /// Number of the scale and minimum of one element.
-  constexpr std::size_t metadata_index(std::size_t p_index, std::size_t lane) const {
-    return along == GroupsAlong::lanes ? lane / group * metadata_stride() + p_index
-                                       : p_index / group * metadata_stride() + lane;
+  constexpr std::size_t metadata_index(std::size_t d, std::size_t lane) const {
+    return along == GroupsAlong::lanes ? lane / group * metadata_stride() + d : d / group * metadata_stride() + lane;
   }
 };
 

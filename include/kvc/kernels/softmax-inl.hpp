@@ -93,17 +93,23 @@ inline void scale_rows(float* x, std::size_t stride, std::size_t rows, std::size
   }
 }
 
-inline void probabilities(const float* scores, const float* bias, std::size_t count, float lse, float* target,
-                          bool add_to) {
-  const bool nothing = lse == MinusInfinity;
-  const Vector shift = set(lse);
+inline void exponentials(const float* scores, const float* bias, std::size_t count, float* target) {
   for (std::size_t i = 0; i < count; i += Width) {
     const std::size_t left = count - i;
     Vector score = load_scores(scores + i, left);
     if (bias) score = add(score, load_some(bias + i, left));
-    Vector probability = nothing ? zero() : exponential(subtract(score, shift));
-    if (add_to) probability = add(probability, load_some(target + i, left));
-    store_some(target + i, probability, left);
+    store_some(target + i, exponential(score), left);
+  }
+}
+
+inline void column_maxima(const float* x, std::size_t stride, std::size_t rows, std::size_t count,
+                          const float* factors, float* maxima) {
+  for (std::size_t i = 0; i < count; i += Width) {
+    const std::size_t left = count - i;
+    Vector highest = load_some(maxima + i, left);
+    for (std::size_t r = 0; r < rows; ++r)
+      highest = maximum(multiply(set(factors[r]), load_some(x + r * stride + i, left)), highest);
+    store_some(maxima + i, highest, left);
   }
 }
 
@@ -115,7 +121,7 @@ inline void softcap(float* scores, std::size_t count, float cap) {
   }
 }
 
-inline bool all_finite(const float* x, std::size_t count) {
+inline bool all_within(const float* x, std::size_t count, float most) {
   Words highest = words(0);
   const Words magnitude = words(0x7fffffffu);
   for (std::size_t i = 0; i < count; i += Width)
@@ -123,7 +129,7 @@ inline bool all_finite(const float* x, std::size_t count) {
   std::uint32_t lanes[Width];
   store_words(lanes, highest);
   for (std::uint32_t bits : lanes)
-    if (bits >= 0x7f800000u) return false;  // by bits, so that -ffast-math cannot assume the answer
+    if (bits > std::bit_cast<std::uint32_t>(most)) return false;  // by bits, so that -ffast-math cannot assume the answer
   return true;
 }
 

@@ -5,7 +5,7 @@ using Vector = __m256;
 using Words = __m256i;
 inline constexpr std::size_t Width = 8;
 inline constexpr std::size_t Registers = 16;
-inline constexpr bool RoundsInHardware = true;  // fma() rounds once, to_words() to the nearest
+inline constexpr bool Specialised = true;
 namespace narrower = KVC_TARGET;
 inline constexpr bool HasNarrowerTarget = false;
 

@@ -5,7 +5,7 @@ using Vector = __m512;
 using Words = __m512i;
 inline constexpr std::size_t Width = 16;
 inline constexpr std::size_t Registers = 32;
-inline constexpr bool RoundsInHardware = true;  // fma() rounds once, to_words() to the nearest
+inline constexpr bool Specialised = true;
 namespace narrower = avx2;  // has the same results where it is faster
 inline constexpr bool HasNarrowerTarget = true;
 

@@ -5,7 +5,7 @@ using Vector = float32x4_t;
 using Words = uint32x4_t;
 inline constexpr std::size_t Width = 4;
 inline constexpr std::size_t Registers = 32;
-inline constexpr bool RoundsInHardware = true;  // fma() rounds once, to_words() to the nearest
+inline constexpr bool Specialised = true;
 namespace narrower = KVC_TARGET;
 inline constexpr bool HasNarrowerTarget = false;
 

@@ -7,7 +7,7 @@ typedef std::int32_t SignedWords __attribute__((vector_size(16)));
 typedef std::uint16_t Halves __attribute__((vector_size(8)));
 inline constexpr std::size_t Width = 4;
 inline constexpr std::size_t Registers = 16;
-inline constexpr bool RoundsInHardware = false;  // fma() rounds once, to_words() to the nearest
+inline constexpr bool Specialised = false;  // one loop serves all: nobody should be on this path
 namespace narrower = KVC_TARGET;
 inline constexpr bool HasNarrowerTarget = false;
 

@@ -81,7 +81,7 @@ class RowStore {
     }
     constexpr std::size_t Transient = RowTable::TransientRows;
     const std::size_t live = std::min(slots, stream.sinks + stream.recent + stream.batch) + 2 * Transient;
-    visit(table_.dense->block_bytes(Transient), kernels::divide_up(live, Transient) + 1);
+    visit(table_.dense->block_bytes(Transient), divide_up(live, Transient) + 1);
     for (const auto& sealed : table_.sealed) {
       if (!sealed.codec) continue;
       for (std::size_t at = 0, capacity = 0; at <= slots + stream.batch; at += capacity) {

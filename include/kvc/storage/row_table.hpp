@@ -53,14 +53,14 @@ struct RowTable {
   /// and the open block's unused rows stay a small share.
   std::size_t open_capacity(std::size_t rows_before) const {
     if (seals() && !stream.prompt_only) return TransientRows;
-    return std::clamp(rows_before / 256 * kernels::TileLanes, kernels::TileLanes, OpenRows);
+    return std::clamp(rows_before / 256 * TileLanes, TileLanes, OpenRows);
   }
   /// Rows of a new block for `count` slots that are sealed behind `before` sealed rows. What is sealed a batch at a time
   /// gets blocks that grow to a sixteenth of what is there, by doubling: headers and unused rows stay a small share, there
   /// are few sizes, and blocks end where attention's chunks do.
   std::size_t sealed_capacity(const Codec& codec, std::size_t count, std::size_t before) const {
     const auto least = [&](std::size_t rows) {
-      return codec.granule() > 1 || rows >= SealedRows ? kernels::round_up(rows, codec.granule()) : SealedRows;
+      return codec.granule() > 1 || rows >= SealedRows ? round_up(rows, codec.granule()) : SealedRows;
     };
     std::size_t capacity = least(count);
     if (capacity != least(stream.batch)) return capacity;
@@ -80,7 +80,7 @@ struct RowTable {
     while (room < count) {
       const std::size_t wanted = count - room, one_by_one = open_capacity(rows() + room);
       const std::size_t capacity =
-          wanted > one_by_one ? std::min(most, kernels::round_up(wanted, kernels::TileLanes)) : one_by_one;
+          wanted > one_by_one ? std::min(most, round_up(wanted, TileLanes)) : one_by_one;
       segments.reserve(1);
       segments.push_back({.block = Block::make(dense, capacity, memory)});
       room += capacity;

@@ -221,7 +221,7 @@ class Sealing {
     const auto values = frame.take(count * table_.dim());
     const Rows<float> rows(values.data(), count, table_.dim());
     segment.decode(segment.first, rows);
-    piece_.front = Block::make(table_.dense, kernels::round_up(count, kernels::TileLanes), table_.memory);
+    piece_.front = Block::make(table_.dense, round_up(count, TileLanes), table_.memory);
     table_.dense->encode(rows, piece_.front->data(), piece_.front->capacity(), 0);
   }
 

@@ -1,14 +1,13 @@
 // Tiles of AMX int8, on top of the facade of AVX-512 VNNI. Re-included, no guard.
 //
-//   sums [row and part][16 lanes] += coefficients [row and part][4 p of 16 dwords] × codes [16 dwords][4 p of 16 lanes]
+//   sums [row and part][16 lanes] += coefficients [row and part][16 dwords of 4 depths] × codes [16 dwords of 4 depths][16 lanes]
 //
 // Tiles 0 and 1 are sums; 4 and 5 coefficients and codes of 16 dwords, 6 and 7 of 8.
 namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using namespace avx512vnni;  // everything else
-inline constexpr const Table& KernelTableBelow = avx512vnni::KernelTable;
 
-inline constexpr std::size_t TileDwords = 16;  // p of a tile of codes, in fours
+inline constexpr std::size_t TileDwords = 16;  // depths of a tile of codes, in fours
 
 // Assembly rather than the intrinsics: those of g++ 12 do not say what memory they read and write.
 

@@ -5,8 +5,6 @@
 namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using namespace neon;  // everything in floating point
-inline constexpr const Table& KernelTableBelow = neon::KernelTable;
-inline constexpr const char* LevelName = "neondotprod";
 
 using Shorts = int16x8_t;                       // 8 integers of 16 bits
 inline constexpr std::size_t ShortsOf64 = 8;    // registers that hold 64 of them

@@ -2,8 +2,6 @@
 namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
 using namespace avx512;  // everything in floating point
-inline constexpr const Table& KernelTableBelow = avx512::KernelTable;
-inline constexpr const char* LevelName = "avx512vnni";
 
 using Shorts = __m512i;                          // 32 integers of 16 bits
 inline constexpr std::size_t ShortsOf64 = 2;     // registers that hold 64 of them

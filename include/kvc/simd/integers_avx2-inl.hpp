@@ -5,10 +5,6 @@
 // (vpmaddubsw), with sums of 16 bits for as long as they cannot overflow.
 namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 
-using namespace avx2;  // everything in floating point
-inline constexpr const Table& KernelTableBelow = avx2::KernelTable;
-inline constexpr const char* LevelName = "avx2";
-
 using Shorts = __m256i;                         // 16 integers of 16 bits
 inline constexpr std::size_t ShortsOf64 = 4;    // registers that hold 64 of them
 inline constexpr std::size_t IntegerRows = 4;   // rows of a block
