@@ -40,7 +40,7 @@ inline bool prepare_seal(Inside& in, std::size_t head, Event event) {
   WaitingSeal& seal = *in.work_of(head).seal;
   seal.step.reset();
   const bool prompt_end = event == Event::prompt_end;
-  if (event == Event::prompt_chunk || !store.seal_due(prompt_end)) return false;
+  if (event == Event::prompt_chunk || !(store.keys().seals() || store.values().seals())) return false;
   seal.step.emplace(store, prompt_end, seal.memory);
   const bool due = !seal.step->done();
   if (due && seal.step->is_one_piece() && !fits_first(in, head))
