@@ -83,6 +83,11 @@ TEST_CASE("a stage that a text limits to some layers is PerLayer") {
            KIVI{.bits = 4, .residual = 32});
 }
 
+TEST_CASE("a policy that scores layers together may be limited to the upper ones") {
+  using namespace kvc;
+  same("[1-] ada_kv:base=knorm,budget=40", PerLayer{AdaKV{.base = Knorm{}, .budget = 40}, 1});
+}
+
 TEST_CASE("policies change what the cache holds") {
   const auto slots = [](const char* text) {
     kvc::KVCache cache(Shape, kvc::AnyPolicy::parse(text));

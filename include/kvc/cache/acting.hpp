@@ -116,9 +116,10 @@ inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std
     numbers.push_back(head);
     budgets.push_back(heads.back().view.budget);
   }
+  // Every head has a place, also in layers that the stage does not work on.
+  if (verbs.scores()) in.joint_scores.resize(std::max(in.joint_scores.size(), first + count));
   if (heads.empty()) return;
   if (verbs.scores()) {
-    in.joint_scores.resize(std::max(in.joint_scores.size(), first + count));
     std::vector<std::span<float>> spans;
     for (std::size_t i = 0; i < heads.size(); ++i) {
       std::vector<float>& scores = in.joint_scores[numbers[i]];
