@@ -25,12 +25,13 @@ class DecodedProduct {
     const std::size_t tokens = TileFloats / width / kernels::TileLanes * kernels::TileLanes;
     for (std::size_t begin = 0; begin < count; begin += tokens)
       for (std::size_t channel = 0; channel < dim_; channel += width)
-        score_tile({begin, std::min(tokens, count - begin), channel, std::min(width, dim_ - channel)}, queries, results);
+        score_tile({begin, std::min(tokens, count - begin), channel, std::min(width, dim_ - channel)}, queries,
+                   results);
   }
 
   /// Channels are lanes: decoded rows lie as the kernel reads them.
   void accumulate(std::size_t count, const kernels::Coefficients& weights, const kernels::Results& results) const {
-        const auto layout = kernels::DenseLayout::of_values(Scalar::f32, dim_);
+    const auto layout = kernels::DenseLayout::of_values(Scalar::f32, dim_);
     const std::size_t tokens = TileFloats / layout.p_stride;
     float tile[TileFloats];
     clear_padding(tile, layout.p_stride, std::min(tokens, count));
@@ -54,7 +55,7 @@ class DecodedProduct {
   /// Window of rows (lanes) and channels (p) of all that is asked for.
   void score_tile(const kernels::Window& part, const kernels::Coefficients& queries,
                   const kernels::Results& results) const {
-        const auto layout = kernels::DenseLayout::of_keys(Scalar::f32, part.p_count);
+    const auto layout = kernels::DenseLayout::of_keys(Scalar::f32, part.p_count);
     float decoded[TileFloats], tile[TileFloats];
     for (std::size_t row = 0; row < part.lanes;) {
       const std::size_t left = kernels::TileLanes - row % kernels::TileLanes;

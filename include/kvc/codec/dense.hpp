@@ -22,8 +22,8 @@ class DenseCodec final : public Codec {
   }
   std::size_t dim() const override { return axes_.dim; }
   std::size_t block_bytes(std::size_t capacity) const override {
-    const std::size_t elements =
-        axes_.role == Role::key ? kernels::round_up(capacity, kernels::TileLanes) * axes_.dim : capacity * layout_.p_stride;
+    const std::size_t elements = axes_.role == Role::key ? kernels::round_up(capacity, kernels::TileLanes) * axes_.dim
+                                                         : capacity * layout_.p_stride;
     return elements * scalar_bytes(format_.type);
   }
   float limit() const override {
