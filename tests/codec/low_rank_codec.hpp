@@ -23,7 +23,8 @@ class LowRankCodec final : public kvc::Codec {
 
   std::shared_ptr<const kvc::Codec> fit(kvc::ConstRows rows, std::span<const kvc::Position>) const override {
     std::vector<double> basis(rank_ * dim_);
-    for (std::size_t i = 0; i < basis.size(); ++i) basis[i] = std::sin(double(1 + i * i % 101));  // anything independent
+    for (std::size_t i = 0; i < basis.size(); ++i)
+      basis[i] = std::sin(double(1 + i * i % 101));  // anything independent
     for (int step = 0; step < 30; ++step) {
       std::vector<double> next(basis.size(), 0.0);  // rowsᵀ · rows · basis
       for (std::size_t r = 0; r < rows.count; ++r)

@@ -62,7 +62,8 @@ struct Bits {
     }
     column.assign(head.column(0), head.column(0) + head.size() * sizeof(float));
     for (const RowStore* store : {&head.keys(), &head.values()}) {
-      counts.insert(counts.end(), {store->rows(), store->dead_rows(), store->sealed_rows(), store->table().free.size()});
+      counts.insert(counts.end(),
+                    {store->rows(), store->dead_rows(), store->sealed_rows(), store->table().free.size()});
       for (const Segment& segment : store->segments())
         counts.insert(counts.end(), {segment.begin, segment.end, segment.dead, segment.first, segment.sealed});
     }
@@ -287,13 +288,16 @@ TEST_CASE("Sharing directions between layers either happens or leaves the head a
   const auto codec = make_codec(Dense{}, Role::key, Shape.head_dim);
   for (const Setup& setup : setups())
     for (const bool from_global_new : {false, true}) {
-      SharedRows shared{{}, Block::make(codec, 20, std::pmr::new_delete_resource()),
-                        std::make_shared<std::vector<float>>(20, 2.0f)};
+      SharedRows shared{
+          {}, Block::make(codec, 20, std::pmr::new_delete_resource()), std::make_shared<std::vector<float>>(20, 2.0f)};
       const std::vector<float> rows(20 * Shape.head_dim, 1.0f);
       codec->encode({rows.data(), 20, Shape.head_dim}, shared.block->data(), 20, 0);
       for (std::uint32_t i = 0; i < 20; ++i) shared.slots.push_back(10 + 7 * i);
       CHECK(refuse_each(
-                setup, [&](Subject& subject) { subject.head.share(Role::key, {&shared, 1}, subject.workspace); },
+                setup,
+                [&](Subject& subject) {
+                  subject.head.share(Role::key, {&shared, 1}, subject.workspace);
+                },
                 from_global_new) > 0);
     }
 }
@@ -322,7 +326,8 @@ TEST_CASE("An arena that cannot get memory loses nothing, and giving pieces back
     std::vector<void*> pieces;
     for (std::ptrdiff_t k = 0; k < 6; ++k)
       for (const bool global : {false, true}) {
-        (global ? static_cast<void>(support::allocations_until_refusal = k) : static_cast<void>(upstream.until_refusal = k));
+        (global ? static_cast<void>(support::allocations_until_refusal = k)
+                : static_cast<void>(upstream.until_refusal = k));
         try {
           for (std::size_t i = 0; i < 8; ++i) {
             const auto room = support::allocations_until_refusal.exchange(-1);

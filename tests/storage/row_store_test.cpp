@@ -65,8 +65,7 @@ struct Pair {
       : store(make_codec(how.dense, how.role, how.dim),
               how.stream.format ? std::vector{RowTable::SealedCodec{make_codec(*how.stream.format, how.role, how.dim)}}
                                 : std::vector<RowTable::SealedCodec>(),
-              how.stream,
-              std::pmr::new_delete_resource()),
+              how.stream, std::pmr::new_delete_resource()),
         setup(how) {}
 
   naive::Row dense(std::span<const float> values) const {

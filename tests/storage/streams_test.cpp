@@ -31,7 +31,8 @@ struct Subject {
       for (const float x : dice.row(Shape.head_dim)) values.push_back(x);
       positions.push_back(next++);
     }
-    head.append({keys.data() + begin, count, Shape.head_dim}, {values.data() + begin, count, Shape.head_dim}, positions);
+    head.append({keys.data() + begin, count, Shape.head_dim}, {values.data() + begin, count, Shape.head_dim},
+                positions);
   }
   void prompt(std::size_t count) {
     append(count);
@@ -185,9 +186,10 @@ TEST_CASE("A head that has sealed nothing changes its streams, one that has does
   subject.decode(1);
   CHECK(subject.head.keys().sealed_rows() == slots - 9);
   CHECK(subject.head.values().sealed_rows() == slots + 1);
-  CHECK_THROWS_WITH(subject.head.set_streams({}), "set_streams: " + std::to_string(slots - 9) +
-                                                      " key rows are sealed already; only a head without any can change "
-                                                      "its format");
+  CHECK_THROWS_WITH(subject.head.set_streams({}),
+                    "set_streams: " + std::to_string(slots - 9) +
+                        " key rows are sealed already; only a head without any can change "
+                        "its format");
   Subject dense({});
   dense.append(3);
   CHECK_THROWS_WITH(dense.head.set_streams({.key = {}, .value = {.format = Dense{Scalar::f16}}}),

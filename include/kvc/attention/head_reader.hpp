@@ -87,8 +87,7 @@ class HeadReader {
  public:
   /// `next`: the head that will be read after this one, or null; nobody may be writing to it.
   HeadReader(const HeadStore& head, const Settings& settings, Workspace::Frame& frame,
-             std::span<const std::uint8_t> selected = {},
-             const HeadStore* next = nullptr)
+             std::span<const std::uint8_t> selected = {}, const HeadStore* next = nullptr)
       : head_(head),
         workspace_(frame.workspace()),
         settings_(settings),

@@ -79,8 +79,9 @@ class ValueOrder {
     std::size_t count = 0;
     for (std::size_t slot = 0, end = 0; slot < slots_; slot = end) {
       end = end_of_stretch(slot);
-      const Stretch stretch{slot, end - slot, static_cast<std::size_t>(keys_[slot]), static_cast<std::size_t>(values_[slot]),
-                    static_cast<std::size_t>(keys_[end - 1] - keys_[slot]) + 1};
+      const Stretch stretch{slot, end - slot, static_cast<std::size_t>(keys_[slot]),
+                            static_cast<std::size_t>(values_[slot]),
+                            static_cast<std::size_t>(keys_[end - 1] - keys_[slot]) + 1};
       if (stretch.slots >= ShortestStretch)
         stretches_[count++] = stretch;
       else

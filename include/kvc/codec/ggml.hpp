@@ -26,12 +26,17 @@ class GgmlCodec final : public Codec {
   float limit() const override {
     constexpr float Half = 65504;
     switch (format_.type) {
-      case GgmlType::q4_0: return 8 * Half;
-      case GgmlType::q5_0: return 16 * Half;
-      case GgmlType::q8_0: return 127 * Half;
+      case GgmlType::q4_0:
+        return 8 * Half;
+      case GgmlType::q5_0:
+        return 16 * Half;
+      case GgmlType::q8_0:
+        return 127 * Half;
       case GgmlType::mxfp4:
-      case GgmlType::nvfp4: return Codec::limit();
-      default: return Half;
+      case GgmlType::nvfp4:
+        return Codec::limit();
+      default:
+        return Half;
     }
   }
 

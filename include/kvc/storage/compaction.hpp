@@ -17,8 +17,7 @@ class Compaction {
   Compaction(RowTable& table, Workspace& workspace) : table_(table), workspace_(workspace) {}
 
   /// Whether no segment will be mostly dead once the slots whose flag is 0 are gone.
-  static bool has_nothing_to_release(const RowTable& table, std::span<const std::uint8_t> flags,
-                                     Workspace& workspace) {
+  static bool has_nothing_to_release(const RowTable& table, std::span<const std::uint8_t> flags, Workspace& workspace) {
     Workspace::Frame frame(workspace);
     return std::ranges::count(mostly_dead(table, flags, frame), std::uint8_t{1}) == 0;
   }
@@ -37,10 +36,9 @@ class Compaction {
     std::size_t count = 0;
     for (std::size_t i = 0; i < leaves.size(); ++i)
       if (leaves[i] != 0) find_slots(table_.segments[i], found, count);
-    count = static_cast<std::size_t>(
-        std::remove_if(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(count),
-                       [&](std::uint32_t slot) { return flags[slot] == 0; }) -
-        found.begin());
+    count = static_cast<std::size_t>(std::remove_if(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(count),
+                                                    [&](std::uint32_t slot) { return flags[slot] == 0; }) -
+                                     found.begin());
     const Move move = read(found.first(count), frame);
     std::size_t dropped = detail::first_unset(flags), gone = 0;
     for (std::uint32_t& slot : found.first(count)) {

@@ -98,7 +98,11 @@ class HeadStore {
     bool identity = true, in_step = true;
   };
   Mark mark() const noexcept {
-    return {Placement::mark(keys_.table()), Placement::mark(values_.table()), size(), seen_, positions_.identity(),
+    return {Placement::mark(keys_.table()),
+            Placement::mark(values_.table()),
+            size(),
+            seen_,
+            positions_.identity(),
             in_step_};
   }
   /// Takes back all that was appended since the mark. Nothing but append() may have happened.
@@ -356,7 +360,8 @@ class HeadStore {
       fail(ErrorCode::invalid_argument, "set_streams: " + std::to_string(store.sealed_rows()) + " " + side_of(role) +
                                             " rows are sealed already; only a head without any can change its format");
     if (stream.format && std::holds_alternative<Dense>(*stream.format))
-      if (const auto dense = make_codec(*stream.format, role, store.dim()); dense->name() != store.dense_codec()->name())
+      if (const auto dense = make_codec(*stream.format, role, store.dim());
+          dense->name() != store.dense_codec()->name())
         fail(ErrorCode::invalid_argument, "set_streams: " + side_of(role) + " rows are stored in " +
                                               store.dense_codec()->name() + " and cannot become " + dense->name());
     store.table().sealed = sealed_codecs(stream, role, store.dim());
@@ -411,8 +416,7 @@ class HeadStore {
       Compaction compaction(store.table(), workspace);
       if (store.sealed_rows() == 0) return compaction.compact_to(flags);
       Workspace::Frame frame(workspace);
-      const Compaction::Move moved =
-          store.seals() ? compaction.reserve_release(flags, frame) : Compaction::Move();
+      const Compaction::Move moved = store.seals() ? compaction.reserve_release(flags, frame) : Compaction::Move();
       Placement placement(store.table());
       placement.reserve_keep(flags);
       placement.keep(flags);

@@ -102,9 +102,7 @@ class IndexMap {
       if (flags[i] != 0) return entries_.reserve(size_);
   }
   /// Undoes push_back() until `size` entries are left, of a list that was identity or was not before them.
-  void revert(std::size_t size, bool was_identity) {
-    was_identity ? reset(size) : truncate(size);
-  }
+  void revert(std::size_t size, bool was_identity) { was_identity ? reset(size) : truncate(size); }
   /// Adds `change` to every entry that is `from` or more; the list becomes explicit. At most `count` entries are. The search
   /// begins at the end, because rows that move are mostly the newest slots'.
   void shift(std::int32_t from, std::int32_t change, std::size_t count) {

@@ -44,9 +44,7 @@ class Placement {
     std::size_t slots = 0, rows = 0;
     bool identity = true;
   };
-  static Mark mark(const RowTable& table) noexcept {
-    return {table.map.size(), table.rows(), table.map.identity()};
-  }
+  static Mark mark(const RowTable& table) noexcept { return {table.map.size(), table.rows(), table.map.identity()}; }
   /// Takes back all that was appended since the mark. Nothing else may have happened.
   void revert(const Mark& mark) noexcept {
     for (std::size_t slot = table_.map.size(); slot-- > mark.slots;)

@@ -169,8 +169,7 @@ struct RowTable {
     map.shift(behind - inserted, inserted, segments.live_from(index + 1) + unmoved);
     for (std::uint32_t& row : free)
       if (static_cast<std::int32_t>(row) >= behind - inserted) row += static_cast<std::uint32_t>(inserted);
-    for (std::size_t i = 0; i < slots.size(); ++i)
-      map.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
+    for (std::size_t i = 0; i < slots.size(); ++i) map.set(slots[i], behind - inserted + static_cast<std::int32_t>(i));
     erase_dead();
   }
 

@@ -61,7 +61,10 @@ class Sealing {
     if (!in_order_) table_.map.reserve_more(0, true);
     const std::size_t open = open_block(count);
     const auto& sealed = codec().codec;
-    piece_.block = open == None ? Block::make(sealed, table_.sealed_capacity(*sealed, count, table_.segments.sealed_rows()), table_.memory) : nullptr;
+    piece_.block =
+        open == None
+            ? Block::make(sealed, table_.sealed_capacity(*sealed, count, table_.segments.sealed_rows()), table_.memory)
+            : nullptr;
     Block& block = piece_.block ? *piece_.block : RowTable::own(table_.segments[open]);
     // Rows behind the end of a block are nobody's yet.
     sealed->encode_at(rows, positions, block.data(), block.capacity(), piece_.block ? 0 : table_.segments[open].end);
@@ -119,7 +122,8 @@ class Sealing {
     if (left_.empty()) return;
     const std::size_t sealed_end = table_.segments.first_sealed_row() + table_.segments.sealed_rows();
     // Slots of several classes take turns: each class goes on filling its own block, wherever that lies.
-    in_order_ = !has_classes(table_, slots_.precision) && table_.map.identity() && table_.dead_rows() == 0 && left_.back() - left_.front() + 1 == left_.size() &&
+    in_order_ = !has_classes(table_, slots_.precision) && table_.map.identity() && table_.dead_rows() == 0 &&
+                left_.back() - left_.front() + 1 == left_.size() &&
                 (table_.segments.sealed_rows() == 0 || first_row() == sealed_end);
     in_piece_ = piece_rows();
   }
@@ -206,8 +210,8 @@ class Sealing {
         fail(ErrorCode::invalid_argument,
              "Codec " + own.codec->name() + ": fit() returned " + fitted->name() + " of " +
                  std::to_string(fitted->dim()) + " floats and a granule of " + std::to_string(fitted->granule()) +
-                 "; the rows have " + std::to_string(table_.dim()) + " floats, and the granule must divide the batch (" +
-                 std::to_string(table_.stream.batch) + ")");
+                 "; the rows have " + std::to_string(table_.dim()) +
+                 " floats, and the granule must divide the batch (" + std::to_string(table_.stream.batch) + ")");
       own.codec = std::move(fitted);
     }
     own.asked = true;

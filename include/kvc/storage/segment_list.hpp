@@ -77,7 +77,9 @@ class SegmentList {
   }
   void erase(std::size_t at) { segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(at)); }
   /// Drops the segments from `index` on.
-  void cut(std::size_t index) { segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(index), segments_.end()); }
+  void cut(std::size_t index) {
+    segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(index), segments_.end());
+  }
   template <class Condition>
   void erase_if(Condition condition) {
     std::erase_if(segments_, condition);
