@@ -4,6 +4,8 @@ add_library(kvc::compiled ALIAS kvc_kernels)
 set_target_properties(kvc_kernels PROPERTIES EXPORT_NAME compiled POSITION_INDEPENDENT_CODE ON)
 target_compile_definitions(kvc_kernels PUBLIC KVC_COMPILED)
 target_link_libraries(kvc_kernels PUBLIC kvc)
+# A project that adds this folder without choosing a build type gets fast kernels nevertheless.
+target_compile_options(kvc_kernels PRIVATE $<$<CONFIG:>:-O2>)
 if(TARGET kvc_warnings)
   target_compile_options(kvc_kernels PRIVATE $<TARGET_PROPERTY:kvc_warnings,INTERFACE_COMPILE_OPTIONS>)
 endif()

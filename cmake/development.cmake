@@ -1,9 +1,5 @@
 # What only the project's own programs (tests, examples, benchmarks) are built with.
 
-if(is_top_level AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
-  set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
-endif()
-
 set(KVC_SANITIZER "" CACHE STRING "Sanitizers to build everything with, as in -fsanitize=...")
 if(KVC_SANITIZER)
   add_compile_options(-fsanitize=${KVC_SANITIZER} -fno-sanitize-recover=all -fno-omit-frame-pointer)

@@ -1,4 +1,4 @@
-# Headers, the CMake package `kvc` and a pkg-config file.
+# Headers, the CMake package `kvc` and pkg-config files: kvc, and with compiled kernels kvc-compiled.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/kvc)
@@ -20,6 +20,12 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/kvcConfig.cmake ${CMAKE_CURRENT_BINARY
 
 # Relative to the file itself, so that an installed tree can be moved.
 file(RELATIVE_PATH pkgconfig_to_prefix "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
-configure_file(cmake/kvc.pc.in kvc.pc @ONLY)
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/kvc.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+set(pkgconfig_files kvc.pc)
+if(KVC_COMPILED)
+  list(APPEND pkgconfig_files kvc-compiled.pc)
+endif()
+foreach(file IN LISTS pkgconfig_files)
+  configure_file(cmake/${file}.in ${file} @ONLY)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${file} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endforeach()
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

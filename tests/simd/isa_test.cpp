@@ -52,8 +52,36 @@ TEST_CASE("a cap at a level of this machine gives that level") {
 }
 
 TEST_CASE("a cap above the machine's level leaves the machine's level") {
-  ScopedCap cap("neondotprod");  // the last of all levels
+  ScopedCap cap(kvc::to_string(kvc::machine::Highest));
   CHECK(kvc::best_isa() == kvc::available_isas().back());
+}
+
+TEST_CASE("a cap of another kind of processor is refused, for it would cap nothing") {
+  for (Isa isa : kvc::AllIsas) {
+    if (kvc::contains(kvc::machine::Highest, isa)) continue;
+    ScopedCap cap(kvc::to_string(isa));
+    try {
+      kvc::best_isa();
+      FAIL("no error");
+    } catch (const kvc::Error& error) {
+      CHECK(error.code() == kvc::ErrorCode::incompatible);
+      const std::string message = error.what();
+      for (const char* part : {"KVC_ISA", kvc::to_string(isa), "other processors", kvc::to_string(kvc::machine::isa())})
+        CHECK(message.find(part) != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("every level contains itself, the level below it and the portable one, and none of another kind of processor") {
+  for (Isa isa : kvc::AllIsas) {
+    CHECK(kvc::contains(isa, isa));
+    CHECK(kvc::contains(isa, kvc::below(isa)));
+    CHECK(kvc::contains(isa, Isa::portable));
+    CHECK(kvc::contains(Isa::portable, isa) == (isa == Isa::portable));
+  }
+  CHECK(kvc::contains(Isa::amx, Isa::avx2));
+  CHECK_FALSE(kvc::contains(Isa::amx, Isa::neon));
+  CHECK_FALSE(kvc::contains(Isa::neondotprod, Isa::avx2));
 }
 
 // Hidden: level.sh asks it what the machine has.

@@ -20,7 +20,7 @@ KVC_ALWAYS_INLINE void store_some(float* p, Vector a, std::size_t count) {
     store_partial(p, a, count);
 }
 
-inline constexpr std::size_t Chains = 4;  // of maxima and sums, which wait for each other within a chain
+inline constexpr std::size_t Chains = Specialised ? 4 : 1;  // of maxima and sums, which wait for each other within a chain
 
 /// Calls step(chain, first, count) for `count` elements in vectors: vector i belongs to chain i % Chains, however many
 /// there are.
@@ -48,7 +48,8 @@ inline float bias_and_maximum(float* scores, std::size_t count, const float* bia
     }
     highest[chain] = maximum(score, highest[chain]);
   });
-  return max_of(maximum(maximum(highest[0], highest[1]), maximum(highest[2], highest[3])));
+  for (std::size_t chain = 1; chain < Chains; ++chain) highest[0] = maximum(highest[0], highest[chain]);
+  return max_of(highest[0]);
 }
 
 /// Replaces one row by exp(score - shift); returns the sum of the new terms.
@@ -61,7 +62,7 @@ inline float exponentiate(float* scores, std::size_t count, float shift) {
     store_some(scores + i, term, left);
     sum[chain] = add(sum[chain], term);
   });
-  return sum_of(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
+  return sum_of(Chains == 1 ? sum[0] : add(add(sum[0], sum[1]), add(sum[Chains - 2], sum[Chains - 1])));
 }
 
 inline void softmax_update(float* scores, std::size_t stride, std::size_t rows, std::size_t count, const float* bias,

@@ -27,7 +27,7 @@ inline std::atomic<int> isa_in_use{-1};
 
 namespace kvc::inline KVC_ABI {
 
-/// Instruction sets that kernels exist for. Each level of an architecture contains the ones before it.
+/// Instruction sets that kernels exist for.
 enum class Isa : int {
   portable,     ///< whatever the command line allows; runs everywhere
   avx2,         ///< AVX2, FMA, F16C
@@ -46,6 +46,22 @@ constexpr const char* to_string(Isa isa) {
   return Names[static_cast<int>(isa)];
 }
 
+/// The level that a level adds to: what runs the kernels of one runs those of the other. The portable level adds to none.
+constexpr Isa below(Isa isa) {
+  switch (isa) {
+    case Isa::avx512: return Isa::avx2;
+    case Isa::avx512vnni: return Isa::avx512;
+    case Isa::amx: return Isa::avx512vnni;
+    case Isa::neondotprod: return Isa::neon;
+    default: return Isa::portable;
+  }
+}
+/// Whether a machine of level `isa` has the instructions of level `part`.
+constexpr bool contains(Isa isa, Isa part) {
+  while (isa != part && isa != Isa::portable) isa = below(isa);
+  return isa == part;
+}
+
 /// The level of that name; throws Error(unknown_name) that lists the levels.
 inline Isa parse_isa(std::string_view name) {
   for (Isa isa : AllIsas)
@@ -56,6 +72,15 @@ inline Isa parse_isa(std::string_view name) {
 }
 
 namespace machine {
+
+/// The highest level that this build has kernels for.
+#if defined(__x86_64__)
+inline constexpr Isa Highest = Isa::amx;
+#elif defined(__aarch64__)
+inline constexpr Isa Highest = Isa::neondotprod;
+#else
+inline constexpr Isa Highest = Isa::portable;
+#endif
 
 #if defined(__x86_64__)
 /// The highest level that both the processor and the operating system (saved registers, XCR0) support. AMX also needs a
@@ -115,10 +140,7 @@ inline bool permits_tiles() {
 
 /// Whether this machine can run the kernels of a level. Asks for the permission to use AMX if the level is that one.
 inline bool is_available(Isa isa) {
-  const Isa highest = machine::isa();
-  if (isa == Isa::amx) return highest == Isa::amx && machine::permits_tiles();
-  if (isa == Isa::portable || isa == highest) return true;
-  return isa < highest && (isa < Isa::neon) == (highest < Isa::neon);  // of the same architecture
+  return contains(machine::isa(), isa) && (isa != Isa::amx || machine::permits_tiles());
 }
 
 /// Every level of this machine, lowest first; KVC_ISA has no influence.
@@ -130,14 +152,18 @@ inline std::vector<Isa> available_isas() {
 }
 
 /// The highest level of this machine that the environment variable KVC_ISA, where set, does not exclude. KVC_ISA names
-/// the highest level wanted; throws Error(unknown_name) when it names none.
+/// the highest level wanted; throws Error(unknown_name) when it names none, and Error(incompatible) when it names one of
+/// another kind of processor, which would exclude nothing.
 inline Isa best_isa() {
-  const char* cap = std::getenv("KVC_ISA");
-  const Isa highest = cap && *cap ? parse_isa(cap) : Isa::neondotprod;
-  Isa best = Isa::portable;
-  for (Isa isa : AllIsas)
-    if (isa <= highest && is_available(isa)) best = isa;
-  return best;
+  const char* named = std::getenv("KVC_ISA");
+  const Isa cap = named && *named ? parse_isa(named) : machine::Highest;
+  if (!contains(machine::Highest, cap))
+    fail(ErrorCode::incompatible, std::string("KVC_ISA: ") + to_string(cap) +
+                                      " is an instruction set of other processors; on this one the highest is " +
+                                      to_string(machine::isa()));
+  Isa isa = machine::isa();
+  while (!contains(cap, isa) || !is_available(isa)) isa = below(isa);
+  return isa;
 }
 
 /// The level whose kernels run now: best_isa() of the first call, or what a ScopedIsa set.

@@ -53,18 +53,14 @@ struct IntegerJob {
   const unsigned char* next = nullptr;  // what to prefetch, as many lines as are read; null: nothing
 };
 
-/// Lines to fetch, one after the other. Without any it fetches one and the same line again and again, which costs less than
-/// asking each time.
+/// Lines to prefetch, one after the other, or none.
 struct PrefetchQueue {
   const unsigned char* at;
-  std::size_t step;
 
-  explicit PrefetchQueue(const IntegerJob& job)
-      : at(job.next ? job.next : static_cast<const unsigned char*>(static_cast<const void*>(job.blocks))),
-        step(job.next ? LineBytes : 0) {}
+  KVC_ALWAYS_INLINE bool any() const { return at != nullptr; }
   KVC_ALWAYS_INLINE void fetch() {
     prefetch(at);
-    at += step;
+    at += LineBytes;
   }
 };
 
@@ -86,32 +82,36 @@ KVC_ALWAYS_INLINE Words three_bit_codes(Words low, Words high) {
     return bit_or(low_part, bit_and(shift_left<2 - Step>(high), words(0x04040404u)));
 }
 
-/// The codes of steps [turn * StepsOfTurn, …) of a unit, `Width` lanes of it. A turn's steps are unrolled; the turns of a unit are
-/// a loop, before each of which but the first its dwords are shifted.
+/// The codes of some steps of a unit, called a turn, in `Width` lanes. A turn's steps are unrolled; the turns of a unit are a
+/// loop. Only units of 3 bits have two turns, and only where the registers can hold their dwords.
 template <unsigned Bits>
 struct TurnCodes {
-  static constexpr std::size_t Steps = Bits == 8 ? 1 : Bits == 4 ? 2 : Bits == 3 ? 4 : 2;
-  static constexpr std::size_t Turns = StepsOf<Bits> / Steps;
-  Words low, high;
+  static constexpr bool Holds = Registers >= 32;
+  static constexpr std::size_t Turns = Bits == 3 && Holds ? 2 : 1, Steps = StepsOf<Bits> / Turns;
+  const std::uint32_t* unit;
+  Words low, high;  // where they are held
 
-  KVC_ALWAYS_INLINE void load(const std::uint32_t* unit) {
-    low = load_words(unit);
-    if constexpr (Bits == 3) high = load_words(unit + 2 * TileLanes);
+  KVC_ALWAYS_INLINE void begin(const std::uint32_t* first) {
+    unit = first;
+    if constexpr (Holds) low = load_words(unit);
+    if constexpr (Holds && Bits == 3) high = load_words(unit + 2 * TileLanes);
   }
-  KVC_ALWAYS_INLINE void next_turn(const std::uint32_t* unit) {
-    if constexpr (Bits == 3) {
-      low = load_words(unit + TileLanes);
-      high = shift_right<4>(high);
-    } else if constexpr (Turns > 1) {
-      low = shift_right<Bits * Steps>(low);
-    }
+  KVC_ALWAYS_INLINE void next_turn() {
+    low = load_words(unit + TileLanes);
+    high = shift_right<4>(high);
   }
   /// Those of one step, a byte each.
   template <std::size_t Step>
   KVC_ALWAYS_INLINE Words bytes() const {
-    if constexpr (Bits == 3) return three_bit_codes<Step>(low, high);
-    if constexpr (Bits == 8) return less_offset(low);
-    return bit_and(shift_right<Step * Bits>(low), words(Bits == 4 ? 0x0f0f0f0fu : 0x03030303u));
+    if constexpr (Bits == 3 && !Holds) {
+      const Words high_bits = load_words(unit + 2 * TileLanes);
+      return three_bit_codes<Step % 4>(load_words(unit + Step / 4 * TileLanes),
+                                       Step < 4 ? high_bits : shift_right<4>(high_bits));
+    }
+    const Words dwords = Holds ? low : load_words(unit);
+    if constexpr (Bits == 3) return three_bit_codes<Step % 4>(dwords, high);
+    if constexpr (Bits == 8) return less_offset(dwords);
+    return bit_and(shift_right<Step * Bits>(dwords), words(Bits == 4 ? 0x0f0f0f0fu : 0x03030303u));
   }
   /// Bytes 0 and 2 of a step, or with `Odd` 1 and 3, in 16 bits each.
   template <std::size_t Step, bool Odd>
@@ -120,8 +120,9 @@ struct TurnCodes {
       return Odd ? shift_shorts_right<8>(bytes<Step>()) : bit_and(bytes<Step>(), words(0x00ff00ffu));
     } else {
       constexpr unsigned Shift = Step * Bits + (Odd ? 8 : 0);
-      if constexpr (Shift + Bits == 16) return shift_shorts_right<Shift>(low);
-      return bit_and(shift_right<Shift>(low), words(((1u << Bits) - 1) * 0x00010001u));
+      const Words dwords = Holds ? low : load_words(unit);
+      if constexpr (Shift + Bits == 16) return shift_shorts_right<Shift>(dwords);
+      return bit_and(shift_right<Shift>(dwords), words(((1u << Bits) - 1) * 0x00010001u));
     }
   }
 };
@@ -149,7 +150,7 @@ KVC_ALWAYS_INLINE void add_stretch(const IntegerJob& job, const IntegerBlock& bl
   for (std::size_t i = 0; i < TileVectors; ++i) {
     Vector scale = set(1.0f), minimum_of_group = zero();
     if (job.scaled) {
-      if (i % divide_up(TileVectors * 32, TileLanes * scalar_bytes(job.metadata)) == 0) queue.fetch();
+      if (queue.any() && i % divide_up(TileVectors * 32, TileLanes * scalar_bytes(job.metadata)) == 0) queue.fetch();
       scale = load_metadata(block.scales[tile] + offset, job.metadata, i * Width, Width);
       minimum_of_group = load_metadata(block.minima[tile] + offset, job.metadata, i * Width, Width);
     }
@@ -208,12 +209,12 @@ KVC_ALWAYS_INLINE void multiply_tiles(const IntegerJob& job, const IntegerBlock&
     for (std::size_t unit = units_of<Bits>(job.stretches[stretch]); unit > 0; --unit) {
       Codes of[Vectors];
       KVC_UNROLL
-      for (std::size_t i = 0; i < Vectors; ++i) of[i].load(codes[i / TileVectors] + i % TileVectors * Width);
+      for (std::size_t i = 0; i < Vectors; ++i) of[i].begin(codes[i / TileVectors] + i % TileVectors * Width);
       for (std::size_t turn = 0; turn < Codes::Turns; ++turn) {
         const std::uint32_t* near = turn == 0 ? codes[0] : codes[Tiles - 1];
         if (turn > 0) {
           KVC_UNROLL
-          for (std::size_t i = 0; i < Vectors; ++i) of[i].next_turn(codes[i / TileVectors] + i % TileVectors * Width);
+          for (std::size_t i = 0; i < Vectors; ++i) of[i].next_turn();
         }
         auto add_part = [&]<std::size_t Step, std::size_t Part>() KVC_LAMBDA_INLINE {
           Words code[Vectors];
@@ -231,9 +232,10 @@ KVC_ALWAYS_INLINE void multiply_tiles(const IntegerJob& job, const IntegerBlock&
             KVC_UNROLL
             for (std::size_t line = 0; line < LinesOfTurn; ++line)
               if (line * Rows * Parts * Codes::Steps / LinesOfTurn == (Step * Parts + Part) * Rows + r) {
-                if (Lines % Codes::Turns != 0 && line + 1 == LinesOfTurn && turn == 0) continue;
+                if (!queue.any() || (Lines % Codes::Turns != 0 && line + 1 == LinesOfTurn && turn == 0)) continue;
                 queue.fetch();
-                prefetch_near(Codes::Turns == 1 ? codes[line] : near + line * TileLanes);
+                prefetch_near(Codes::Turns == 1 ? codes[line / UnitRows] + line % UnitRows * TileLanes
+                                                : near + line * TileLanes);
               }
             const Words held = words(coefficient[(r * Parts + Part) * IntegerDwords + Step]);
             KVC_UNROLL
@@ -285,25 +287,32 @@ void multiply_blocks(const IntegerJob& job) {
   // All tiles side by side, if the registers hold their sums and codes, a coefficient and a mask.
   constexpr std::size_t Sums = Rows * (MultipliesShorts ? 1 : Parts), Vectors = IntegerTiles * TileVectors;
   constexpr std::size_t Tiles = (Sums + 1) * Vectors + 2 <= Registers ? IntegerTiles : 1;
-  PrefetchQueue queue(job);
+  PrefetchQueue queue{job.next};
   for (std::size_t i = 0; i < job.block_count; ++i)
     for (std::size_t tile = 0; tile < IntegerTiles; tile += Tiles)
       multiply_tiles<Bits, Rows, Parts, Unsigned, Tiles>(job, job.blocks[i], tile, queue);
+}
+
+/// Whether coefficients of one part serve codes of so many bits: 8 bits of a query would be worse than 8-bit codes.
+constexpr bool takes_one_part(unsigned bits) {
+  return bits == 2 || bits == 4;
 }
 
 using IntegerFunction = void (*)(const IntegerJob&);
 /// Of one width of codes.
 struct IntegerFunctions {
   IntegerFunction of[3][MaxBlockRows + 1];  // [PartKind][rows]
-  std::size_t most_rows;
+  std::size_t most_rows[3];                 // [PartKind]
 };
 template <unsigned Bits>
 constexpr IntegerFunctions make_integer_functions() {
-  IntegerFunctions functions = {{}, IntegerRows};
+  // Codes of 2 bits meet coefficients of two parts only where keys are uneven.
+  constexpr std::size_t RowsOfTwo = Bits == 2 ? smaller(2, IntegerRows) : IntegerRows;
+  IntegerFunctions functions = {{}, {RowsOfTwo, IntegerRows, IntegerRows}};
   auto fill = [&]<std::size_t Before>() {
     constexpr std::size_t Rows = Before + 1;
-    functions.of[0][Rows] = multiply_blocks<Bits, Rows, 2, false>;
-    if constexpr (Bits < 8) {  // part_kind() asks for two parts of 8 bits
+    if constexpr (Rows <= RowsOfTwo) functions.of[0][Rows] = multiply_blocks<Bits, Rows, 2, false>;
+    if constexpr (takes_one_part(Bits)) {
       functions.of[1][Rows] = multiply_blocks<Bits, Rows, 1, false>;
       functions.of[2][Rows] = multiply_blocks<Bits, Rows, 1, true>;  // the codes must fit signed bytes
     }

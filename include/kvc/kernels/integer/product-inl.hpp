@@ -124,11 +124,15 @@ struct LaneGroupsInteger {
       const PartKind kind = kinds[row];
       std::size_t alike = 1;
       while (row + alike < rows && kinds[row + alike] == kind) ++alike;
-      block_rows = integer_rows(alike, source.functions.most_rows);
+      block_rows = integer_rows(alike, source.functions.most_rows[static_cast<int>(kind)]);
       for (std::size_t r = 0; r < block_rows; ++r) folded.factors[r] = unit[row + r] * shorts_per_unit(kind);
       const unsigned char*& prefetched = row == 0 ? next : nothing;
       for (std::size_t g = 0; g < groups; ++g)
-        fold(metadata_of(lane + g * layout.group), row, block_rows, folded, g, prefetched);
+        for (std::size_t some = 0; some < block_rows; some += IntegerRows)
+          fold_rows(metadata_of(lane + g * layout.group), row + some, smaller(IntegerRows, block_rows - some),
+                    {folded.parts[g] + some * (kind == PartKind::two ? 2 : 1) * IntegerDwords,
+                     folded.constants[g] + some, folded.factors + some},
+                    some == 0 ? prefetched : nothing);
       IntegerBatch batch(source, kind, block_rows,
                          {.stretches = &stretch,
                           .stretch_count = 1,
@@ -183,52 +187,82 @@ struct LaneGroupsInteger {
     }
   }
 
-  /// Quantizes rows [row, row + rows) with the scales of one group, whose first one is number `first`, folded in.
-  void fold(std::size_t first, std::size_t row, std::size_t rows, Folded& folded, std::size_t group,
+  /// 64 scales and minima from number `index` on, of which `left` exist, and zeros.
+  void read_64(std::size_t index, std::size_t left, float* scale, float* low) const {
+    for (std::size_t k = 0; k < 64; k += Width) {
+      const std::size_t some = k < left ? left - k : 0;
+      store(scale + k, load_metadata(source.scales, source.layout.metadata, index + k, some));
+      store(low + k, load_metadata(source.minima, source.layout.metadata, index + k, some));
+    }
+  }
+
+  /// Where a group's scales go that are folded into some rows.
+  struct FoldTarget {
+    std::uint32_t* parts;
+    float* constants;
+    const float* factors;
+  };
+
+  /// Quantizes `rows` rows from `row` on with the scales of one group, whose first one is number `first`, folded in. Rows up to
+  /// Rows repeat the last one.
+  template <std::size_t Rows>
+  void fold(std::size_t first, std::size_t row, std::size_t rows, const FoldTarget& target,
             const unsigned char*& prefetched) {
     const PackedLayout& layout = source.layout;
     const PartKind kind = kinds[row];
     const std::size_t row_dwords = (kind == PartKind::two ? 2 : 1) * IntegerDwords;
     const std::size_t per_line = LineBytes / (2 * scalar_bytes(layout.metadata));
     const Vector centre = set(source.centre());
-    Vector dots[MaxBlockRows];
-    Words sums[MaxBlockRows];
-    for (std::size_t r = 0; r < MaxBlockRows; ++r) {
+    Vector dots[IntegerRows];
+    Words sums[IntegerRows];
+    KVC_UNROLL
+    for (std::size_t r = 0; r < IntegerRows; ++r) {
       dots[r] = zero();
       sums[r] = words(0);
     }
     for (std::size_t i = 0; i < padded; i += 64) {
-      Vector x[64 / Width], factors[64 / Width];
+      alignas(64) float rest[2][64];  // what cannot be read as 64 halves
+      const bool plain = layout.metadata == Scalar::f16 && i + 64 <= count;
+      if (!plain) read_64(first + i, i < count ? count - i : 0, rest[0], rest[1]);
+      const auto* scales = static_cast<const std::uint16_t*>(static_cast<const void*>(source.scales)) + first + i;
+      const auto* minima = static_cast<const std::uint16_t*>(static_cast<const void*>(source.minima)) + first + i;
+      Vector x[64 / Width];
       KVC_UNROLL
       for (std::size_t k = 0; k < 64; k += Width) {
         if (prefetched && k % per_line == 0) {
           prefetch(prefetched);
           prefetched += LineBytes;
         }
-        const std::size_t left = i + k < count ? count - i - k : 0;
-        const Vector scale = load_metadata(source.scales, layout.metadata, first + i + k, left);
-        const Vector low = load_metadata(source.minima, layout.metadata, first + i + k, left);
+        const Vector scale = plain ? load_half(scales + k) : load(rest[0] + k);
+        const Vector low = plain ? load_half(minima + k) : load(rest[1] + k);
         x[k / Width] = multiply(scale, load(inverse + i + k));
-        factors[k / Width] = fma(centre, scale, low);
+        const Vector factor = fma(centre, scale, low);
+        KVC_UNROLL
+        for (std::size_t r = 0; r < Rows; ++r)
+          dots[r] = fma(load(rows_of[row + smaller(r, rows - 1)] + i + k), factor, dots[r]);
       }
       Shorts fixed[ShortsOf64];
       to_shorts(layout.bits, x, fixed);
       for (std::size_t r = 0; r < rows; ++r) {
-        Vector dot = dots[r];
-        KVC_UNROLL
-        for (std::size_t k = 0; k < 64; k += Width)
-          dot = fma(load(rows_of[row + r] + i + k), factors[k / Width], dot);
-        dots[r] = dot;
         Shorts y[ShortsOf64];
         KVC_UNROLL
         for (std::size_t k = 0; k < ShortsOf64; ++k)
           y[k] = multiply_rounded(load_shorts(quantized[row + r] + i + k * (64 / ShortsOf64)), fixed[k]);
-        sums[r] = store_parts_of(kind, y, folded.parts[group] + r * row_dwords + i / 4, sums[r]);
+        sums[r] = store_parts_of(kind, y, target.parts + r * row_dwords + i / 4, sums[r]);
       }
     }
-    for (std::size_t r = 0; r < rows; ++r)
-      dots[r] = fma(signed_to_float(sums[r]), set(-source.operand_centre() * folded.factors[r]), dots[r]);
-    for (std::size_t r = 0; r < rows; r += IntegerRows) sums_of(dots + r, folded.constants[group] + r);
+    KVC_UNROLL
+    for (std::size_t r = 0; r < Rows; ++r)
+      dots[r] = fma(signed_to_float(sums[r]), set(-source.operand_centre() * target.factors[smaller(r, rows - 1)]),
+                    dots[r]);
+    sums_of(dots, target.constants);
+  }
+  void fold_rows(std::size_t first, std::size_t row, std::size_t rows, const FoldTarget& target,
+                 const unsigned char*& prefetched) {
+    if (rows == 1) return fold<1>(first, row, rows, target, prefetched);
+    if (rows == 2) return fold<smaller(2, IntegerRows)>(first, row, rows, target, prefetched);
+    if (rows == 3) return fold<smaller(3, IntegerRows)>(first, row, rows, target, prefetched);
+    fold<IntegerRows>(first, row, rows, target, prefetched);
   }
 };
 
@@ -308,7 +342,7 @@ struct DepthGroupsInteger {
     const std::size_t first = source.area.lane_begin / TileLanes, lanes = source.area.lanes;
     const unsigned char* nothing = nullptr;
     for (std::size_t row = 0, block_rows = 0; row < rows; row += block_rows) {
-      block_rows = integer_rows(rows - row, source.functions.most_rows);
+      block_rows = integer_rows(rows - row, source.functions.most_rows[static_cast<int>(source.kind)]);
       IntegerBatch batch(source, source.kind, block_rows,
                          {.stretches = stretches,
                           .stretch_count = stretch_count,
@@ -335,10 +369,11 @@ inline bool any_negative(const Coefficients& coefficients, std::size_t count) {
   return max_of(subtract(zero(), least)) > 0;
 }
 
-/// One part is enough for the weights of 2-bit codes; everything else takes two unless the caller wants speed.
+/// One part is enough for the weights of 2-bit codes; everything else takes two unless the caller wants speed. Codes of 3 bits take
+/// two in any case: they are too seldom used for functions of their own.
 inline PartKind part_kind(const PackedLayout& layout, const Area& area, const Coefficients& coefficients) {
   const bool one = coefficients.arithmetic == Arithmetic::fast || (layout.bits == 2 && coefficients.weights);
-  if (!one || layout.bits == 8) return PartKind::two;  // 8 bits of a query are worse than 8-bit codes
+  if (!one || !takes_one_part(layout.bits)) return PartKind::two;
   if (coefficients.weights && !any_negative(coefficients, area.depth_count)) return PartKind::one_unsigned;
   return coefficients.arithmetic == Arithmetic::fast ? PartKind::one : PartKind::two;
 }

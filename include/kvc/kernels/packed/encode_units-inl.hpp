@@ -128,7 +128,7 @@ struct MetadataTarget : MetadataView {
     const Vector above = subtract(subtract(subtract(to, first), reach), half);
     const Vector clamped = select_less(from, to, maximum(below, above), zero());
     const Vector magnitude = maximum(maximum(first, subtract(zero(), first)), step);
-    return maximum(subtract(magnitude, most), clamped);
+    return maximum(clamped, subtract(magnitude, most));  // in this order: the first may be a NaN
   }
   /// Chooses scale and minimum anew for the groups that need it.
   __attribute__((noinline)) void cover(MetadataTile& steps, MetadataTile& firsts, const Ranges& ranges) const {

@@ -49,16 +49,18 @@ KVC_ALWAYS_INLINE void unpack_slab(const IntegerBlock& block, const Slab& slab, 
     const std::uint32_t* from = block.codes[t] + slab.code_dwords;
     std::uint32_t* to = target[t];
     for (std::size_t unit = 0; unit < units; ++unit, from += UnitRows * TileLanes) {
-      KVC_UNROLL
-      for (std::size_t line = 0; line < UnitRows; ++line) {
-        queue.fetch();
-        prefetch_near(from + line * TileLanes);
+      if (queue.any()) {
+        KVC_UNROLL
+        for (std::size_t line = 0; line < UnitRows; ++line) {
+          queue.fetch();
+          prefetch_near(from + line * TileLanes);
+        }
       }
       Codes codes;
-      codes.load(from);
+      codes.begin(from);
       KVC_UNROLL
       for (std::size_t turn = 0; turn < Codes::Turns; ++turn, to += Codes::Steps * TileLanes) {
-        if (turn > 0) codes.next_turn(from);
+        if (turn > 0) codes.next_turn();
         auto unpack = [&]<std::size_t Step>()
                           KVC_LAMBDA_INLINE { store_words(to + Step * TileLanes, codes.template bytes<Step>()); };
         for_each_step<Codes::Steps>(unpack);
@@ -106,12 +108,13 @@ KVC_ALWAYS_INLINE void multiply_slab(const IntegerBlock& block, const Slab& slab
   }
 }
 
-/// The rows in two halves, for jobs that do not fit tiles.
+/// Some rows after the other, for jobs that do not fit tiles.
 inline void multiply_in_registers(const IntegerJob& job, unsigned bits, PartKind kind) {
   const IntegerFunctions& functions = integer_functions(bits);
   const std::size_t parts = kind == PartKind::two ? 2 : 1;
   IntegerBlock halves[IntegerBatch::MaxBlocks];
-  for (std::size_t row = 0; row < job.rows; row += IntegerRows) {
+  const std::size_t most = functions.most_rows[static_cast<int>(kind)];
+  for (std::size_t row = 0; row < job.rows; row += most) {
     for (std::size_t i = 0; i < job.block_count; ++i) {
       halves[i] = job.blocks[i];
       halves[i].coefficients += row * parts * IntegerDwords;
@@ -120,7 +123,7 @@ inline void multiply_in_registers(const IntegerJob& job, unsigned bits, PartKind
     }
     IntegerJob half = job;
     half.blocks = halves;
-    half.rows = smaller(IntegerRows, job.rows - row);
+    half.rows = smaller(most, job.rows - row);
     half.unit += row;
     if (half.sums) half.sums += row;
     if (row > 0) half.next = nullptr;
@@ -134,7 +137,7 @@ void multiply_in_tiles(const IntegerJob& job, PartKind kind) {
   if (!slabs.fits) return multiply_in_registers(job, Bits, kind);
   const bool is_unsigned = kind == PartKind::one_unsigned;
   TileBuffers buffers;
-  PrefetchQueue queue(job);
+  PrefetchQueue queue{job.next};
   std::size_t unpacked = 0, multiplied = 0, stored = 0, added = 0, added_block = 0, added_stretch = 0;
   auto unpack = [&](std::size_t block, std::size_t slab) KVC_LAMBDA_INLINE {
     unpack_slab<Bits>(job.blocks[block], slabs.of[slab], queue, buffers.codes[unpacked++ % SlabsInFlight]);
@@ -159,6 +162,7 @@ void multiply_in_tiles(const IntegerJob& job, PartKind kind) {
         const std::uint32_t* const codes[] = {job.blocks[block].codes[0] + slabs.of[slab].code_dwords,
                                               job.blocks[block].codes[1] + slabs.of[slab].code_dwords};
         multiply_slab(job.blocks[block], slabs.of[slab], is_unsigned, codes, [&]() KVC_LAMBDA_INLINE {
+          if (!queue.any()) return;
           KVC_UNROLL
           for (std::size_t line = 0; line < 8; ++line) queue.fetch();
         });
@@ -179,17 +183,22 @@ void multiply_in_tiles(const IntegerJob& job, PartKind kind) {
   while (added < stored) add_next();
 }
 
+template <unsigned Bits, PartKind Kind>
+void multiply_in_tiles_as(const IntegerJob& job) {
+  multiply_in_tiles<Bits>(job, Kind);
+}
+
 /// Few rows leave most of a matrix tile empty, and unpacking codes to memory then costs as much as multiplying them in
 /// registers does (decode_bench, groups of 4 and 8 at avx512vnni and amx).
 template <unsigned Bits>
 constexpr IntegerFunctions make_tile_functions() {
   IntegerFunctions functions = IntegerFunctionsOf<Bits>;
-  functions.most_rows = MaxBlockRows;
-  for (std::size_t rows = IntegerRows + 1; rows <= MaxBlockRows; ++rows) {
-    functions.of[0][rows] = [](const IntegerJob& job) { multiply_in_tiles<Bits>(job, PartKind::two); };
-    if (Bits == 8) continue;
-    functions.of[1][rows] = [](const IntegerJob& job) { multiply_in_tiles<Bits>(job, PartKind::one); };
-    functions.of[2][rows] = [](const IntegerJob& job) { multiply_in_tiles<Bits>(job, PartKind::one_unsigned); };
+  constexpr IntegerFunction InTiles[] = {multiply_in_tiles_as<Bits, PartKind::two>, multiply_in_tiles_as<Bits, PartKind::one>,
+                                         multiply_in_tiles_as<Bits, PartKind::one_unsigned>};
+  for (std::size_t kind = 0; kind < (takes_one_part(Bits) ? 3 : 1); ++kind) {
+    for (std::size_t rows = functions.most_rows[kind] + 1; rows <= MaxBlockRows; ++rows)
+      functions.of[kind][rows] = InTiles[kind];
+    functions.most_rows[kind] = MaxBlockRows;
   }
   return functions;
 }
