@@ -12,8 +12,10 @@ if ! $compiler -m32 -std=c++20 "$folder/probe.cpp" -o "$folder/probe" 2>"$folder
   exit 77
 fi
 
+# The kernel's headers: Debian keeps them for both widths in one folder, which only g++-multilib itself links to.
+flags="-m32 -msse2 -mfpmath=sse -idirafter /usr/include/$($compiler -print-multiarch)"
 ${CMAKE:-cmake} -S "$library" -B "$folder" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG" \
-  -DCMAKE_CXX_FLAGS="-m32 -msse2 -mfpmath=sse" -DKVC_TEST_FOLDERS="attention;codec;storage" -DKVC_TEST_SCRIPTS=OFF \
+  -DCMAKE_CXX_FLAGS="$flags" -DKVC_TEST_FOLDERS="attention;codec;storage" -DKVC_TEST_SCRIPTS=OFF \
   -DKVC_BUILD_TESTS=ON -DKVC_BUILD_EXAMPLES=OFF -DKVC_BUILD_BENCH=OFF
 ${CMAKE:-cmake} --build "$folder" -j2 --target test_programs
 cd "$folder"
