@@ -91,7 +91,7 @@ inline void check_positions(const Inside& in, const char* call, std::size_t laye
   if (last == Largest)
     fail(ErrorCode::invalid_argument,
          std::string(call) + ": Tokens::positions: " + std::to_string(last) + " leaves no position for the next token");
-  if (tokens.positions.empty() && count >= static_cast<std::size_t>(Largest - last))
+  if (tokens.positions.empty() && count >= static_cast<std::size_t>(std::int64_t{Largest} - last))
     fail(ErrorCode::invalid_argument, std::string(call) + ": there are not enough positions for " +
                                           std::to_string(count) + " tokens after position " + std::to_string(last) +
                                           ": the largest is " + std::to_string(Largest));
