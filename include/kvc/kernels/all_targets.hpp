@@ -144,6 +144,7 @@ inline constexpr Table Avx2Table = {.name = "avx2",
 constexpr Table avx512_table() {
   Table table = with_integers(Avx2Table, "avx512", avx512::packed_product);
   table.dense_product = avx512::dense_product;
+  table.packed_encode = avx512::packed_encode;
   table.packed_decode = avx512::packed_decode;
   table.softmax_update = avx512::softmax_update;
   table.scale_rows = avx512::scale_rows;

@@ -7,6 +7,7 @@
 #include "kvc/kernels/packed/decode-inl.hpp"
 #include "kvc/kernels/packed/product-inl.hpp"
 #include "kvc/kernels/packed/encode_units-inl.hpp"
+#include "kvc/kernels/packed/encode_strip-inl.hpp"
 #include "kvc/kernels/packed/encode_strips-inl.hpp"
 #include "kvc/kernels/packed/encode_tokens-inl.hpp"
 #include "kvc/kernels/packed/encode-inl.hpp"

@@ -1,86 +1,5 @@
-// Quantizing whole strips of 16 lanes × 32 depths: the fast way to the same codes. Re-included, no guard.
+// Quantizing areas in whole strips. Re-included, no guard.
 namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
-
-/// A strip is 16 lanes × 32 consecutive depths, whole units of every width, with the metadata of its elements: one scale a
-/// depth (groups along lanes) or one a lane (groups along the depth, of which only the first TileLanes count).
-inline constexpr std::size_t StripDepth = 32;
-struct Strip {
-  TileRows rows[StripDepth / TileLanes];
-  float scale[StripDepth], low[StripDepth], minus_scale[StripDepth], inverse[StripDepth];
-};
-
-/// What a strip's elements are divided by.
-struct Divisor {
-  Vector scale, minus_scale, inverse;
-};
-
-/// x / scale, correctly rounded. A division takes as long as eight other steps, so where the scale came out of f16 an estimate
-/// is corrected instead. With 1 / scale correctly rounded, the estimate is within two ulps, its remainder is exact, and
-/// what is added last is within 2^-23 ulp of the quotient before it is rounded. A float over 11 bits is never within 2^-13
-/// ulp of the middle between two floats, so that rounds as the quotient itself does.
-KVC_ALWAYS_INLINE Vector quotient(Vector x, const Divisor& by, bool divides) {
-  if (divides) return select_less(zero(), by.scale, divide(x, by.scale), zero());
-  const Vector estimate = multiply(x, by.inverse);
-  return fma(fma(estimate, by.minus_scale, x), by.inverse, estimate);
-}
-
-/// Codes of a strip, the same as quantize() gives; `metadata` is the strip whose scales and minima they take.
-template <unsigned Bits, bool AlongLanes>
-void encode_strip(const Strip& strip, const Strip& metadata, bool divides, std::uint32_t* target) {
-  constexpr unsigned LowBits = Bits == 3 ? 2 : Bits;
-  constexpr std::size_t Planes = 32 / LowBits;
-  const Vector levels = set(static_cast<float>((1u << Bits) - 1));
-  Words high[TileVectors];
-  KVC_UNROLL
-  for (std::size_t i = 0; i < TileVectors; ++i) high[i] = words(0);
-  for (std::size_t first = 0; first < StripDepth; first += Planes, target += TileLanes) {
-    const TileRows& rows = strip.rows[first / TileLanes];
-    const float* x = rows[first % TileLanes + Planes];
-    std::size_t d = first + Planes;
-    Words built[TileVectors], high_of_row[TileVectors];
-    KVC_UNROLL
-    for (std::size_t i = 0; i < TileVectors; ++i) built[i] = high_of_row[i] = words(0);
-    // The last plane first, so that one fixed shift makes room for the next.
-    KVC_UNROLL_SOME
-    for (std::size_t step = 0; step < Planes; ++step) {
-      --d;
-      x -= rows.stride;
-      KVC_UNROLL
-      for (std::size_t i = 0; i < TileVectors; ++i) {
-        const auto of_element = [&](const float* values) KVC_LAMBDA_INLINE {
-          return AlongLanes ? set(values[d]) : load(values + i * Width);
-        };
-        const Divisor by = {of_element(metadata.scale), of_element(metadata.minus_scale), of_element(metadata.inverse)};
-        const Vector above = subtract(load(x + i * Width), of_element(metadata.low));
-        const Vector at_most = minimum(quotient(above, by, divides), levels);
-        const Words code = signed_max(to_words(at_most), words(0));
-        built[i] = bit_or(shift_left<LowBits>(built[i]), Bits == 3 ? bit_and(code, words(3)) : code);
-        if constexpr (Bits == 3) {  // a row's high bits: four together, then a gap for those of the other row
-          const Words before = step % 4 == 0 ? shift_left<5>(high_of_row[i]) : shift_left<1>(high_of_row[i]);
-          high_of_row[i] = bit_or(before, shift_right<2>(code));
-        }
-      }
-    }
-    KVC_UNROLL
-    for (std::size_t i = 0; i < TileVectors; ++i) {
-      store_words(target + i * Width, built[i]);
-      if constexpr (Bits == 3) high[i] = bit_or(high[i], first == 0 ? high_of_row[i] : shift_left<4>(high_of_row[i]));
-    }
-  }
-  if constexpr (Bits == 3) {
-    KVC_UNROLL
-    for (std::size_t i = 0; i < TileVectors; ++i) store_words(target + i * Width, high[i]);
-  }
-}
-
-using StripEncoder = void (*)(const Strip&, const Strip&, bool, std::uint32_t*);
-template <bool AlongLanes>
-StripEncoder strip_encoder(unsigned bits) {
-  return bits == 2   ? encode_strip<2, AlongLanes>
-         : bits == 3 ? encode_strip<3, AlongLanes>
-         : bits == 4 ? encode_strip<4, AlongLanes>
-                     : encode_strip<8, AlongLanes>;
-}
 
 /// Prepares the division by the first `count` scales; false where a scale or minimum is too large or small for it.
 inline bool invert(Strip& strip, std::size_t count) {
@@ -108,10 +27,10 @@ struct AreaPart {
 };
 
 /// Groups along lanes: every group of lanes × 32 depths, whose scales serve all its tiles.
-inline void encode_strips_along_lanes(const MetadataTarget& view, std::uint32_t* codes, const AreaPart& part) {
+inline void encode_strips_along_lanes(const MetadataTarget& view, std::uint32_t* codes, const AreaPart& part,
+                                      StripEncoder encode) {
   const auto& [area, source] = part;
   const PackedLayout& layout = view.layout;
-  const StripEncoder encode = strip_encoder<true>(layout.bits);
   const bool divides = layout.metadata == Scalar::f32;
   const std::size_t tile_dwords = layout.dword_rows() * TileLanes;
   Strip strip;
@@ -142,10 +61,10 @@ inline void encode_strips_along_lanes(const MetadataTarget& view, std::uint32_t*
 
 /// Groups along the depth: 16 lanes × every group, whose elements are fetched once for their range and their codes.
 inline constexpr std::size_t LongestStripGroup = 4 * StripDepth;
-inline void encode_strips_along_depth(const MetadataTarget& view, std::uint32_t* codes, const AreaPart& part) {
+inline void encode_strips_along_depth(const MetadataTarget& view, std::uint32_t* codes, const AreaPart& part,
+                                      StripEncoder encode) {
   const auto& [area, source] = part;
   const PackedLayout& layout = view.layout;
-  const StripEncoder encode = strip_encoder<false>(layout.bits);
   const bool divides = layout.metadata == Scalar::f32;
   Strip strips[LongestStripGroup / StripDepth];
   Strip& first = strips[0];
@@ -175,7 +94,7 @@ inline void encode_strips_along_depth(const MetadataTarget& view, std::uint32_t*
 
 /// Encodes what the area has of whole strips the fast way, and what lies around them unit by unit.
 inline void encode_strips(const MetadataTarget& view, std::uint32_t* codes, const Area& area,
-                          const ConstFloatMatrix& source) {
+                          const ConstFloatMatrix& source, const StripEncoders& encoders) {
   const PackedLayout& layout = view.layout;
   const bool along_lanes = layout.along == GroupsAlong::lanes;
   const std::size_t lane_step = along_lanes ? layout.group : TileLanes;
@@ -190,7 +109,9 @@ inline void encode_strips(const MetadataTarget& view, std::uint32_t* codes, cons
   }
   if (strips.lanes == 0 || strips.depth_count == 0) return encode_units(view, codes, area, source);
   const AreaPart part(area, source, strips);
-  along_lanes ? encode_strips_along_lanes(view, codes, part) : encode_strips_along_depth(view, codes, part);
+  const StripEncoder encode = encoders.get(along_lanes, layout.bits);
+  along_lanes ? encode_strips_along_lanes(view, codes, part, encode)
+              : encode_strips_along_depth(view, codes, part, encode);
   const std::size_t lanes_end = strips.lane_begin + strips.lanes, depth_end = strips.depth_begin + strips.depth_count;
   const Area around[] = {{0, strips.lane_begin, 0, area.depth_count},
                          {lanes_end, area.lanes - lanes_end, 0, area.depth_count},

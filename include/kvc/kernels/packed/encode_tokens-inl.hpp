@@ -89,16 +89,17 @@ inline void encode_value_row(const MetadataTarget& view, std::uint32_t* codes, T
 }
 
 /// Packs the codes of 32 channels as one lane of their dword rows.
-inline void pack_lane(const PackedLayout& layout, const std::uint32_t* code, std::size_t rows, std::uint32_t* lane) {
-  std::uint32_t packed[8] = {};
-  for (std::size_t i = 0; i < 32; ++i) {
-    const std::size_t unit = i / layout.planes(), plane = i % layout.planes();
-    if (layout.bits == 3) {
-      const PackedLayout::PlanePlace bit = layout.plane_place(plane);
-      packed[bit.row] |= (code[i] & 3) << bit.shift;
-      packed[bit.high_row] |= code[i] >> 2 << bit.high_shift;
-    } else {
-      packed[unit] |= code[i] << plane * layout.bits;
+template <unsigned Bits>
+void pack_lane(const std::uint32_t* code, std::size_t rows, std::uint32_t* lane) {
+  constexpr PackedLayout Layout{.bits = Bits};
+  constexpr std::size_t Planes = Layout.planes();
+  std::uint32_t packed[Bits] = {};
+  for (std::size_t unit = 0; unit < 32 / Planes; ++unit, code += Planes) {
+    KVC_UNROLL
+    for (std::size_t plane = 0; plane < Planes; ++plane) {
+      const PackedLayout::PlanePlace bit = Layout.plane_place(plane);
+      packed[unit + bit.row] |= (code[plane] & ((1u << Layout.low_bits()) - 1)) << bit.shift;
+      if constexpr (Bits == 3) packed[bit.high_row] |= code[plane] >> 2 << bit.high_shift;
     }
   }
   for (std::size_t r = 0; r < rows; ++r) lane[r * TileLanes] = packed[r];
@@ -107,6 +108,10 @@ inline void pack_lane(const PackedLayout& layout, const std::uint32_t* code, std
 /// Keys: channels are the depth, the token is one lane of every dword row.
 inline void encode_key_row(const MetadataTarget& view, std::uint32_t* codes, TokenRow& row) {
   const PackedLayout& layout = view.layout;
+  const auto pack = layout.bits == 2   ? pack_lane<2>
+                    : layout.bits == 3 ? pack_lane<3>
+                    : layout.bits == 4 ? pack_lane<4>
+                                       : pack_lane<8>;
   std::uint32_t* lane = codes + layout.code_place(0, row.index).dword;
   std::uint32_t code[2 * TileLanes];
   for (std::size_t first = 0, groups = 0; first < row.groups(layout); first += groups) {
@@ -118,7 +123,7 @@ inline void encode_key_row(const MetadataTarget& view, std::uint32_t* codes, Tok
         row.quantize_run(layout, channel, half, g, code);
         row.quantize_run(layout, channel + half, count - half, g, code + TileLanes);
         const std::size_t rows = divide_up(count, layout.planes()) * layout.unit_rows();
-        pack_lane(layout, code, rows, lane);
+        pack(code, rows, lane);
         lane += rows * TileLanes;
       }
     }

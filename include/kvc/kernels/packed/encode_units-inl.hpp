@@ -8,7 +8,7 @@ namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
 /// Up to 16 × 16 elements that lie in columns, as rows[e][c]: element e of column c is source[c * column_stride + e *
 /// element_stride]. In place where a row is contiguous, turned where a column is, else gathered.
 struct TileRows {
-  float turned[TileLanes * TileLanes];
+  alignas(64) float turned[TileLanes * TileLanes];
   const float* first = turned;
   std::size_t stride = TileLanes;
 
@@ -28,6 +28,22 @@ struct TileRows {
     }
   }
   const float* operator[](std::size_t e) const { return first + e * stride; }
+};
+
+/// A strip is 16 lanes × 32 consecutive depths, whole units of every width, with the metadata of its elements: one scale a
+/// depth (groups along lanes) or one a lane (groups along the depth, of which only the first TileLanes count).
+inline constexpr std::size_t StripDepth = 32;
+struct Strip {
+  TileRows rows[StripDepth / TileLanes];
+  alignas(64) float scale[StripDepth], low[StripDepth], minus_scale[StripDepth], inverse[StripDepth];
+};
+
+using StripEncoder = void (*)(const Strip&, const Strip&, bool divides, std::uint32_t*);
+/// The functions that quantize a strip, of both directions and all widths.
+struct StripEncoders {
+  StripEncoder of[2][4];  // [groups along lanes][2, 3, 4, 8 bits]
+
+  StripEncoder get(bool along_lanes, unsigned bits) const { return of[along_lanes][bits == 8 ? 3 : bits - 2]; }
 };
 
 /// Smallest and largest element of up to 16 groups, one a column.
