@@ -120,12 +120,12 @@ struct GgmlBlocks {
 };
 
 /// The largest magnitude of an element that reads back finite and no further from its value than the format promises. With
-/// metadata in f32, half of what f32 holds: the difference of two elements must be finite too.
+/// metadata in f32, a quarter of what f32 holds: the difference of two elements, and a code times the scale, must be finite too.
 constexpr float largest_magnitude(const Dense& format) {
   return largest_magnitude(format.type);
 }
 constexpr float largest_magnitude(const GroupQuant& format) {
-  return format.metadata == Scalar::f32 ? largest_magnitude(Scalar::f32) / 2 : largest_magnitude(Scalar::f16);
+  return format.metadata == Scalar::f32 ? largest_magnitude(Scalar::f32) / 4 : largest_magnitude(Scalar::f16);
 }
 
 class Codec;

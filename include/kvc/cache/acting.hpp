@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <string>
 
@@ -21,11 +22,13 @@ inline void check_plan(const Inside& in, std::size_t stage, const HeadStore& sto
     fail(ErrorCode::invalid_argument,
          std::string(in.stages[stage]->type()) + ": the plan for slot " + std::to_string(slot) + " " + what);
   };
+  constexpr float Largest = std::numeric_limits<float>::max();
+  const float key_limit = std::min(store.key_limit(), Largest), value_limit = std::min(store.value_limit(), Largest);
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), store.key_limit()))
+    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), key_limit))
       refuse(rewrite.slot, "has a key that is not finite, or larger than its format holds");
-    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), store.value_limit()))
+    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), value_limit))
       refuse(rewrite.slot, "has a value that is not finite, or larger than its format holds");
   }
   for (const auto& [slot, tokens] : plan.multiplicities())

@@ -26,9 +26,7 @@ class DenseCodec final : public Codec {
         axes_.role == Role::key ? round_up(capacity, TileLanes) * axes_.dim : capacity * layout_.depth_stride;
     return elements * scalar_bytes(format_.type);
   }
-  float limit() const override {
-    return format_.type == Scalar::f16 ? 65504.0f : format_.type == Scalar::bf16 ? 3.38953139e38f : 3.40282347e38f;
-  }
+  float limit() const override { return largest_magnitude(format_); }
   std::size_t range_granule() const override { return axes_.role == Role::key ? TileLanes : 1; }
 
   void encode(ConstRows rows, std::byte* block, std::size_t, std::size_t first) const override {

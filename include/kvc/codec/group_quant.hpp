@@ -28,7 +28,7 @@ class GroupQuantCodec final : public Codec {
   /// Scales and minima are stored as metadata: of elements up to this, none of them overflows. Fits other than min_max may
   /// move a minimum below the least element, by at most what the elements are apart.
   float limit() const override {
-    const float largest = format_.metadata == Scalar::f16 ? 65504.0f : 1.70141173e38f;
+    const float largest = largest_magnitude(format_);
     return format_.fit == Fit::min_max ? largest : largest / 4;
   }
   std::size_t range_granule() const override {
