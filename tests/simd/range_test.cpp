@@ -35,7 +35,7 @@ struct Encoded {
 std::vector<float> uniform(float from, float to, unsigned seed) {
   std::mt19937 random(seed);
   std::vector<float> values(32 * 32);
-  for (float& x : values) x = from + (to - from) * static_cast<float>(random() >> 8) / 16777216.0f;
+  for (float& x : values) x = from + (to - from) * (static_cast<float>(random() >> 8) / 16777216.0f);
   return values;
 }
 
