@@ -13,15 +13,15 @@ enum class ErrorCode {
   invalid_argument,   ///< a parameter outside its domain
   shape_mismatch,     ///< rows, columns or counts that do not fit the CacheShape
   impossible_budget,  ///< a budget smaller than what the policy must protect
-  non_finite,         ///< NaN or infinity in queries, keys or values
+  non_finite,         ///< NaN, infinity, or a number that the rows' format cannot hold
   missing_feed,       ///< a policy needs something that the engine did not pass
   unknown_name,       ///< a policy or parameter name that does not exist
   incompatible,       ///< stages or settings that cannot be combined
   bad_file,           ///< a damaged or foreign file
-  out_of_memory,      ///< storage could not be obtained
+  out_of_memory,      ///< memory was refused
 };
 
-/// Thrown before anything changed; what() names the argument, what came and what was expected.
+/// Whoever throws it leaves everything as it was; what() names the argument, what came and what was expected.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

@@ -9,9 +9,9 @@
 // Causal attention of several tokens at once, tile by tile of queries, and what policies are shown of it.
 namespace kvc::inline KVC_ABI::attention {
 
-/// Column sums, or maxima, of a prompt are taken in this many strips, which different threads can take. A strip takes every
-/// so-many-th tile, so what it adds up does not depend on the threads.
-inline constexpr std::size_t Strips = 16;
+/// Column sums, or maxima, of a prompt are taken in this many shares, which different threads can take. A share is every
+/// sixteenth query tile, so what is added up in which order does not depend on the threads.
+inline constexpr std::size_t Shares = 16;
 
 /// Where a tile leaves what its queries gave to every key row: rows of `stride` floats, one per query head or one for all.
 struct TileColumns {
@@ -79,35 +79,35 @@ inline void attend_tiles(const LayerPass& pass, std::span<HeadAttention> attenti
   });
 }
 
-/// Attention with the column sums, or maxima, that policies want. `memory` is grown to what the strips need.
-inline void attend_strips(const LayerPass& pass, Feed feed, std::span<HeadAttention> attention,
+/// Attention with the column sums, or maxima, that policies want. `memory` is grown to what the shares need.
+inline void attend_shares(const LayerPass& pass, Feed feed, std::span<HeadAttention> attention,
                           std::vector<float>& memory, Executor& executor, WorkspacePool& workspaces) {
   const std::size_t tokens = pass.tokens(), heads = pass.heads.size(), kept_rows = feed_rows(feed, pass.group());
   std::size_t most = 1;
   for (const HeadStore& store : pass.heads) most = std::max(most, store.keys().rows());
   const std::size_t step = tile_tokens(tokens, pass.group(), most);
-  const std::size_t tiles = divide_up(tokens, step), strips = std::min(Strips, tiles);
-  const std::size_t strip_floats = kept_rows * most;
-  memory.resize(heads * strips * strip_floats);
-  executor.parallel_for(heads * strips, [&](std::size_t task) {
+  const std::size_t tiles = divide_up(tokens, step), shares = std::min(Shares, tiles);
+  const std::size_t share_floats = kept_rows * most;
+  memory.resize(heads * shares * share_floats);
+  executor.parallel_for(heads * shares, [&](std::size_t task) {
     const WorkspacePool::Lease workspace(workspaces);
-    const std::size_t strip = task / heads, head = task % heads;
-    float* columns = memory.data() + (head * strips + strip) * strip_floats;
-    std::fill_n(columns, strip_floats, 0.0f);
-    for (std::size_t tile = strip; tile < tiles; tile += strips)
+    const std::size_t share = task / heads, head = task % heads;
+    float* columns = memory.data() + (head * shares + share) * share_floats;
+    std::fill_n(columns, share_floats, 0.0f);
+    for (std::size_t tile = share; tile < tiles; tile += shares)
       attend_tile(pass, head, (tiles - 1 - tile) * step, step, {columns, most, feed}, *workspace);
   });
   executor.parallel_for(heads, [&](std::size_t head) {
     const HeadStore& store = pass.heads[head];
     const Rows<float> shown = attention[head].make(feed, kept_rows, store.size());
-    if (strips == 0) return;
-    float* columns = memory.data() + head * strips * strip_floats;
-    for (std::size_t strip = 1; strip < strips; ++strip) {
-      const float* other = columns + strip * strip_floats;
+    if (shares == 0) return;
+    float* columns = memory.data() + head * shares * share_floats;
+    for (std::size_t share = 1; share < shares; ++share) {
+      const float* other = columns + share * share_floats;
       if (feed == Feed::maxima)
-        for (std::size_t i = 0; i < strip_floats; ++i) columns[i] = std::max(columns[i], other[i]);
+        for (std::size_t i = 0; i < share_floats; ++i) columns[i] = std::max(columns[i], other[i]);
       else
-        for (std::size_t i = 0; i < strip_floats; ++i) columns[i] += other[i];
+        for (std::size_t i = 0; i < share_floats; ++i) columns[i] += other[i];
     }
     for (std::size_t row = 0; row < kept_rows; ++row) to_slots(store, columns + row * most, shown[row].data());
   });
@@ -141,11 +141,11 @@ inline void attend_prompt(const LayerPass& pass, const FeedSet& feeds, std::span
   LayerPass rest = pass;
   for (const Feed feed : {Feed::group_sums, Feed::sums, Feed::maxima}) {
     if (!feeds.has(feed)) continue;
-    attend_strips(rest, feed, attention, memory, executor, workspaces);
+    attend_shares(rest, feed, attention, memory, executor, workspaces);
     rest.out = {};
   }
   if (rest.out.data != nullptr) attend_tiles(pass, attention, executor, workspaces);
   if (feeds.has(Feed::rows)) show_rows(pass, attention, executor, workspaces);
 }
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

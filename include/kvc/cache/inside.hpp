@@ -30,10 +30,10 @@ struct Node {
 /// What the stages of a pipeline ask of the core, together.
 struct Demands {
   std::size_t query_window = 0;
-  std::size_t query_stride = 0;  ///< the smallest asked for; every stage sees the same reference queries
+  std::size_t query_stride = 0;  ///< the smallest that a node asks for; all nodes see the same reference queries
   bool queries = false, external_scores = false;
   bool observes = false, selects = false, indexes = false, shrinks = false, merges = false;
-  bool remembers = false;  ///< some node keeps slots or a state
+  bool remembers = false;  ///< whether some node keeps slots or a state
 };
 
 /// What a layer remembers between calls.
@@ -48,7 +48,7 @@ struct LayerState {
   std::size_t window_tokens = 0;
   std::vector<float> references;  ///< every so-many-th query of the open prompt [tokens, query_heads * head_dim]
   std::vector<Position> reference_positions;
-  std::size_t prompt_tokens = 0;  ///< of the open prompt and its probes, for the stride
+  std::size_t prompt_tokens = 0;  ///< how many tokens the open prompt and its probes have; query_stride counts them
 
   std::vector<float> drafted;         ///< queries of the drafted tokens
   std::vector<float> drafted_scores;  ///< their external scores
@@ -72,11 +72,11 @@ struct SavedHead {
   HeadStore::Mark mark = {};                      ///< where its rows ended before any was appended
   std::size_t slots = 0;                          ///< how many slots it had
   std::vector<std::byte> columns;                 ///< what the policies kept per slot, node after node
-  std::vector<std::unique_ptr<AnyState>> states;  ///< copies, per node
+  std::vector<std::unique_ptr<AnyState>> states;  ///< per node, a copy of its state
   std::vector<std::uint8_t> copied;               ///< per node: whether its state was copied, because it was not empty
   std::vector<std::size_t> budgets;
   bool fitted = false;
-  std::optional<HeadStore> store;  ///< all of it, before plans were carried out
+  std::optional<HeadStore> store;  ///< the whole head as it was before plans were carried out
 };
 
 /// A seal that is prepared and waits for the other heads of its layer.
@@ -89,13 +89,13 @@ struct WaitingSeal {
 struct HeadWork {
   Plan plan;
   bool planned = false;  ///< whether `plan` is made, changes something and waits to be carried out
-  std::size_t planned_stage = 0;  ///< whose plan it is
+  std::size_t planned_stage = 0;  ///< the stage that made the plan
   bool in_place = false;          ///< whether the plan only drops slots, and no row moves for it
   bool seals = false;             ///< whether nothing is planned, but something is to be sealed
   std::unique_ptr<WaitingSeal> seal = std::make_unique<WaitingSeal>();  ///< the seal, where it is prepared
   std::vector<float> scores;
   Selection selection;
-  std::vector<float> keys;  ///< decoded for an index
+  std::vector<float> keys;  ///< memory for keys that are decoded for an index
   SavedHead saved;
 };
 
@@ -122,7 +122,7 @@ struct Inside {
   std::vector<Position> ramp;  ///< 0, 1, 2, …: the positions of a head from which nothing was evicted
   std::vector<float> feed_memory, part_memory;
   std::vector<std::vector<float>> joint_scores;  ///< per head, what a joint verb said; kept for its memory
-  std::vector<Position> new_positions;           ///< of the tokens of a pass, where the engine names none
+  std::vector<Position> new_positions;           ///< memory for the positions of a pass, where the engine names none
 
   std::size_t first_head(std::size_t layer) const { return layer * shape.kv_heads; }
   std::size_t layer_of(std::size_t head) const { return head / shape.kv_heads; }
@@ -146,7 +146,7 @@ struct Inside {
 /// Something that happened to a layer, on which policies act.
 struct Occasion {
   Event event = Event::decode;
-  std::size_t incoming = 0;  ///< of Event::make_room
+  std::size_t incoming = 0;  ///< the tokens that Event::make_room announces
   Executor* executor = nullptr;
 };
 
@@ -162,7 +162,7 @@ struct Pass {
   Event event = Event::decode;
   const Tokens* tokens = nullptr;
   Rows<float> out = {};
-  std::span<const Position> positions = {};  ///< of the tokens
+  std::span<const Position> positions = {};  ///< where the tokens stand in the text
   Position probe_begin = 0, probe_end = 0;
   Executor* executor = nullptr;
   bool acts_later = false;  ///< policies act after a later pass of the same call

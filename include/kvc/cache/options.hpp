@@ -14,7 +14,8 @@ struct CacheOptions {
   std::pmr::memory_resource* memory =
       nullptr;  ///< of the blocks; null: an Arena of the cache's own. Must outlive the cache
   Arithmetic arithmetic = Arithmetic::accurate;  ///< of attention over quantized rows
-  bool check_finite = true;                      ///< refuse NaN and infinity in queries, keys and values
+  /// Refuse NaN and infinity in queries, keys and values, and keys and values beyond what the formats of their layer hold.
+  bool check_finite = true;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -177,7 +177,7 @@ class Transaction {
         if (saved_head.copied[node])
           memory.states[node].swap(saved_head.states[node]);
         else if (restores(node))
-          memory.states[node]->close_prompt();  // it was empty
+          memory.states[node]->close_prompt();  // there was no memory of a prompt before the call
       }
     }
     if (saved_head.marked) store.revert(saved_head.mark);
@@ -204,7 +204,7 @@ class Transaction {
   Inside& in_;
   std::size_t first_, count_;
   bool committed_ = false;
-  SavedLayer layer_;  // of a call on one layer
+  SavedLayer layer_;  // what a call on one layer saves
   std::vector<SavedHead> own_;
   std::vector<SavedLayer> layers_;
 };

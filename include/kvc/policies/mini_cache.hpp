@@ -27,7 +27,7 @@ struct LayerPair {
 };
 
 /// MiniCache (Liu et al., "MiniCache: KV Cache Compression in Depth Dimension for Large Language Models", arXiv
-/// 2405.14366): from a start depth on, the layers (S, S+1), (S+2, S+3), … hold one direction per token and KV head,
+/// 2405.14366): from a start layer on, the layers (S, S+1), (S+2, S+3), … hold one direction per token and KV head,
 /// interpolated between those of both layers (SLERP), and a norm for each layer; an odd last layer stays alone. Keys and
 /// values are merged apart, with norms and retained tokens of their own. Attention reads the shared directions.
 ///

@@ -41,12 +41,12 @@ struct Quest {
     State& state = *head.state;
     const std::size_t first = std::min(from, head.size()) / page;
     const std::size_t begin = from == state.slots ? std::min(from, head.size()) : first * page;
-    const std::size_t floats = (pages + Tile - 1) / Tile * Tile * dim;
+    const std::size_t floats = (pages + PagesAtOnce - 1) / PagesAtOnce * PagesAtOnce * dim;
     state.low.resize(floats);
     state.high.resize(floats);
     for (std::size_t p = pages; p < std::min(pages_of(state.slots), floats / dim); ++p)
       for (std::size_t c = 0; c < dim; ++c)  // pages that went leave nothing behind
-        state.low[place_of(p, dim) + c * Tile] = state.high[place_of(p, dim) + c * Tile] = 0;
+        state.low[place_of(p, dim) + c * PagesAtOnce] = state.high[place_of(p, dim) + c * PagesAtOnce] = 0;
     state.slots = head.size();
     if (begin >= head.size()) return;
 
@@ -58,8 +58,8 @@ struct Quest {
       float* high = state.high.data() + place;
       const bool opens = slot % page == 0;
       for (std::size_t c = 0; c < dim; ++c) {
-        low[c * Tile] = opens ? key[c] : std::min(low[c * Tile], key[c]);
-        high[c * Tile] = opens ? key[c] : std::max(high[c * Tile], key[c]);
+        low[c * PagesAtOnce] = opens ? key[c] : std::min(low[c * PagesAtOnce], key[c]);
+        high[c * PagesAtOnce] = opens ? key[c] : std::max(high[c * PagesAtOnce], key[c]);
       }
     }
   }
@@ -72,8 +72,8 @@ struct Quest {
     const std::size_t others = pages - 1;
     const std::span<float> memory = selection.scratch(2 * others);
     const std::span<float> bounds = memory.first(others), sorted = memory.last(others);
-    for (std::size_t p = 0; p < others; p += Tile)
-      bound_tile(*head.state, p, queries, bounds.subspan(p, std::min(Tile, others - p)));
+    for (std::size_t p = 0; p < others; p += PagesAtOnce)
+      bound_pages(*head.state, p, queries, bounds.subspan(p, std::min(PagesAtOnce, others - p)));
     std::copy(bounds.begin(), bounds.end(), sorted.begin());
     const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(wanted - 2);
     std::nth_element(sorted.begin(), last, sorted.end(), std::greater<>());
@@ -93,33 +93,35 @@ struct Quest {
   void validate(const CacheShape&) const { require_between("Quest: page", page, 1); }
 
  private:
-  static constexpr std::size_t Tile = Strip;  ///< pages whose bounds are computed together
+  static constexpr std::size_t PagesAtOnce = SlotsAtOnce;  ///< pages whose bounds are computed together
 
   /// How many pages so many slots take.
   std::size_t pages_of(std::size_t slots) const { return slots / page + (slots % page != 0); }
   /// Where the first channel of a page lies.
-  static std::size_t place_of(std::size_t p, std::size_t dim) { return p / Tile * Tile * dim + p % Tile; }
+  static std::size_t place_of(std::size_t p, std::size_t dim) {
+    return p / PagesAtOnce * PagesAtOnce * dim + p % PagesAtOnce;
+  }
 
   /// For pages from `p` on: at least the largest logit, before scaling, that the queries have with any of the page's keys (if
   /// `reduce` is max). The largest product with a channel is the one with the end of its range on the query's side.
-  void bound_tile(const State& state, std::size_t p, ConstRows queries, std::span<float> bounds) const {
+  void bound_pages(const State& state, std::size_t p, ConstRows queries, std::span<float> bounds) const {
     const float *low = state.low.data() + place_of(p, queries.dim),
                 *high = state.high.data() + place_of(p, queries.dim);
-    float results[Tile];
-    std::fill_n(results, Tile, reduce == Reduce::max ? -std::numeric_limits<float>::infinity() : 0.0f);
+    float results[PagesAtOnce];
+    std::fill_n(results, PagesAtOnce, reduce == Reduce::max ? -std::numeric_limits<float>::infinity() : 0.0f);
     for (std::size_t row = 0; row < queries.count; ++row) {
       const float* query = queries[row].data();
-      float sums[Tile] = {};
-      const auto ends = [&](std::size_t c) { return (query[c] > 0 ? high : low) + c * Tile; };
+      float sums[PagesAtOnce] = {};
+      const auto ends = [&](std::size_t c) { return (query[c] > 0 ? high : low) + c * PagesAtOnce; };
       std::size_t c = 0;
       for (; c + 4 <= queries.dim; c += 4) {  // four at a time: the sums are written to memory after each step
         const float *a = ends(c), *b = ends(c + 1), *d = ends(c + 2), *e = ends(c + 3), *q = query + c;
-        for (std::size_t i = 0; i < Tile; ++i)
+        for (std::size_t i = 0; i < PagesAtOnce; ++i)
           sums[i] = sums[i] + q[0] * a[i] + q[1] * b[i] + q[2] * d[i] + q[3] * e[i];
       }
       for (; c < queries.dim; ++c)
-        for (std::size_t i = 0; i < Tile; ++i) sums[i] += query[c] * ends(c)[i];
-      for (std::size_t i = 0; i < Tile; ++i)
+        for (std::size_t i = 0; i < PagesAtOnce; ++i) sums[i] += query[c] * ends(c)[i];
+      for (std::size_t i = 0; i < PagesAtOnce; ++i)
         results[i] = reduce == Reduce::max ? std::max(results[i], sums[i]) : results[i] + sums[i];
     }
     for (std::size_t i = 0; i < bounds.size(); ++i)  // overflow must not lose a page

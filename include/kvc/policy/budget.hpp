@@ -147,8 +147,8 @@ class Budget {
   }
   /// Linear from `top` in layer 0 to `bottom` in the last one.
   static std::size_t slope(double top, double bottom, std::size_t layer, std::size_t layers) {
-    const double depth = layers > 1 ? double(layer) / double(layers - 1) : 0.5;
-    return static_cast<std::size_t>(std::nearbyint(top - depth * (top - bottom)));
+    const double share = layers > 1 ? double(layer) / double(layers - 1) : 0.5;
+    return static_cast<std::size_t>(std::nearbyint(top - share * (top - bottom)));
   }
   std::size_t step(std::size_t layer, std::size_t seen, std::size_t layers) const {
     const double spare = double(tokens_ - window_), available = double(seen) - double(window_);

@@ -13,16 +13,16 @@ namespace kvc::inline KVC_ABI {
 // A policy declares its parameters once, in a static member function; from it come the policy texts, their help, {} of fmt
 // and the tables of the documentation:
 //
-//   static constexpr PolicyName name{"snapkv", "keeps the tokens that the prompt's last queries attend to"};
+//   static constexpr PolicyName name{"snapkv", "Keeps the tokens that the last queries of a prompt attend to."};
 //   static constexpr auto parameters() {
-//     return list(parameter("budget", &SnapKV::budget, "slots that a head holds after the prompt"),
-//                 parameter("window", &SnapKV::window, "newest queries that vote, and newest tokens that stay"));
+//     return list(parameter("budget", &SnapKV::budget, "Slots that a head keeps when a prompt ends."),
+//                 parameter("window", &SnapKV::window, "So many newest queries vote, and their tokens stay."));
 //   }
 //
 // A parameter of type Budget brings two more words to a text: `keep=0.25` for a fraction, and `pyramid=20` for budgets that
 // fall over the layers. The name is optional: AnyPolicy::add can give one.
 
-/// What a policy is called in texts, and what it does, in one sentence without its subject.
+/// What a policy is called in texts, and what it does, in one sentence whose subject is the policy.
 struct PolicyName {
   const char* word;
   const char* help;
@@ -35,7 +35,7 @@ struct Parameter {
   using Value = T;
 
   const char* name;
-  const char* help;                ///< what it means, in plain English, without a full stop
+  const char* help;                ///< what it means, in one plain English sentence
   T P::*member = nullptr;          ///< where the value lies; null: `set` does what the parameter means
   void (*set)(P&, T) = nullptr;    ///< called after all members have their values
   const char* replaced = nullptr;  ///< the parameter that this one is given instead of

@@ -69,37 +69,38 @@ inline void pool(std::span<const float> in, std::size_t kernel, Pooling how, std
   }
 }
 
-/// Loops over so many slots at a time, a constant, become vectors at -O2.
-inline constexpr std::size_t Strip = 16;
+/// Loops that take this constant number of slots at a time become vector instructions at -O2.
+inline constexpr std::size_t SlotsAtOnce = 16;
 
 /// Of `count` scores score(slot), the slot that loses against all others: NaN before the lowest score, the newer of equals.
 template <class Score>
 std::size_t lowest(std::size_t count, Score score) {
-  constexpr std::size_t Piece = 16 * Strip;  // only the piece with the lowest score is searched for it
-  std::size_t piece = 0;
+  constexpr std::size_t Length =
+      16 * SlotsAtOnce;  // of these slots only those that hold the lowest score are searched for it
+  std::size_t lowest_begin = 0;
   float bound = Protected;
-  for (std::size_t begin = 0; begin < count; begin += Piece) {
-    const std::size_t end = std::min(count, begin + Piece), whole = begin + (end - begin) / Strip * Strip;
-    float least[Strip];
-    std::fill_n(least, Strip, Protected);
-    for (std::size_t slot = begin; slot < whole; slot += Strip)
-      for (std::size_t i = 0; i < Strip; ++i) {
+  for (std::size_t begin = 0; begin < count; begin += Length) {
+    const std::size_t end = std::min(count, begin + Length), whole = begin + (end - begin) / SlotsAtOnce * SlotsAtOnce;
+    float least[SlotsAtOnce];
+    std::fill_n(least, SlotsAtOnce, Protected);
+    for (std::size_t slot = begin; slot < whole; slot += SlotsAtOnce)
+      for (std::size_t i = 0; i < SlotsAtOnce; ++i) {
         const float value = score(slot + i);
         const float ordered = value == value ? value : -Protected;
         least[i] = ordered < least[i] ? ordered : least[i];
       }
     for (std::size_t slot = whole; slot < end; ++slot)
       least[0] = score(slot) >= least[0] ? least[0] : std::isnan(score(slot)) ? -Protected : score(slot);
-    const float found = *std::min_element(least, least + Strip);
+    const float found = *std::min_element(least, least + SlotsAtOnce);
     if (found > bound) continue;
     bound = found;
-    piece = begin;
+    lowest_begin = begin;
   }
   if (bound == -Protected)
     for (std::size_t slot = count; slot-- > 0;)
       if (std::isnan(score(slot))) return slot;
-  std::size_t slot = std::min(count, piece + Piece) - 1;
-  while (slot > piece && score(slot) != bound) --slot;
+  std::size_t slot = std::min(count, lowest_begin + Length) - 1;
+  while (slot > lowest_begin && score(slot) != bound) --slot;
   return slot;
 }
 inline std::size_t lowest(std::span<const float> scores) {
@@ -113,10 +114,10 @@ void add_columns(std::span<Slot> slots, float Slot::*member, ConstRows attention
   if (attention.count == 0) return;
   std::size_t slot = 0;
   if (attention.count == 1)  // the core has added up the group
-    for (; slot + Strip <= slots.size(); slot += Strip) {
-      float received[Strip];
-      std::copy_n(attention.data + slot, Strip, received);
-      for (std::size_t i = 0; i < Strip; ++i) slots[slot + i].*member += received[i];
+    for (; slot + SlotsAtOnce <= slots.size(); slot += SlotsAtOnce) {
+      float received[SlotsAtOnce];
+      std::copy_n(attention.data + slot, SlotsAtOnce, received);
+      for (std::size_t i = 0; i < SlotsAtOnce; ++i) slots[slot + i].*member += received[i];
     }
   for (; slot < slots.size(); ++slot) slots[slot].*member += reduce_column(attention, slot, how);
 }
