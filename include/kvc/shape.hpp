@@ -42,6 +42,9 @@ struct CacheShape {
   float softcap = 0;          ///< logits become softcap * tanh(logit / softcap); 0: no cap
   Rotary rotary = {};         ///< lets the core un-rotate, re-rotate and place tokens at in-cache positions
 
+  /// More than any model has; products of these numbers do not overflow.
+  static constexpr std::size_t MostHeads = std::size_t{1} << 20, MostDim = std::size_t{1} << 16;
+
   /// Query heads that share a KV head; query head h reads KV head h / group().
   std::size_t group() const { return query_heads / kv_heads; }
   std::size_t values_dim() const { return value_dim ? value_dim : head_dim; }
@@ -54,6 +57,15 @@ struct CacheShape {
       if (!ok) fail(ErrorCode::invalid_argument, "CacheShape: " + sentence);
     };
     require(layers > 0 && kv_heads > 0 && query_heads > 0, "layers, query_heads and kv_heads must be positive");
+    const auto at_most = [&](const char* name, std::size_t value, std::size_t most) {
+      require(value <= most, std::string(name) + " must be at most " + std::to_string(most) + ", got " + std::to_string(value));
+    };
+    at_most("layers", layers, MostHeads);
+    at_most("query_heads", query_heads, MostHeads);
+    at_most("kv_heads", kv_heads, MostHeads);
+    at_most("layers * kv_heads", heads(), MostHeads);
+    at_most("head_dim", head_dim, MostDim);
+    at_most("value_dim", value_dim, MostDim);
     require(query_heads % kv_heads == 0, "query_heads (" + std::to_string(query_heads) +
                                              ") must be a multiple of kv_heads (" + std::to_string(kv_heads) + ")");
     require(group() <= 64, "at most 64 query heads may share a KV head, got " + std::to_string(group()));
@@ -61,6 +73,8 @@ struct CacheShape {
             "head_dim must be a positive multiple of 8, got " + std::to_string(head_dim));
     require(values_dim() % 8 == 0, "value_dim must be a multiple of 8, got " + std::to_string(value_dim));
     require(rotary.inv_freq.size() * 2 <= head_dim, "rotary has more pairs than head_dim / 2");
+    for (std::size_t i = 0; i < rotary.inv_freq.size(); ++i)
+      require(std::isfinite(rotary.inv_freq[i]), "rotary.inv_freq[" + std::to_string(i) + "] is not finite");
     require(std::isfinite(scale) && scale >= 0 && std::isfinite(softcap) && softcap >= 0,
             "scale and softcap must be finite and not negative");
   }

@@ -260,7 +260,7 @@ KVC_FORWARD void CacheCore::accept(std::size_t tokens) {
 KVC_FORWARD void CacheCore::probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin,
                                   Position end) {
   cache::Inside& in = *inside_;
-  cache::check_tokens(in, "probe", layer, tokens, out, true);
+  cache::check_tokens(in, "probe", layer, tokens, out, true, false);
   cache::check_no_drafts(in, "probe");
   if (begin < 0 || end < begin)
     fail(ErrorCode::invalid_argument, "probe: the positions asked about, " + std::to_string(begin) + " to " +

@@ -121,9 +121,9 @@ inline void check_order(const Inside& in, const char* call, std::size_t layer, s
                                           ": layers are fed in order, each with the same tokens");
 }
 
-/// Everything that can be wrong about the arguments of prefill, decode, draft and probe.
+/// Everything that can be wrong about the arguments of prefill, decode, draft and probe. `stays`: whether the tokens do.
 inline void check_tokens(const Inside& in, const char* call, std::size_t layer, const Tokens& tokens,
-                         const Rows<float>& out, bool out_optional) {
+                         const Rows<float>& out, bool out_optional, bool stays = true) {
   const CacheShape& shape = in.shape;
   check_layer(in, layer);
   const std::size_t count = tokens.k.count;
@@ -132,6 +132,7 @@ inline void check_tokens(const Inside& in, const char* call, std::size_t layer, 
   check_rows({call, "v"}, tokens.v, count, shape.kv_heads * shape.values_dim());
   if (!(out_optional && out.data == nullptr))
     check_rows({call, "out"}, out, count, shape.query_heads * shape.values_dim());
+  check_order(in, call, layer, stays ? count : 0);
   check_positions(in, call, layer, tokens);
   check_scores(in, call, tokens);
   if (in.options.check_finite) {

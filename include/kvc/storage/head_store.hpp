@@ -15,6 +15,7 @@
 
 #include "kvc/codec/make.hpp"
 #include "kvc/shape.hpp"
+#include "kvc/storage/column.hpp"
 #include "kvc/storage/compaction.hpp"
 #include "kvc/storage/placement.hpp"
 #include "kvc/storage/row_store.hpp"
@@ -465,7 +466,8 @@ class HeadStore {
   IndexMap positions_;
   std::vector<float> multiplicity_;
   std::vector<std::uint8_t> precision_;
-  std::vector<std::vector<std::byte>> defaults_, columns_;
+  std::vector<std::vector<std::byte>> defaults_;
+  std::vector<Column> columns_;
   std::size_t seen_ = 0;
   bool in_step_ = true;
 };

@@ -1,0 +1,280 @@
+// Failures that users of similar systems reported, or that trials found here once. Each case is one of them.
+#include <kvc/kvc.hpp>
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <type_traits>
+#include <vector>
+
+#include "catch_shim.hpp"
+#include "support/random_tokens.hpp"
+
+using namespace kvc;
+using support::Outputs;
+using support::RandomTokens;
+
+namespace {
+
+const CacheShape Small{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16};
+
+/// The code of the Error that `call` throws; nothing if it throws none.
+template <class Call>
+std::optional<ErrorCode> refusal(Call call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return std::nullopt;
+}
+
+void prefill(CacheCore& cache, const RandomTokens& text, std::size_t first, std::size_t count) {
+  for (std::size_t layer = 0; layer < cache.shape().layers; ++layer)
+    cache.prefill(layer, text.tokens(first, count), {});
+}
+void decode(CacheCore& cache, const RandomTokens& text, std::size_t first, std::size_t count = 1) {
+  for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
+    Outputs out(cache.shape(), count);
+    cache.decode(layer, text.tokens(first, count), out.rows(0, count));
+  }
+}
+
+/// Scores nothing and protects its newest tokens; eviction is the default.
+struct ProtectsNewest {
+  Budget budget = 10;
+  void score(const Head<ProtectsNewest>&, std::span<float> scores) const {
+    for (std::size_t slot = 0; slot < scores.size(); ++slot)
+      scores[slot] = slot + 32 >= scores.size() ? Protected : 0.0f;
+  }
+};
+/// Wants to see every row of attention, and does nothing with it.
+struct Watcher {
+  Needs needs() const { return {.prompt = Feed::rows, .decode = Feed::rows, .probe = Feed::rows}; }
+  void observe(Head<Watcher>&, const Observation&) const {}
+};
+/// Remembers numbers that vector instructions want aligned.
+struct Aligned {
+  struct alignas(64) Slot {
+    float numbers[16] = {};
+  };
+  void observe(Head<Aligned>& head, const Observation&) const {
+    for (Slot& slot : head.slots) misaligned += reinterpret_cast<std::uintptr_t>(&slot) % alignof(Slot) != 0;
+  }
+  static inline std::size_t misaligned = 0;
+};
+struct FinalPolicy final {
+  Budget budget = 10;
+  std::size_t index = 0;  // a data member that is called as a verb is none
+  void score(const Head<FinalPolicy>&, std::span<float> scores) const {
+    for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = static_cast<float>(slot + index);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("Slots that a policy protects stay under the default eviction, beyond the budget") {
+  const RandomTokens text(Small, 100, 1);
+  KVCache cache(Small, ProtectsNewest{});
+  prefill(cache, text, 0, 100);
+  CHECK(cache.positions({0, 0}).size() == 32);
+  CHECK(cache.positions({1, 1}).front() == 68);
+}
+
+TEST_CASE("A policy that only watches changes nothing of what another one keeps") {
+  const RandomTokens text(Small, 160, 2);
+  for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
+    const H2O policy{.budget = 60, .reduce = reduce};
+    KVCache alone(Small, policy);
+    KVCache watched(Small, policy | Watcher{});
+    for (CacheCore* cache : {static_cast<CacheCore*>(&alone), static_cast<CacheCore*>(&watched)}) {
+      prefill(*cache, text, 0, 100);
+      for (std::size_t t = 100; t < 160; ++t) decode(*cache, text, t);
+    }
+    for (const HeadId id : {HeadId{0, 0}, HeadId{0, 1}, HeadId{1, 0}, HeadId{1, 1}})
+      CHECK(alone.positions(id) == watched.positions(id));
+  }
+}
+
+TEST_CASE("A policy's slots are aligned as their type wants") {
+  const RandomTokens text(Small, 60, 3);
+  KVCache cache(Small, Aligned{});
+  prefill(cache, text, 0, 50);
+  for (std::size_t t = 50; t < 60; ++t) decode(cache, text, t);
+  CHECK(Aligned::misaligned == 0);
+  CHECK(reinterpret_cast<std::uintptr_t>(cache.slots<Aligned>({1, 1}).data()) % 64 == 0);
+}
+
+TEST_CASE("A policy may be final, and have data that is called as a verb") {
+  const RandomTokens text(Small, 40, 4);
+  KVCache cache(Small, FinalPolicy{});
+  prefill(cache, text, 0, 40);
+  CHECK(cache.positions({0, 0}).front() == 30);
+}
+
+TEST_CASE("Caches can be kept in a vector, moved, and forked through their plain type") {
+  const RandomTokens text(Small, 60, 5);
+  std::vector<KVCache<H2O>> caches;
+  for (int i = 0; i < 3; ++i) caches.emplace_back(Small, H2O{.budget = 30});
+  prefill(caches[1], text, 0, 50);
+  KVCache<H2O> moved = std::move(caches[1]);
+  const CacheCore& plain = moved;
+  CacheCore fork = plain.fork();
+  decode(fork, text, 50);
+  CHECK(fork.stats().seen == 51);
+  CHECK(moved.stats().seen == 50);
+  STATIC_REQUIRE(std::is_nothrow_move_constructible_v<KVCache<H2O>>);
+}
+
+TEST_CASE("A far position costs no memory") {
+  const RandomTokens text(Small, 3, 6);
+  KVCache cache(Small, Full{});
+  const Position far = 1'500'000'000;
+  Tokens first = text.tokens(0, 1);
+  first.positions = {&far, 1};
+  for (std::size_t layer = 0; layer < 2; ++layer) cache.prefill(layer, first, {});
+  decode(cache, text, 1);
+  CHECK(cache.positions({1, 0}) == std::vector<Position>{far, far + 1});
+  CHECK(cache.stats().bytes() < 20'000);
+}
+
+TEST_CASE("Positions that run out are refused") {
+  const RandomTokens text(Small, 4, 7);
+  KVCache cache(Small, Full{});
+  const Position last = std::numeric_limits<Position>::max() - 2;
+  Tokens first = text.tokens(0, 1);
+  first.positions = {&last, 1};
+  for (std::size_t layer = 0; layer < 2; ++layer) cache.prefill(layer, first, {});
+  CHECK(refusal([&] { decode(cache, text, 1, 3); }) == ErrorCode::invalid_argument);
+  CHECK(cache.stats().seen == 1);
+}
+
+TEST_CASE("Rows beyond what the cache's formats hold are refused, not stored as infinity") {
+  const RandomTokens text(Small, 40, 8);
+  for (const float value : {7e4f, -7e4f, 1e30f}) {
+    std::vector<float> keys(32, 1.0f), values(32, 1.0f), queries(64, 1.0f);
+    keys[5] = value;
+    const Tokens tokens{.q = {queries.data(), 1, 64}, .k = {keys.data(), 1, 32}, .v = {values.data(), 1, 32}};
+    KVCache halves(Small, KIVI{.group = 16, .residual = 16});
+    prefill(halves, text, 0, 40);
+    const std::size_t bytes = halves.stats().bytes();
+    CHECK(refusal([&] { halves.prefill(0, tokens, {}); }) == ErrorCode::non_finite);
+    CHECK(halves.stats().bytes() == bytes);
+    KVCache wide(Small, Full{.type = Scalar::f32});
+    CHECK(refusal([&] { wide.prefill(0, tokens, {}); }) == std::nullopt);
+  }
+}
+
+TEST_CASE("Layers out of order are refused") {
+  const RandomTokens text(Small, 20, 9);
+  KVCache cache(Small, MiniCache{.start = 0});
+  CHECK(refusal([&] { cache.prefill(1, text.tokens(0, 10), {}); }) == ErrorCode::invalid_argument);
+  cache.prefill(0, text.tokens(0, 10), {});
+  CHECK(refusal([&] { cache.prefill(1, text.tokens(0, 20), {}); }) == ErrorCode::invalid_argument);
+  cache.prefill(1, text.tokens(0, 10), {});
+  CHECK(cache.stats().seen == 10);
+}
+
+TEST_CASE("Rejected drafts leave no trace in positions, even where those have gaps") {
+  const RandomTokens text(Small, 20, 10);
+  KVCache cache(Small, Full{});
+  prefill(cache, text, 0, 10);
+  const std::vector<Position> far{20, 30, 40};
+  Tokens drafts = text.tokens(10, 3);
+  drafts.positions = far;
+  Outputs out(Small, 3);
+  for (std::size_t layer = 0; layer < 2; ++layer) cache.draft(layer, drafts, out.rows(0, 3));
+  cache.accept(1);
+  decode(cache, text, 13);
+  CHECK(cache.positions({0, 0}).back() == 21);
+  for (std::size_t layer = 0; layer < 2; ++layer) cache.draft(layer, text.tokens(14, 2), out.rows(0, 2));
+  cache.accept(0);
+  decode(cache, text, 16);
+  CHECK(cache.positions({1, 1}).back() == 22);
+}
+
+TEST_CASE("Drafts and several tokens at once read what Quest selects, as single tokens do") {
+  const RandomTokens text(Small, 310, 11);
+  const Quest policy{.tokens = 48, .page = 16, .dense_layers = 0};
+  KVCache one(Small, policy), several(Small, policy), drafting(Small, policy);
+  for (CacheCore* cache :
+       {static_cast<CacheCore*>(&one), static_cast<CacheCore*>(&several), static_cast<CacheCore*>(&drafting)})
+    prefill(*cache, text, 0, 300);
+  Outputs singles(Small, 3), together(Small, 3), drafts(Small, 3);
+  for (std::size_t t = 0; t < 3; ++t) one.decode(0, text.tokens(300 + t, 1), singles.rows(t, 1));
+  several.decode(0, text.tokens(300, 3), together.rows(0, 3));
+  drafting.draft(0, text.tokens(300, 3), drafts.rows(0, 3));
+  CHECK(singles == together);
+  CHECK(singles == drafts);
+}
+
+TEST_CASE("compress() that one stage refuses changes no head of any layer") {
+  const RandomTokens text(Small, 100, 12);
+  KVCache cache(Small, Knorm{.budget = 40} | SnapKV{.budget = 20, .window = 8});
+  for (std::size_t layer = 0; layer < 2; ++layer) cache.prefill(layer, text.tokens(0, 90), {}, false);
+  for (std::size_t t = 90; t < 100; ++t) decode(cache, text, t);
+  const auto refused = refusal([&] { cache.compress(); });
+  for (const HeadId id : {HeadId{0, 0}, HeadId{0, 1}, HeadId{1, 0}, HeadId{1, 1}})
+    CHECK(cache.positions(id).size() == (refused ? 100u : 20u));
+}
+
+TEST_CASE("Arguments that would let rows run into each other, or into nothing, are refused") {
+  const RandomTokens text(Small, 20, 13);
+  KVCache cache(Small, Full{});
+  prefill(cache, text, 0, 10);
+  std::vector<float> out(4 * 64);
+  CHECK(refusal([&] { cache.decode(0, text.tokens(10, 2), {out.data(), 2, 64, 8}); }) == ErrorCode::shape_mismatch);
+  CHECK(refusal([&] { cache.attend(0, text.tokens(10, 1).q, {nullptr, 1, 64}); }) == ErrorCode::shape_mismatch);
+  std::vector<float> lse(3);
+  CHECK(refusal([&] { cache.attend(0, text.tokens(10, 1).q, {out.data(), 1, 64}, lse); }) == ErrorCode::shape_mismatch);
+  CacheCore* twice[] = {&cache, &cache};
+  SerialExecutor serial;
+  CHECK(refusal([&] { decode_batch(twice, 0, text.tokens(10, 2), {out.data(), 2, 64}, serial); }) ==
+        ErrorCode::invalid_argument);
+  CHECK(cache.stats().seen == 10);
+}
+
+TEST_CASE("An infinite external score, which would protect its token, is refused") {
+  const RandomTokens text(Small, 20, 14);
+  KVCache cache(Small, ExternalScores{.budget = 10});
+  std::vector<float> scores(20 * 2, 1.0f);
+  scores[7] = std::numeric_limits<float>::infinity();
+  Tokens tokens = text.tokens(0, 20);
+  tokens.scores = scores;
+  CHECK(refusal([&] { cache.prefill(0, tokens, {}); }) == ErrorCode::non_finite);
+  scores[7] = std::numeric_limits<float>::quiet_NaN();  // loses against every other
+  CHECK(refusal([&] { cache.prefill(0, tokens, {}); }) == std::nullopt);
+  CHECK(cache.positions({0, 0}).size() == 10);
+}
+
+TEST_CASE("Sizes without an end are refused before memory is taken") {
+  constexpr std::size_t Endless = std::numeric_limits<std::size_t>::max();
+  KVCache cache(Small, Full{});
+  CHECK(refusal([&] { cache.reserve(Endless); }) == ErrorCode::invalid_argument);
+  CHECK(refusal([&] { cache.make_room(Endless); }) == ErrorCode::invalid_argument);
+  CacheShape shape = Small;
+  shape.layers = std::size_t{1} << 62;
+  CHECK(refusal([&] { KVCache refused(shape, Full{}); }) == ErrorCode::invalid_argument);
+  shape = Small;
+  shape.head_dim = std::size_t{1} << 61;
+  CHECK(refusal([&] { KVCache refused(shape, Full{}); }) == ErrorCode::invalid_argument);
+  shape = Small;
+  shape.rotary.inv_freq = {1.0f, std::numeric_limits<float>::quiet_NaN()};
+  CHECK(refusal([&] { KVCache refused(shape, Full{}); }) == ErrorCode::invalid_argument);
+}
+
+TEST_CASE("A compensation token that was truncated away is not revived by a new token in its place") {
+  const RandomTokens text(Small, 40, 15);
+  const RazorAttention policy{.heads = HeadTable{}, .budget = Budget(10)};
+  KVCache cache(Small, policy);
+  prefill(cache, text, 0, 30);
+  static_cast<void>(cache.truncate(4));
+  std::vector<Position> positions{4, 10, 11, 12, 13, 14, 15, 16, 17, 18};
+  Tokens tokens = text.tokens(30, 10);
+  tokens.positions = positions;
+  for (std::size_t layer = 0; layer < 2; ++layer) cache.prefill(layer, tokens, {});
+  // Four sinks, the mean of what went, and the newest five: the mean stands for tokens 4 to 14 of the new text only.
+  CHECK(cache.positions({0, 0}).size() == 10);
+  const auto& state = cache.state<RazorAttention>({0, 0});
+  CHECK(state.tokens() == 5);
+}
