@@ -41,7 +41,7 @@ std::vector<RepeatProbe> repeat_probes(std::span<const int> prompt, const engine
 }
 
 bool wants_probe(const kvc::Stages& stages) {
-  return std::ranges::any_of(stages, [](const auto& stage) { return stage->needs().probe != kvc::Feed::none; });
+  return std::ranges::any_of(stages, [](const auto& stage) { return kvc::needs_probe(*stage); });
 }
 
 void check_repetition(const engine::Model& model, std::span<const int> prompt, const std::string& policy) {

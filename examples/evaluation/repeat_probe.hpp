@@ -23,7 +23,7 @@ inline constexpr std::size_t RepeatedPiece = 2048;
 std::vector<RepeatProbe> repeat_probes(std::span<const int> prompt, const engine::Tokenizer& tokenizer,
                                        std::size_t piece = RepeatedPiece);
 
-/// Whether a stage of a policy wants to see probes.
+/// Whether a stage of a policy, or a policy inside one, wants to see probes.
 bool wants_probe(const kvc::Stages& stages);
 
 /// Throws kvc::Error (invalid_argument), naming the policy, if prompt and repetition are more than the model's context.

@@ -1,0 +1,220 @@
+// Policies that rewrite what they keep.
+#include "catch_shim.hpp"
+#include "kvc/cache/kv_cache.hpp"
+#include "kvc/policies/all.hpp"
+#include "literature/attention_matching.hpp"
+#include "literature/d2o.hpp"
+#include "literature/trial.hpp"
+#include "support/fake_head.hpp"
+
+using namespace literature;
+
+namespace {
+
+constexpr CacheOptions Exact{.dense = {Scalar::f32}, .arithmetic = Arithmetic::exact};
+using Row = std::vector<float>;
+
+double cosine(const Row& a, const Row& b) {
+  double dot = 0, left = 0, right = 0;
+  for (std::size_t c = 0; c < a.size(); ++c) {
+    dot += double(a[c]) * double(b[c]);
+    left += double(a[c]) * double(a[c]);
+    right += double(b[c]) * double(b[c]);
+  }
+  return dot / std::sqrt(left * right);
+}
+double distance(std::span<const float> a, std::span<const double> b) {
+  double worst = 0;
+  for (std::size_t c = 0; c < a.size(); ++c) worst = std::max(worst, std::abs(double(a[c]) - b[c]));
+  return worst;
+}
+
+/// D2O as it is defined, over plain rows: the slots of `kept` absorb what is most like them.
+struct NaiveMerge {
+  double threshold = 0;
+  bool started = false;
+  std::size_t merged = 0;
+  std::vector<std::vector<double>> keys, values;
+
+  void operator()(const std::vector<Row>& old_keys, const std::vector<Row>& old_values, const Plan& plan) {
+    keys.clear();
+    values.clear();
+    for (std::size_t slot = 0; slot < old_keys.size(); ++slot) {
+      keys.emplace_back(old_keys[slot].begin(), old_keys[slot].end());
+      values.emplace_back(old_values[slot].begin(), old_values[slot].end());
+    }
+    std::vector<std::tuple<std::size_t, std::size_t, double>> found;
+    double mean = 0;
+    for (std::size_t from = 0; from < old_keys.size(); ++from) {
+      if (plan.kept(from)) continue;
+      std::size_t best = 0;
+      double most = -2;
+      for (std::size_t to = 0; to < old_keys.size(); ++to)
+        if (plan.kept(to) && cosine(old_keys[from], old_keys[to]) > most) {
+          best = to;
+          most = cosine(old_keys[from], old_keys[to]);
+        }
+      found.emplace_back(from, best, most);
+      mean += most;
+    }
+    mean /= double(found.size());
+    threshold = started ? (threshold + mean) / 2 : mean;
+    started = true;
+    std::vector<double> tokens(old_keys.size(), 1.0);
+    merged = 0;
+    for (const auto& [from, to, similarity] : found) {
+      if (similarity < threshold) continue;
+      ++merged;
+      tokens[to] += 1;
+      for (std::size_t c = 0; c < keys[to].size(); ++c) keys[to][c] += similarity * double(old_keys[from][c]);
+      for (std::size_t c = 0; c < values[to].size(); ++c) values[to][c] += similarity * double(old_values[from][c]);
+    }
+    for (std::size_t slot = 0; slot < keys.size(); ++slot) {
+      for (double& x : keys[slot]) x /= tokens[slot];
+      for (double& x : values[slot]) x /= tokens[slot];
+    }
+  }
+};
+
+/// Passes everything on to a head, and notes what of it is decoded.
+class Spy final : public HeadSource {
+ public:
+  explicit Spy(HeadSource& head) : head_(&head) {}
+  std::size_t rows = 0, products_asked = 0;
+
+  ConstRows keys_from(std::size_t first) override { return counted(head_->keys_from(first)); }
+  ConstRows values_from(std::size_t first) override { return counted(head_->values_from(first)); }
+  void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) override {
+    ++rows;
+    head_->read_slot(slot, key, value);
+  }
+  ConstRows unrotated_keys() override { return counted(head_->unrotated_keys()); }
+  ConstRows products(ConstRows given) override {
+    ++products_asked;
+    return head_->products(given);
+  }
+  ConstRows window_queries(std::size_t window) override { return head_->window_queries(window); }
+  ConstRows window_attention(std::size_t window) override { return head_->window_attention(window); }
+  ConstRows window_sums(std::size_t window) override { return head_->window_sums(window); }
+  ConstRows window_logits(std::size_t window) override { return head_->window_logits(window); }
+  ReferenceQueries reference_queries() override { return head_->reference_queries(); }
+
+ private:
+  ConstRows counted(ConstRows given) {
+    rows += given.count;
+    return given;
+  }
+  HeadSource* head_;
+};
+
+}  // namespace
+
+TEST_CASE("D2O adds a token that goes to the kept one most like it, if it is more like it than tokens were before") {
+  support::FakeHead<D2O> fake({.budget = 20, .sinks = 2, .layer_budgets = false});
+  NaiveMerge naive;
+  fake.append(60);
+  fake.observe(Event::prompt_end, 60);
+  std::size_t merged = 0, rejected = 0;
+  for (int step = 0; step < 30; ++step) {
+    const Event event = step == 0 ? Event::prompt_end : Event::decode;
+    if (step != 0) {
+      fake.append(1);
+      fake.observe(event, 1);
+    }
+    const Plan plan = fake.plan(event);
+    REQUIRE(plan.kept_count() == 20);
+    naive(fake.stored_keys, fake.stored_values, plan);
+    merged += naive.merged;
+    rejected += fake.positions.size() - 20 - naive.merged;
+    std::vector<std::vector<double>> keys, values;
+    for (std::size_t slot = 0; slot < fake.positions.size(); ++slot)
+      if (plan.kept(slot)) {
+        keys.push_back(naive.keys[slot]);
+        values.push_back(naive.values[slot]);
+      }
+    fake.apply(plan);
+    double worst = 0;
+    for (std::size_t slot = 0; slot < 20; ++slot)
+      worst = std::max(
+          {worst, distance(fake.stored_keys[slot], keys[slot]), distance(fake.stored_values[slot], values[slot])});
+    CHECK(worst < 1e-5);
+  }
+  CHECK(merged > 20);
+  CHECK(rejected > 20);
+}
+
+TEST_CASE(
+    "D2O finds the most similar key by products with the stored keys: of all rows it reads those that go or change") {
+  support::FakeHead<D2O> fake({.budget = 500, .sinks = 2, .layer_budgets = false});
+  fake.append(500);
+  fake.observe(Event::prompt_end, 500);
+  fake.append(1);
+  fake.observe(Event::decode, 1);
+  Spy spy(fake);
+  Head<D2O> head = fake.head(Event::decode);
+  fake.score(head);
+  head.source = &spy;
+  const Plan plan = fake.plan(head);
+  CHECK(plan.kept_count() == 500);
+  CHECK(spy.products_asked == 1);
+  CHECK(spy.rows == 4);  // keys and values of the token that goes and of the one that takes it in
+}
+
+TEST_CASE("Attention matching changes values and multiplicities, and no key") {
+  const SnapKV base{.budget = 60, .window = 32};
+  CacheCore plain(Small, stages_of(base), Exact);
+  CacheCore matched(Small, stages_of(AttentionMatching{.base = base, .budget = 60}), Exact);
+  feed_prompt(plain);
+  feed_prompt(matched);
+  for (const HeadId id : heads()) {
+    CHECK(matched.positions(id) == plain.positions(id));
+    CHECK(rows_of(matched, id).keys == rows_of(plain, id).keys);
+    CHECK(rows_of(matched, id).values != rows_of(plain, id).values);
+  }
+}
+
+namespace {
+
+/// What a cache answers to the last query of the prompt, and the logarithms of the normalisers.
+struct Answers {
+  std::vector<float> out, lse;
+};
+Answers answers(const Stages& stages) {
+  CacheCore cache(Small, stages, Exact);
+  feed_prompt(cache);
+  Answers all;
+  for (std::size_t layer = 0; layer < Small.layers; ++layer) {
+    support::Outputs out(Small, 1);
+    std::vector<float> lse(Small.query_heads);
+    cache.attend(layer, text().tokens(layer, PromptTokens - 1, 1).q, out.rows(0, 1), lse);
+    all.out.insert(all.out.end(), out.values().begin(), out.values().end());
+    all.lse.insert(all.lse.end(), lse.begin(), lse.end());
+  }
+  return all;
+}
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += std::pow(double(a[i]) - double(b[i]), 2);
+  return std::sqrt(sum / double(a.size()));
+}
+
+}  // namespace
+
+TEST_CASE(
+    "After attention matching the prompt's last query finds the whole prompt's normaliser, by multiplicities, and "
+    "output, by values") {
+  const SnapKV base{.budget = 60, .window = 32};
+  const Answers whole = answers(stages_of(Full{})), plain = answers(stages_of(base));
+  AttentionMatching matching{.base = base, .budget = 60, .probes = 16};
+  const Answers both = answers(stages_of(matching));
+  matching.weights = false;
+  const Answers values = answers(stages_of(matching));
+  const auto out_error = [&](const Answers& one) { return difference(one.out, whole.out); };
+  const auto lse_error = [&](const Answers& one) { return difference(one.lse, whole.lse); };
+  INFO("outputs: base " << out_error(plain) << ", values " << out_error(values) << ", both " << out_error(both));
+  INFO("normalisers: base " << lse_error(plain) << ", values " << lse_error(values) << ", both " << lse_error(both));
+  CHECK(out_error(values) < out_error(plain) / 2);
+  CHECK(out_error(both) < out_error(plain) / 2);
+  CHECK(lse_error(both) < lse_error(plain) / 4);
+  CHECK(lse_error(values) == lse_error(plain));
+}

@@ -1,0 +1,165 @@
+// What every policy of the literature inherits from the core without a line of its own: a prompt in parts is a prompt
+// whole, forks, refused drafts, and pipelines.
+#include "catch_shim.hpp"
+#include "kvc/cache/kv_cache.hpp"
+#include "kvc/policies/all.hpp"
+#include "literature/attention_matching.hpp"
+#include "literature/cake.hpp"
+#include "literature/d2o.hpp"
+#include "literature/duo_attention.hpp"
+#include "literature/expected_attention.hpp"
+#include "literature/hadamard.hpp"
+#include "literature/importance_tiers.hpp"
+#include "literature/keydiff.hpp"
+#include "literature/kvzip.hpp"
+#include "literature/nf4.hpp"
+#include "literature/pre_rotary.hpp"
+#include "literature/rank_fusion.hpp"
+#include "literature/think.hpp"
+#include "literature/tova.hpp"
+#include "literature/trial.hpp"
+
+using namespace literature;
+
+namespace {
+
+struct Entry {
+  std::string name;
+  Stages stages;
+  std::size_t most;  ///< slots that all heads may hold after the prompt
+};
+
+constexpr std::size_t Whole = PromptTokens * 8;
+
+template <class P>
+Entry entry(std::string name, const P& policy, std::size_t most = 100 * 8) {
+  return {std::move(name), stages_of(policy), most};
+}
+
+HeadTable every_second_head() {
+  return {4, 2, {1, 0, 1, 0, 1, 0, 1, 0}};
+}
+RankFusion fusion() {
+  return {.policies = {H2O{.recent = 0, .normalize = true, .when = When::prompt_end}, KVzip{},
+                       KVzip{.reduce = Reduce::sum}},
+          .budget = 100};
+}
+
+/// The policies alone.
+std::vector<Entry> alone() {
+  // D2O spares three layers of four.
+  return {
+      entry("keydiff", KeyDiff{.budget = 100}),
+      entry("tova", TOVA{.budget = 100}),
+      entry("expected attention", ExpectedAttention{.budget = 100}),
+      entry("kvzip", KVzip{.budget = 100}),
+      entry("pyramidkv", SnapKV{.budget = Budget::pyramid(100, 32), .window = 32}),
+      entry("cake", Cake{.budget = 100}),
+      entry("rank fusion", fusion()),
+      entry("d2o", D2O{.budget = 100}, 6 * PromptTokens + 2 * 200),
+      entry("d2o with even layers", D2O{.budget = 100, .layer_budgets = false}),
+      entry("attention matching", AttentionMatching{.base = SnapKV{.window = 32}, .budget = 100}),
+      entry("attention matching over keydiff", AttentionMatching{.base = KeyDiff{}, .budget = 100}),
+      entry("duo attention", DuoAttention{.heads = every_second_head(), .sinks = 10, .recent = 50}, 4 * 300 + 4 * 60),
+      entry("ada_kv over expected attention", AdaKV{.base = ExpectedAttention{}, .budget = 100}, 101 * 8),
+      entry("nf4", Nf4{}, Whole),
+      entry("hadamard", HadamardQuant{}, Whole),
+      entry("before rope", PreRotary{}, Whole),
+      entry("think", ThinK{.recent = 20}, Whole),
+      entry("importance tiers", ImportanceTiers{}, Whole),
+      entry("per layer", PerLayer{Full{.bits = 8}, 0, 1} | PerLayer{KIVI{.bits = 2, .residual = 32}, 2}, Whole)};
+}
+
+/// The same in pipelines: what evicts before KIVI, what quantizes behind SnapKV, and a few mixtures.
+std::vector<Entry> composed() {
+  const KIVI kivi{.bits = 4, .residual = 32};
+  const SnapKV snapkv{.budget = 150, .window = 32};
+  return {entry("keydiff | kivi", KeyDiff{.budget = 100} | kivi),
+          entry("tova | kivi", TOVA{.budget = 100} | kivi),
+          entry("expected attention | kivi", ExpectedAttention{.budget = 100} | kivi),
+          entry("kvzip | kivi", KVzip{.budget = 100} | kivi),
+          entry("pyramidkv | kivi", SnapKV{.budget = Budget::pyramid(100, 32), .window = 32} | kivi),
+          entry("cake | kivi", Cake{.budget = 100} | kivi),
+          entry("rank fusion | kivi", fusion() | kivi),
+          entry("d2o | kivi", D2O{.budget = 100} | kivi, 6 * PromptTokens + 2 * 200),
+          entry("attention matching | kivi", AttentionMatching{.base = SnapKV{.window = 32}, .budget = 100} | kivi),
+          entry("duo attention | kivi", DuoAttention{.heads = every_second_head(), .sinks = 10, .recent = 50} | kivi,
+                4 * 300 + 4 * 60),
+          entry("snapkv | nf4", snapkv | Nf4{}, 150 * 8),
+          entry("snapkv | hadamard", snapkv | HadamardQuant{}, 150 * 8),
+          entry("snapkv | before rope", snapkv | PreRotary{}, 150 * 8),
+          entry("snapkv | think", snapkv | ThinK{.recent = 20}, 150 * 8),
+          entry("snapkv | importance tiers", snapkv | ImportanceTiers{}, 150 * 8),
+          entry("per layer: tova, keydiff; hadamard",
+                PerLayer{TOVA{.budget = 100}, 0, 1} | PerLayer{KeyDiff{.budget = 90}, 2} | HadamardQuant{}),
+          entry("kvzip | think", KVzip{.budget = 150} | ThinK{}, 150 * 8),
+          entry("duo attention | per layer",
+                DuoAttention{.heads = every_second_head(), .sinks = 10, .recent = 50} |
+                    PerLayer{Full{.bits = 8}, 0, 1} | PerLayer{kivi, 2},
+                4 * 300 + 4 * 60)};
+}
+
+std::vector<Entry> everything() {
+  std::vector<Entry> all = alone();
+  for (Entry& each : composed()) all.push_back(std::move(each));
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("A policy of the literature keeps no more than it may, alone and in a pipeline") {
+  for (const Entry& each : everything()) {
+    INFO(each.name);
+    CacheCore cache(Small, each.stages);
+    feed_prompt(cache);
+    const std::size_t slots = cache.stats().slots;
+    CHECK(slots <= each.most);
+    CHECK(slots >= each.most * 2 / 3);
+  }
+}
+
+TEST_CASE("A policy of the literature does with a prompt in parts what it does with it whole, to the bit") {
+  for (const Entry& each : everything()) {
+    INFO(each.name);
+    CacheCore whole(Small, each.stages), parts(Small, each.stages);
+    feed_prompt(whole);
+    feed_prompt(parts, {100, 7, 120, 73});
+    CHECK(holdings(parts) == holdings(whole));
+    CHECK(decode(parts) == decode(whole));
+    CHECK(holdings(parts).positions == holdings(whole).positions);
+  }
+}
+
+TEST_CASE("A fork of a policy of the literature goes on as the original does, and both on their own") {
+  for (const Entry& each : everything()) {
+    INFO(each.name);
+    CacheCore cache(Small, each.stages), twin(Small, each.stages);
+    feed_prompt(cache);
+    feed_prompt(twin);
+    CacheCore fork = cache.fork();
+    const std::vector<float> expected = decode(twin);
+    CHECK(decode(fork) == expected);
+    CHECK(decode(cache) == expected);
+    CHECK(holdings(cache) == holdings(twin));
+    decode(fork, PromptTokens + DecodedTokens, DecodedTokens);
+    CHECK(holdings(cache) == holdings(twin));
+  }
+}
+
+TEST_CASE("Drafted tokens that are refused leave a policy of the literature as it was") {
+  for (const Entry& each : everything()) {
+    INFO(each.name);
+    CacheCore cache(Small, each.stages), twin(Small, each.stages);
+    for (CacheCore* one : {&cache, &twin}) {
+      feed_prompt(*one);
+      decode(*one, PromptTokens, 5);
+    }
+    for (std::size_t layer = 0; layer < Small.layers; ++layer) {
+      support::Outputs out(Small, 3);
+      cache.draft(layer, text().tokens(layer, PromptTokens + DecodedTokens, 3), out.rows(0, 3));
+    }
+    cache.accept(0);
+    CHECK(holdings(cache) == holdings(twin));
+    CHECK(decode(cache, PromptTokens + 5, 10) == decode(twin, PromptTokens + 5, 10));
+  }
+}

@@ -1,0 +1,50 @@
+#pragma once
+#include "kvc/policy/policy.hpp"
+
+namespace literature {
+using namespace kvc;
+
+/// TOVA (Oren et al., "Transformers are Multi-State RNNs", arXiv 2401.06104): the tokens to which the newest query of
+/// the layer attends most, on average over all query heads of the LAYER, so that all its heads keep the same tokens;
+/// after the prompt and after every generated token. As kvpress's TOVAPress, which protects the prompt's last token.
+struct TOVA {
+  Budget budget = 1024;
+  When when = When::every_pass;
+  static constexpr EqualSlots equal_slots = EqualSlots::layer, needs_equal_slots = EqualSlots::layer;
+
+  static constexpr PolicyName name{"tova", "Keeps the tokens to which the newest query of the layer attends."};
+  static constexpr auto parameters() {
+    return list(parameter("budget", &TOVA::budget, "Slots that a head may hold."),
+                parameter("when", &TOVA::when, "After which events it evicts."));
+  }
+
+  /// Attention from the newest generated token.
+  struct Slot {
+    float weight = 0;
+  };
+  Needs needs() const {
+    return {.decode = acts_after(when, Event::decode) ? Feed::rows : Feed::none, .query_window = 1};
+  }
+  void observe(Head<TOVA>& head, const Observation& seen) const {
+    const std::size_t rows = seen.attention.count;
+    if (rows == 0) return;
+    const ConstRows newest = seen.attention.subrows(rows - head.group(), head.group());
+    for (std::size_t slot = 0; slot < head.size(); ++slot)
+      head.slots[slot].weight = reduce_column(newest, slot, Reduce::sum);
+  }
+
+  void score_layer(Layer<TOVA> heads, ScoreSpans scores) const {
+    const bool prompt = heads[0].event != Event::decode;
+    std::ranges::fill(scores[0], 0.0f);
+    for (const Head<TOVA>& head : heads) {
+      const ConstRows votes = prompt ? window_votes(head, 1) : ConstRows();
+      for (std::size_t slot = 0; slot < head.size(); ++slot)
+        scores[0][slot] += prompt ? reduce_column(votes, slot, Reduce::sum) : head.slots[slot].weight;
+    }
+    if (prompt) protect_last(scores[0], 1);
+    for (const std::span<float> other : scores.subspan(1)) std::ranges::copy(scores[0], other.begin());
+  }
+  void validate(const CacheShape& shape) const { budget.require(1, "TOVA: one slot", shape); }
+};
+
+}  // namespace literature
