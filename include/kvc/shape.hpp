@@ -58,7 +58,8 @@ struct CacheShape {
     };
     require(layers > 0 && kv_heads > 0 && query_heads > 0, "layers, query_heads and kv_heads must be positive");
     const auto at_most = [&](const char* name, std::size_t value, std::size_t most) {
-      require(value <= most, std::string(name) + " must be at most " + std::to_string(most) + ", got " + std::to_string(value));
+      require(value <= most,
+              std::string(name) + " must be at most " + std::to_string(most) + ", got " + std::to_string(value));
     };
     at_most("layers", layers, MostHeads);
     at_most("query_heads", query_heads, MostHeads);
@@ -89,4 +90,4 @@ struct Tokens {
   std::span<const Position> positions = {};  ///< strictly ascending; empty: they continue from the last token seen
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

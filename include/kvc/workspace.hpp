@@ -74,7 +74,7 @@ class Workspace {
  private:
   static constexpr std::size_t Alignment = 64, SmallestChunk = std::size_t{1} << 16;
   struct Free {
-    void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{Alignment}); }
+    void operator()(std::byte* memory) const { ::operator delete (memory, std::align_val_t{Alignment}); }
   };
   struct Chunk {
     std::unique_ptr<std::byte, Free> memory;
@@ -108,7 +108,7 @@ class Workspace {
     bytes_.store(this->bytes() + bytes, std::memory_order_relaxed);
   }
   static std::byte* allocate(std::size_t bytes) {
-    return static_cast<std::byte*>(::operator new(bytes, std::align_val_t{Alignment}));
+    return static_cast<std::byte*>(::operator new (bytes, std::align_val_t{Alignment}));
   }
   [[noreturn]] static void throw_bad_alloc() {
 #if defined(__cpp_exceptions)
@@ -171,4 +171,4 @@ class WorkspacePool {
   std::vector<Workspace*> free_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

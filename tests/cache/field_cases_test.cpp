@@ -229,8 +229,9 @@ TEST_CASE("Arguments that would let rows run into each other, or into nothing, a
   CHECK(refusal([&] { cache.attend(0, text.tokens(10, 1).q, {out.data(), 1, 64}, lse); }) == ErrorCode::shape_mismatch);
   CacheCore* twice[] = {&cache, &cache};
   SerialExecutor serial;
-  CHECK(refusal([&] { decode_batch(twice, 0, text.tokens(10, 2), {out.data(), 2, 64}, serial); }) ==
-        ErrorCode::invalid_argument);
+  CHECK(refusal([&] {
+          decode_batch(twice, 0, text.tokens(10, 2), {out.data(), 2, 64}, serial);
+        }) == ErrorCode::invalid_argument);
   CHECK(cache.stats().seen == 10);
 }
 

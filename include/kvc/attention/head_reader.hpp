@@ -219,4 +219,4 @@ class HeadReader {
   bool selects_ = false;
 };
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

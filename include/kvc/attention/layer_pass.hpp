@@ -50,19 +50,23 @@ struct FeedSet {
 
   void add(Feed feed) { wanted[static_cast<std::size_t>(feed)] = feed != Feed::none; }
   bool has(Feed feed) const { return wanted[static_cast<std::size_t>(feed)]; }
-  bool any() const { return std::any_of(std::begin(wanted), std::end(wanted), [](bool one) { return one; }); }
+  bool any() const {
+    return std::any_of(std::begin(wanted), std::end(wanted), [](bool one) { return one; });
+  }
 };
 
 /// Rows of a feed that has a row per query head of the group, or one for all of them.
-inline std::size_t feed_rows(Feed feed, std::size_t group) { return feed == Feed::group_sums ? 1 : group; }
+inline std::size_t feed_rows(Feed feed, std::size_t group) {
+  return feed == Feed::group_sums ? 1 : group;
+}
 
 /// One layer's attention in one call: the heads, whose newest slots are the call's tokens, and their queries.
 struct LayerPass {
   std::span<const HeadStore> heads;
   Settings settings;
-  ConstRows queries;      ///< [tokens, query_heads * head_dim] of the layer
-  Rows<float> out = {};   ///< [tokens, query_heads * value_dim]; no data: nobody wants it
-  bool in_turn = false;   ///< one thread takes one head after the other, so the next head may be prefetched
+  ConstRows queries;       ///< [tokens, query_heads * head_dim] of the layer
+  Rows<float> out = {};    ///< [tokens, query_heads * value_dim]; no data: nobody wants it
+  bool in_turn = false;    ///< one thread takes one head after the other, so the next head may be prefetched
   std::size_t window = 0;  ///< queries at the pass's end whose column sums are kept for HeadView::window_sums; 0: none
 
   std::size_t tokens() const { return queries.count; }
@@ -90,8 +94,8 @@ inline std::span<const std::int32_t> newest_shifts(const HeadStore& head, std::s
 inline Queries queries_of(const LayerPass& pass, std::size_t head, std::size_t first, std::size_t count,
                           Workspace::Frame& frame) {
   const CacheShape& shape = *pass.settings.shape;
-  Queries queries = load_queries(shape, pass.queries.subrows(first, count), head,
-                                 frame.take(count * shape.group() * shape.head_dim));
+  Queries queries =
+      load_queries(shape, pass.queries.subrows(first, count), head, frame.take(count * shape.group() * shape.head_dim));
   if (pass.settings.in_cache)
     queries.shifts = newest_shifts(pass.heads[head], pass.tokens(), frame).subspan(first, count);
   return queries;
@@ -110,4 +114,4 @@ inline void write_out(const LayerPass& pass, std::size_t head, std::size_t first
     state.finish(row, pass.out_of(first + row / pass.group(), head, row % pass.group()));
 }
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

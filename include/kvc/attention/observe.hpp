@@ -183,4 +183,4 @@ inline void softmax_rows(std::span<float> logits, std::size_t rows, std::size_t 
   }
 }
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

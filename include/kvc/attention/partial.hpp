@@ -82,7 +82,7 @@ struct KeptScores {
 
 /// Room for the scores of `rows` queries over `keys` key rows.
 inline KeptScores room_for_scores(std::size_t rows, std::size_t keys, Workspace::Frame& frame) {
-  std::size_t stride = round_up(keys, TileLanes);  // read back as whole tiles
+  std::size_t stride = round_up(keys, TileLanes);    // read back as whole tiles
   if (stride % ChunkRows == 0) stride += TileLanes;  // powers of two apart, rows share sets of the caches
   const auto memory = frame.take(rows * (stride + divide_up(keys, ChunkRows)));
   return {memory.data(), memory.data() + rows * stride, stride};
@@ -169,4 +169,4 @@ inline void attend(const HeadReader& reader, std::size_t begin, std::size_t end,
     attend_out_of_step(reader, queries, limit_first, state, kept);
 }
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

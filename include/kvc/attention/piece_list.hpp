@@ -105,4 +105,4 @@ class PieceList {
   Piece pieces_[Capacity];
 };
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

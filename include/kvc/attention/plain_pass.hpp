@@ -33,4 +33,4 @@ inline void attend_all(std::span<const HeadStore> heads, const Settings& setting
   }
 }
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

@@ -112,4 +112,4 @@ class PreparedQueries {
   std::int32_t shift_ = 0;
 };
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

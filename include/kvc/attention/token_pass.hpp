@@ -96,4 +96,4 @@ inline void attend_parts(const LayerPass& pass, std::size_t parts, std::vector<f
   });
 }
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

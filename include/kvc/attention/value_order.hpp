@@ -129,4 +129,4 @@ class ValueOrder {
   std::span<Stretch> stretches_;
 };
 
-}  // namespace kvc::attention
+}  // namespace kvc::inline KVC_ABI::attention

@@ -101,8 +101,8 @@ inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& work
 
 /// Joint verbs of one stage over the heads [first, first + count): their scores, then their budgets. With a prompt, budgets
 /// start from the policy's own, whatever earlier prompts got; with generated tokens from what it allocated last.
-inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std::size_t count, const Occasion& occasion,
-                           bool cascades) {
+inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std::size_t count,
+                           const Occasion& occasion, bool cascades) {
   const Stage& policy = *in.stages[stage];
   const Stage::Verbs& verbs = in.nodes[in.stage_node[stage]].verbs;
   const WorkspacePool::Lease feed_memory(*in.workspaces), verb_memory(*in.workspaces);
@@ -149,8 +149,8 @@ inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std
   const bool over_layers = count > in.shape.kv_heads || in.shape.layers == 1;
   if (verbs.allocate && !cascades)
     for (std::size_t i = 0; i < heads.size(); i += in.shape.kv_heads)
-      policy.allocate(std::span(heads).subspan(i, in.shape.kv_heads),
-                      std::span(budgets).subspan(i, in.shape.kv_heads), *verb_memory);
+      policy.allocate(std::span(heads).subspan(i, in.shape.kv_heads), std::span(budgets).subspan(i, in.shape.kv_heads),
+                      *verb_memory);
   if (verbs.cascade && cascades) policy.cascade(heads, budgets, *verb_memory);
   if (verbs.allocate_all && over_layers && !cascades) policy.allocate_all(heads, budgets, *verb_memory);
   for (std::size_t i = 0; i < heads.size(); ++i) in.memory[numbers[i]].budgets[stage] = budgets[i];
@@ -173,8 +173,8 @@ inline void act_stage(Inside& in, std::size_t stage, std::size_t first, std::siz
     occasion.executor->parallel_for(in.shape.kv_heads, [&](std::size_t local) {
       const std::size_t head = begin + local;
       const WorkspacePool::Lease workspace(*in.workspaces);
-      const std::span<const float> scores = scored ? std::span<const float>(in.joint_scores[head])
-                                                   : std::span<const float>();
+      const std::span<const float> scores =
+          scored ? std::span<const float>(in.joint_scores[head]) : std::span<const float>();
       if (plan_head(in, stage, head, occasion, scores, *workspace)) carry_out(in, head, occasion.event, *workspace);
     });
 }
@@ -237,4 +237,4 @@ inline Finished act(Inside& in, std::size_t layer, const Occasion& occasion, Tra
   return {0, in.shape.layers};
 }
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

@@ -62,9 +62,9 @@ inline void check_batch(std::span<Inside* const> caches, std::size_t layer, cons
   }
   const std::size_t heads = caches.empty() ? 1 : caches[0]->shape.kv_heads;
   if (!tokens.scores.empty() && tokens.scores.size() != caches.size() * heads)
-    fail(ErrorCode::missing_feed, "decode_batch: Tokens::scores: got " + std::to_string(tokens.scores.size()) +
-                                      " numbers, expected [caches, kv_heads] = " +
-                                      std::to_string(caches.size() * heads));
+    fail(ErrorCode::missing_feed,
+         "decode_batch: Tokens::scores: got " + std::to_string(tokens.scores.size()) +
+             " numbers, expected [caches, kv_heads] = " + std::to_string(caches.size() * heads));
   for (std::size_t b = 0; b < caches.size(); ++b) {
     check_tokens(*caches[b], "decode_batch", layer, part_of(tokens, b, 1, heads), out.subrows(b, 1), false);
     check_no_drafts(*caches[b], "decode_batch");
@@ -145,4 +145,4 @@ KVC_FORWARD void decode_batch(std::span<CacheCore* const> caches, std::size_t la
   });
 }
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

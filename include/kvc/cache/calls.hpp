@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "kvc/cache/lifecycle.hpp"
 #include "kvc/attention/plain_pass.hpp"
+#include "kvc/cache/lifecycle.hpp"
 #include "kvc/cache/passes.hpp"
 
 // What an engine calls: the members of CacheCore.
@@ -26,8 +26,9 @@ decltype(auto) guarded(const char* name, Call call) {
   } catch (const std::bad_alloc&) {
     fail(ErrorCode::out_of_memory, std::string(name) + ": memory was refused; the cache is as it was before the call");
   } catch (const std::length_error&) {
-    fail(ErrorCode::out_of_memory, std::string(name) + ": more memory was asked for than there can be; the cache is as "
-                                                       "it was before the call");
+    fail(ErrorCode::out_of_memory, std::string(name) +
+                                       ": more memory was asked for than there can be; the cache is as "
+                                       "it was before the call");
   }
 #else
   static_cast<void>(name);
@@ -48,7 +49,8 @@ inline void finish(Inside& in, const Finished& finished, Event event) noexcept {
 
 /// The tokens [first, first + count) of a call.
 inline Tokens part_of(const Tokens& tokens, std::size_t first, std::size_t count, std::size_t kv_heads) {
-  Tokens part{.q = tokens.q.subrows(first, count), .k = tokens.k.subrows(first, count), .v = tokens.v.subrows(first, count)};
+  Tokens part{
+      .q = tokens.q.subrows(first, count), .k = tokens.k.subrows(first, count), .v = tokens.v.subrows(first, count)};
   if (!tokens.scores.empty()) part.scores = tokens.scores.subspan(first * kv_heads, count * kv_heads);
   if (!tokens.positions.empty()) part.positions = tokens.positions.subspan(first, count);
   return part;
@@ -88,8 +90,7 @@ inline void act_everywhere(Inside& in, const Occasion& occasion) {
   if (occasion.event == Event::prompt_end)
     for (std::size_t layer = 0; layer < in.shape.layers; ++layer) open_prompt(in, layer);
   std::vector<Finished> all;
-  for (std::size_t layer = 0; layer < in.shape.layers; ++layer)
-    all.push_back(act(in, layer, occasion, transaction));
+  for (std::size_t layer = 0; layer < in.shape.layers; ++layer) all.push_back(act(in, layer, occasion, transaction));
   for (const Finished& finished : all) finish(in, finished, occasion.event);
   transaction.commit();
 }
@@ -164,10 +165,7 @@ inline Finished accept_on_layer(Inside& in, std::size_t layer, std::size_t token
                         .k = {nullptr, tokens, 0},
                         .v = {},
                         .scores = scores.first(in.demands.external_scores ? tokens * in.shape.kv_heads : 0)};
-  const Pass pass{.layer = layer,
-                  .event = Event::decode,
-                  .tokens = &observed,
-                  .executor = in.executor};
+  const Pass pass{.layer = layer, .event = Event::decode, .tokens = &observed, .executor = in.executor};
   attention::attend_prompt(layer_pass(in, pass), feeds_after(in, layer, Event::decode), in.attention, in.feed_memory,
                            *in.executor, *in.workspaces);
   in.executor->parallel_for(in.shape.kv_heads, [&](std::size_t local) {
@@ -222,14 +220,10 @@ KVC_FORWARD void CacheCore::draft(std::size_t layer, const Tokens& tokens, Rows<
     for (std::size_t t = 0; t < tokens.q.count; ++t)
       state.drafted_positions.push_back(tokens.positions.empty() ? from + static_cast<Position>(t)
                                                                  : tokens.positions[t]);
-    cache::run_in(in,
-                  {.layer = layer,
-                   .event = Event::decode,
-                   .tokens = &tokens,
-                   .out = out,
-                   .executor = in.executor,
-                   .draft = true},
-                  transaction);
+    cache::run_in(
+        in,
+        {.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .executor = in.executor, .draft = true},
+        transaction);
     if (state.drafted_tokens() == tokens.q.count) state.drafted_from = from;
     transaction.commit();
   });
@@ -290,12 +284,11 @@ KVC_FORWARD void CacheCore::attend(std::size_t layer, ConstRows queries, Rows<fl
   cache::check_layer(in, layer);
   cache::check_rows({"attend", "queries"}, queries, queries.count, shape.query_heads * shape.head_dim);
   cache::check_rows({"attend", "out"}, out, queries.count, shape.query_heads * shape.values_dim());
-  if (in.options.check_finite)
-    cache::check_values({"attend", "queries"}, queries, std::numeric_limits<float>::max());
+  if (in.options.check_finite) cache::check_values({"attend", "queries"}, queries, std::numeric_limits<float>::max());
   if (!lse.empty() && lse.size() != queries.count * shape.query_heads)
-    fail(ErrorCode::shape_mismatch, "attend: lse: got " + std::to_string(lse.size()) +
-                                        " numbers, expected [tokens, query_heads] = " +
-                                        std::to_string(queries.count * shape.query_heads));
+    fail(ErrorCode::shape_mismatch,
+         "attend: lse: got " + std::to_string(lse.size()) +
+             " numbers, expected [tokens, query_heads] = " + std::to_string(queries.count * shape.query_heads));
   cache::guarded("attend", [&] {
     const WorkspacePool::Lease workspace(*in.workspaces);
     attention::attend_all(in.heads_of(layer), in.settings(layer), in.layers[layer].next_position, queries, out, lse,
@@ -305,9 +298,8 @@ KVC_FORWARD void CacheCore::attend(std::size_t layer, ConstRows queries, Rows<fl
 
 KVC_FORWARD void CacheCore::compress() {
   cache::check_no_drafts(*inside_, "compress");
-  cache::guarded("compress", [&] {
-    cache::act_everywhere(*inside_, {.event = Event::prompt_end, .executor = inside_->executor});
-  });
+  cache::guarded("compress",
+                 [&] { cache::act_everywhere(*inside_, {.event = Event::prompt_end, .executor = inside_->executor}); });
 }
 
 KVC_FORWARD void CacheCore::make_room(std::size_t tokens) {
@@ -318,8 +310,7 @@ KVC_FORWARD void CacheCore::make_room(std::size_t tokens) {
                                           " tokens were announced, more than there are positions (" +
                                           std::to_string(Most) + ")");
   cache::guarded("make_room", [&] {
-    cache::act_everywhere(*inside_,
-                          {.event = Event::make_room, .incoming = tokens, .executor = inside_->executor});
+    cache::act_everywhere(*inside_, {.event = Event::make_room, .incoming = tokens, .executor = inside_->executor});
   });
 }
 
@@ -410,4 +401,4 @@ KVC_FORWARD const AnyState& CacheCore::any_state(std::string_view policy, HeadId
   return *inside_->memory[cache::index_of(*inside_, id)].states[cache::node_of(*inside_, policy, id)];
 }
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -61,9 +61,10 @@ inline void check_values(const Argument& argument, const ConstRows& rows, float 
         argument.text() + ": row " + std::to_string(row) + ", column " + std::to_string(column) + " is ";
     if (!std::isfinite(value))
       fail(ErrorCode::non_finite, place + (std::isnan(value) ? "NaN" : "infinite") + "; nothing was appended");
-    fail(ErrorCode::non_finite, place + std::to_string(value) + ", beyond " + std::to_string(limit) +
-                                    ", the most that the cache's formats hold: CacheOptions::dense = {Scalar::f32}, and "
-                                    "f32 metadata of a quantizer, hold more; nothing was appended");
+    fail(ErrorCode::non_finite,
+         place + std::to_string(value) + ", beyond " + std::to_string(limit) +
+             ", the most that the cache's formats hold: CacheOptions::dense = {Scalar::f32}, and "
+             "f32 metadata of a quantizer, hold more; nothing was appended");
   }
 }
 
@@ -78,8 +79,9 @@ inline float layer_limit(const Inside& in, std::size_t layer, Role role) {
 inline void check_positions(const Inside& in, const char* call, std::size_t layer, const Tokens& tokens) {
   const std::size_t count = tokens.k.count;
   if (!tokens.positions.empty() && tokens.positions.size() != count)
-    fail(ErrorCode::shape_mismatch, std::string(call) + ": Tokens::positions: got " + std::to_string(tokens.positions.size()) +
-                                        ", expected one per token (" + std::to_string(count) + ") or none");
+    fail(ErrorCode::shape_mismatch, std::string(call) + ": Tokens::positions: got " +
+                                        std::to_string(tokens.positions.size()) + ", expected one per token (" +
+                                        std::to_string(count) + ") or none");
   constexpr Position Largest = std::numeric_limits<Position>::max();
   Position last = in.layers[layer].next_position - 1;
   for (const Position position : tokens.positions) {
@@ -101,9 +103,9 @@ inline void check_scores(const Inside& in, const char* call, const Tokens& token
   if (!in.demands.external_scores) return;
   const std::size_t wanted = tokens.k.count * in.shape.kv_heads;
   if (tokens.scores.size() != wanted)
-    fail(ErrorCode::missing_feed, std::string(call) + ": Tokens::scores: got " + std::to_string(tokens.scores.size()) +
-                                      " numbers, the policy needs external scores [tokens, kv_heads] = " +
-                                      std::to_string(wanted));
+    fail(ErrorCode::missing_feed,
+         std::string(call) + ": Tokens::scores: got " + std::to_string(tokens.scores.size()) +
+             " numbers, the policy needs external scores [tokens, kv_heads] = " + std::to_string(wanted));
   for (std::size_t i = 0; i < wanted; ++i)
     if (std::isinf(tokens.scores[i]) && tokens.scores[i] > 0)
       fail(ErrorCode::non_finite, std::string(call) + ": Tokens::scores: number " + std::to_string(i) +
@@ -142,4 +144,4 @@ inline void check_tokens(const Inside& in, const char* call, std::size_t layer, 
   }
 }
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

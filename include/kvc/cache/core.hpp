@@ -117,4 +117,4 @@ class CacheCore {
 void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
                   Executor& executor);
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -161,4 +161,4 @@ class HeadFeed final : public HeadSource {
   std::vector<float>* reused_ = nullptr;
 };
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

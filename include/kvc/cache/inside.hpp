@@ -62,8 +62,8 @@ struct HeadMemory {
   std::vector<std::size_t> budgets;               ///< per stage, once a verb that allocates has set it
   std::vector<StageMemory> places;                ///< per node: where its memory lies now (see any_head)
   bool fitted = false;                            ///< whether Stage::fit was asked
-  bool changed = false;  ///< whether a plan, a seal or an observation took effect in this call
-  std::size_t index_from = Unlimited;  ///< slots from here on must be indexed again; Unlimited: none
+  bool changed = false;                           ///< whether a plan, a seal or an observation took effect in this call
+  std::size_t index_from = Unlimited;             ///< slots from here on must be indexed again; Unlimited: none
 };
 
 /// What one head was before a call, as far as the call changes it (see Transaction).
@@ -88,7 +88,7 @@ struct WaitingSeal {
 /// Working memory of one KV head of whichever layer is worked on.
 struct HeadWork {
   Plan plan;
-  bool planned = false;  ///< whether `plan` is made, changes something and waits to be carried out
+  bool planned = false;           ///< whether `plan` is made, changes something and waits to be carried out
   std::size_t planned_stage = 0;  ///< the stage that made the plan
   bool in_place = false;          ///< whether the plan only drops slots, and no row moves for it
   bool seals = false;             ///< whether nothing is planned, but something is to be sealed
@@ -116,7 +116,7 @@ struct Inside {
 
   std::vector<HeadStore> heads;  ///< layer-major
   std::vector<HeadMemory> memory;
-  std::vector<HeadWork> work;  ///< per KV head of a layer
+  std::vector<HeadWork> work;                       ///< per KV head of a layer
   std::vector<attention::HeadAttention> attention;  ///< per KV head of a layer: what policies are shown of a pass
   std::vector<LayerState> layers;
   std::vector<Position> ramp;  ///< 0, 1, 2, …: the positions of a head from which nothing was evicted
@@ -131,7 +131,9 @@ struct Inside {
   HeadId id_of(std::size_t head) const {
     return {static_cast<std::uint32_t>(head / shape.kv_heads), static_cast<std::uint32_t>(head % shape.kv_heads)};
   }
-  std::span<HeadStore> heads_of(std::size_t layer) { return std::span(heads).subspan(first_head(layer), shape.kv_heads); }
+  std::span<HeadStore> heads_of(std::size_t layer) {
+    return std::span(heads).subspan(first_head(layer), shape.kv_heads);
+  }
   std::span<const HeadStore> heads_of(std::size_t layer) const {
     return std::span(heads).subspan(first_head(layer), shape.kv_heads);
   }
@@ -171,4 +173,4 @@ struct Pass {
   std::size_t count() const { return tokens->k.count; }
 };
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

@@ -30,4 +30,4 @@ class KVCache : public CacheCore {
   PolicyType policy_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

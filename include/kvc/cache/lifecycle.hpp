@@ -214,4 +214,4 @@ inline Stats cache_stats(const Inside& in) {
   return sum;
 }
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

@@ -109,4 +109,4 @@ inline Finished merge_and_seal(Inside& in, std::size_t layer, const Occasion& oc
   return {first, layer + 1 - first};
 }
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

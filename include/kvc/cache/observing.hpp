@@ -24,13 +24,13 @@ inline AnyHead any_head(Inside& in, std::size_t node, std::size_t head, Event ev
   view.seen = store.seen();
   view.incoming = incoming;
   view.shape = &in.shape;
-  view.positions =
-      store.positions().identity() ? std::span<const Position>(in.ramp).first(store.size()) : store.positions().entries();
+  view.positions = store.positions().identity() ? std::span<const Position>(in.ramp).first(store.size())
+                                                : store.positions().entries();
   view.multiplicity = store.multiplicity();
   view.source = &source;
   const bool own = in.stage_node[owner] == node;
-  view.budget = own && memory.budgets[owner] != Unlimited ? memory.budgets[owner]
-                                                          : stage.budget(view.id, view.seen, in.shape);
+  view.budget =
+      own && memory.budgets[owner] != Unlimited ? memory.budgets[owner] : stage.budget(view.id, view.seen, in.shape);
   // Columns move when they grow, so where they lie is asked anew, of the node and of its members behind it.
   const std::size_t end = own && owner + 1 < in.stage_node.size() ? in.stage_node[owner + 1] : in.nodes.size();
   for (std::size_t i = node; i < end; ++i) memory.places[i] = {store.column(i), memory.states[i].get()};
@@ -141,4 +141,4 @@ inline void close_prompt(Inside& in, std::size_t layer) {
     for (auto& state : in.memory[head].states) state->close_prompt();
 }
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

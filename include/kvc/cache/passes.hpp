@@ -41,14 +41,16 @@ inline attention::LayerPass layer_pass(const Inside& in, const Pass& pass) {
           .in_turn = pass.executor == &in.serial};
 }
 
-inline void append_head(Inside& in, const Pass& pass, std::size_t head, Transaction& transaction, Workspace& workspace) {
+inline void append_head(Inside& in, const Pass& pass, std::size_t head, Transaction& transaction,
+                        Workspace& workspace) {
   const std::size_t local = head % in.shape.kv_heads, count = pass.count();
   transaction.before_append(head);
   if (!pass.draft) transaction.before_observe(head);
   if (count == 0) return;
   HeadStore& store = in.heads[head];
   store.append(pass.tokens->k.columns(local * in.shape.head_dim, in.shape.head_dim),
-               pass.tokens->v.columns(local * in.shape.values_dim(), in.shape.values_dim()), pass.positions, pass.draft);
+               pass.tokens->v.columns(local * in.shape.values_dim(), in.shape.values_dim()), pass.positions,
+               pass.draft);
   if (pass.event != Event::probe) index_head(in, head, store.size() - count, pass.event, workspace);
 }
 
@@ -82,7 +84,8 @@ inline void remember_queries(Inside& in, const Pass& pass, Transaction& transact
 }
 
 /// The slots that a read-time selector wants for the queries of one token; none: all of them.
-inline std::span<const std::uint8_t> select_slots(Inside& in, std::size_t head, ConstRows queries, Workspace& workspace) {
+inline std::span<const std::uint8_t> select_slots(Inside& in, std::size_t head, ConstRows queries,
+                                                  Workspace& workspace) {
   if (!in.demands.selects) return {};
   if (in.memory[head].index_from != Unlimited)
     index_head(in, head, in.memory[head].index_from, Event::decode, workspace);
@@ -155,7 +158,8 @@ enum class Remaining : std::uint8_t {
 inline Remaining remaining_of(const Inside& in, std::size_t head) {
   const HeadWork& work = in.work[head % in.shape.kv_heads];
   const HeadStore& store = in.heads[head];
-  if (!work.planned) return !work.seals ? Remaining::nothing : work.seal->step ? Remaining::in_place : Remaining::everything;
+  if (!work.planned)
+    return !work.seals ? Remaining::nothing : work.seal->step ? Remaining::in_place : Remaining::everything;
   // What a stream seals, and what later stages plan, depends on the slots that are left.
   if (!work.in_place || store.keys().seals() || store.values().seals()) return Remaining::everything;
   for (std::size_t stage = work.planned_stage + 1; stage < in.stages.size(); ++stage)
@@ -277,4 +281,4 @@ inline Finished run_pass(Inside& in, Pass& pass, Transaction& transaction) {
   return act_on_pass(in, pass, planned, transaction);
 }
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

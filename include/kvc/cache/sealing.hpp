@@ -57,4 +57,4 @@ inline void seal_layer(Inside& in, std::size_t layer, const Occasion& occasion) 
   });
 }
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

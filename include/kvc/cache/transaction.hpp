@@ -209,4 +209,4 @@ class Transaction {
   std::vector<SavedLayer> layers_;
 };
 
-}  // namespace kvc::cache
+}  // namespace kvc::inline KVC_ABI::cache

@@ -22,7 +22,8 @@ class Budget {
   /// The same number of slots for every head; implicit, so that `.budget = 1024` works. A floating-point number does
   /// not convert: fraction() says what is meant. Nor does a bool.
   template <std::integral Integer>
-  requires(!std::same_as<Integer, bool>) constexpr Budget(Integer tokens) : tokens_(static_cast<std::size_t>(tokens)) {  // NOLINT
+  requires(!std::same_as<Integer, bool>) constexpr Budget(Integer tokens)
+      : tokens_(static_cast<std::size_t>(tokens)) {  // NOLINT
     if constexpr (std::signed_integral<Integer>)
       if (tokens < 0)
         fail(ErrorCode::invalid_argument, "Budget: tokens must not be negative, got " + std::to_string(tokens));
@@ -177,4 +178,4 @@ class Budget {
   std::shared_ptr<const std::vector<std::size_t>> table_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

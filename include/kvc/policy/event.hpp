@@ -31,7 +31,8 @@ enum class When : std::uint8_t {
 
 constexpr auto words_of(When) {
   return words(word("prompt_end", When::prompt_end), word("every_pass", When::every_pass),
-               word("every_chunk", When::every_chunk), word("always", When::always), word("make_room", When::make_room));
+               word("every_chunk", When::every_chunk), word("always", When::always),
+               word("make_room", When::make_room));
 }
 
 /// Whether a policy with this `when` evicts after that event.
@@ -92,4 +93,4 @@ struct ReferenceQueries {
   std::span<const Position> positions;  ///< [tokens]
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

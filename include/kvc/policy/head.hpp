@@ -150,23 +150,14 @@ struct Head : HeadView {
   /// The same head as member `index` of this policy sees it, with that member's memory (see Member).
   AnyHead member(std::size_t index) const { return {*this, memory + member_places[index]}; }
 
-  const StageMemory* memory = nullptr;           ///< for member()
-  const std::size_t* member_places = nullptr;    ///< for member()
+  const StageMemory* memory = nullptr;         ///< for member()
+  const std::size_t* member_places = nullptr;  ///< for member()
 };
 template <class P>
 using Layer = std::span<Head<P>>;  ///< the heads of one layer
 template <class P>
 using Cache = std::span<Head<P>>;  ///< the heads of several layers, layer-major
-/// The same head for a decorator's base policy that shares the decorator's memory (the same Slot and State).
-template <class Base, class P>
-Head<Base> as(const Head<P>& head) {
-  Head<Base> base;
-  static_cast<HeadView&>(base) = head;
-  base.slots = head.slots;
-  base.state = head.state;
-  return base;
-}
 /// Where a joint verb writes its scores: one span [slots] per head.
 using ScoreSpans = std::span<const std::span<float>>;
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

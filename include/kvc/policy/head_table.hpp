@@ -151,4 +151,4 @@ class HeadTable {
   std::vector<std::uint8_t> flags_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

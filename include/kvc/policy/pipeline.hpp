@@ -28,7 +28,7 @@ constexpr bool check_pipeline() {
   constexpr bool Merges = (MergesLayers<Policies> || ...);
   static_assert(Quantizers <= 1, "two quantizers in one pipeline: rows can be sealed by one of them only");
   static_assert(Selectors <= 1, "two selectors in one pipeline: only one can say what a query reads");
-  static_assert(!Merges || ((HasStages<Policies> || equal_slots<Policies> == EqualSlots::cache)&&...),
+  static_assert(!Merges || ((HasStages<Policies> || equal_slots<Policies> == EqualSlots::cache) && ...),
                 "cross-layer merging needs stages that keep the same positions in every layer and head");
   return true;
 }
@@ -86,7 +86,9 @@ class StageOnLayers final : public Stage {
   StageOnLayers(std::shared_ptr<const Stage> stage, std::size_t first, std::size_t last)
       : stage_(std::move(stage)), first_(first), last_(last) {}
 
-  bool works_on(std::size_t layer) const override { return layer >= first_ && layer <= last_ && stage_->works_on(layer); }
+  bool works_on(std::size_t layer) const override {
+    return layer >= first_ && layer <= last_ && stage_->works_on(layer);
+  }
   void validate(const CacheShape& shape) const override {
     if (first_ > last_ || first_ >= shape.layers)
       fail(ErrorCode::invalid_argument, "PerLayer: layers " + std::to_string(first_) + " to " + std::to_string(last_) +
@@ -134,7 +136,7 @@ class StageOnLayers final : public Stage {
   }
   void evict(const AnyHead& head, Plan& plan) const override { stage_->evict(head, plan); }
   bool pairs(std::size_t layer, const CacheShape& shape) const override {
-    return works_on(layer) && works_on(layer - 1) && stage_->pairs(layer, shape);
+    return layer != 0 && works_on(layer) && works_on(layer - 1) && stage_->pairs(layer, shape);
   }
   void merge(const AnyHead& below, const AnyHead& here, PairPlan& plan) const override {
     stage_->merge(below, here, plan);
@@ -206,4 +208,4 @@ inline void check_stages(const Stages& stages, const CacheShape& shape) {
   for (const auto& stage : stages) stage->validate(shape);
 }
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

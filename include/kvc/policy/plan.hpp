@@ -217,4 +217,4 @@ class Selection {
   std::vector<float> scratch_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

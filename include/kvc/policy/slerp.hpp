@@ -96,4 +96,4 @@ inline std::vector<std::uint8_t> choose_retained(std::span<const double> distanc
   return retained;
 }
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -69,9 +70,7 @@ struct StateBox final : AnyState {
     else
       prompt = std::make_unique<PromptState<P>>(*box.prompt);
   }
-  std::size_t bytes() const override {
-    return detail::bytes_held(value) + (prompt ? detail::bytes_held(*prompt) : 0);
-  }
+  std::size_t bytes() const override { return detail::bytes_held(value) + (prompt ? detail::bytes_held(*prompt) : 0); }
   bool empty() const override { return !HasState && !prompt; }
   void open_prompt() override {
     if constexpr (HasPrompt)
@@ -92,7 +91,8 @@ class Stage {
   /// Which verbs the policy implements.
   struct Verbs {
     bool observe = false, score = false, score_layer = false, score_all = false, allocate = false, cascade = false,
-         allocate_all = false, evict = false, merge = false, quantize = false, fit = false, index = false, select = false;
+         allocate_all = false, evict = false, merge = false, quantize = false, fit = false, index = false,
+         select = false;
 
     bool scores() const { return score || score_layer || score_all; }
     /// Whether the stage waits for the last layer of the model.
@@ -148,7 +148,8 @@ class Member {
   /// No policy.
   Member() = default;
   template <class P>
-  requires(!std::is_same_v<P, Member> && Policy<P>) Member(P policy);  // NOLINT: implicit, so that members are written plainly
+  requires(!std::is_same_v<P, Member> && Policy<P>)
+      Member(P policy);  // NOLINT: implicit, so that members are written plainly
   explicit Member(std::shared_ptr<const Stage> stage) : stage_(std::move(stage)) {}
 
   explicit operator bool() const { return stage_ != nullptr; }
@@ -205,14 +206,24 @@ class StageOf final : public Stage {
     return {};
   }
   When when() const override {
-    if constexpr (requires { { policy_.when } -> std::convertible_to<When>; }) return policy_.when;
+    if constexpr (requires {
+                    { policy_.when } -> std::convertible_to<When>;
+                  })
+      return policy_.when;
     return When::prompt_end;
   }
   Positions positions() const override {
     if constexpr (requires { policy_.positions; }) return policy_.positions;
     return Positions::original;
   }
-  EqualSlots keeps_equal_slots() const override { return equal_slots<P>; }
+  EqualSlots keeps_equal_slots() const override {
+    if constexpr (requires { Budget(policy_.budget); }) {  // other budgets, other slots
+      const Budget budget(policy_.budget);
+      if (budget.is_table()) return std::min(equal_slots<P>, EqualSlots::none);
+      if (budget.is_pyramid()) return std::min(equal_slots<P>, EqualSlots::layer);
+    }
+    return equal_slots<P>;
+  }
   EqualSlots wants_equal_slots() const override { return needs_equal_slots<P>; }
   bool works_on(std::size_t) const override { return true; }
   std::span<const Member> members() const override {
@@ -350,8 +361,7 @@ inline std::size_t stage_count(const Stage& stage) {
 
 inline void Member::score(std::span<const AnyHead> heads, ScoreSpans scores) const {
   const Stage::Verbs verbs = stage_->verbs();
-  if (!verbs.scores())
-    fail(ErrorCode::incompatible, "Member: " + std::string(stage_->type()) + " does not score");
+  if (!verbs.scores()) fail(ErrorCode::incompatible, "Member: " + std::string(stage_->type()) + " does not score");
   Workspace workspace;
   if (verbs.score_all) return stage_->score_all(heads, scores, workspace);
   for (std::size_t begin = 0, end = 0; begin < heads.size(); begin = end) {
@@ -374,4 +384,4 @@ inline bool needs_probe(const Stage& stage) {
 /// The stages of a policy, in order: what the core runs.
 using Stages = std::vector<std::shared_ptr<const Stage>>;
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -116,21 +116,22 @@ namespace detail {
 // signature: inheriting the name twice makes it ambiguous exactly when P has it. A data member of that name is no verb. A
 // policy that is final cannot be inherited from; there only a function that is not overloaded is found.
 struct VerbNames {
-  int needs, members, observe, score, score_layer, score_all, allocate, cascade, allocate_all, evict, merge, quantize, fit,
-      index, select, validate;
+  int needs, members, observe, score, score_layer, score_all, allocate, cascade, allocate_all, evict, merge, quantize,
+      fit, index, select, validate;
 };
 template <class P>
 struct BothNames : P, VerbNames {};
 template <class P>
 using NameHost = std::conditional_t<std::is_final_v<P>, std::type_identity<void>, std::type_identity<BothNames<P>>>;
 
-#define KVC_NAMED_VERB(verb)                                                                                        \
-  template <class P>                                                                                                \
-  concept Holds_##verb = requires { requires std::is_member_object_pointer_v<decltype(&P::verb)>; };               \
-  template <class P>                                                                                                \
-  concept Named_##verb = !Holds_##verb<P> &&                                                                        \
-      ((std::is_final_v<P> && requires { &P::verb; }) ||                                                            \
-       (!std::is_final_v<P> && !requires { &NameHost<P>::type::verb; }));
+#define KVC_NAMED_VERB(verb)                                                                    \
+  template <class P>                                                                            \
+  concept Holds_##verb = requires {                                                             \
+    requires std::is_member_object_pointer_v<decltype(&P::verb)>;                               \
+  };                                                                                            \
+  template <class P>                                                                            \
+  concept Named_##verb = !Holds_##verb<P> && ((std::is_final_v<P> && requires { &P::verb; }) || \
+                                              (!std::is_final_v<P> && !requires { &NameHost<P>::type::verb; }));
 KVC_NAMED_VERB(needs)
 KVC_NAMED_VERB(members)
 KVC_NAMED_VERB(observe)
@@ -149,10 +150,13 @@ KVC_NAMED_VERB(select)
 KVC_NAMED_VERB(validate)
 #undef KVC_NAMED_VERB
 /// A public function whose name is nearly a verb's.
-#define KVC_MISTAKEN_VERB(name)                                                                                     \
-  template <class P>                                                                                                \
-  concept Mistakes_##name = requires { &P::name; } && !requires {                                                   \
-    requires std::is_member_object_pointer_v<decltype(&P::name)>;                                                   \
+#define KVC_MISTAKEN_VERB(name)                                   \
+  template <class P>                                              \
+  concept Mistakes_##name = requires {                            \
+    &P::name;                                                     \
+  }                                                               \
+  &&!requires {                                                   \
+    requires std::is_member_object_pointer_v<decltype(&P::name)>; \
   };
 KVC_MISTAKEN_VERB(scores)
 KVC_MISTAKEN_VERB(observes)
@@ -165,8 +169,8 @@ KVC_MISTAKEN_VERB(allocates)
 #undef KVC_MISTAKEN_VERB
 /// Has a function called as a verb that makes a policy, whatever its signature.
 template <class P>
-concept NamesVerb = Named_observe<P> || Named_score<P> || Named_score_layer<P> || Named_score_all<P> || Named_evict<P> ||
-    Named_merge<P> || Named_quantize<P> || Named_select<P>;
+concept NamesVerb = Named_observe<P> || Named_score<P> || Named_score_layer<P> || Named_score_all<P> ||
+    Named_evict<P> || Named_merge<P> || Named_quantize<P> || Named_select<P>;
 }  // namespace detail
 
 /// Fails to compile, with the right signature in the message, if a verb of P is misspelt.
@@ -250,4 +254,4 @@ template <class P>
 concept Policy = std::is_class_v<P> &&
     (Observes<P> || Scores<P> || Evicts<P> || MergesLayers<P> || Quantizes<P> || Selects<P> || detail::NamesVerb<P>);
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI
