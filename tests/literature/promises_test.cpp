@@ -1,5 +1,7 @@
 // What every policy of the literature inherits from the core without a line of its own: a prompt in parts is a prompt
 // whole, forks, refused drafts, and pipelines.
+#include <memory>
+
 #include "catch_shim.hpp"
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policies/all.hpp"
@@ -105,6 +107,25 @@ std::vector<Entry> everything() {
   return all;
 }
 
+/// All of the prompt but the call that ends it: the last layer's second part, or compress().
+void feed_prompt_until_it_ends(CacheCore& cache) {
+  const bool probes = wants_probe(cache);
+  for (std::size_t layer = 0; layer < Small.layers; ++layer)
+    cache.prefill(layer, text().tokens(layer, 0, 100), {}, false);
+  for (std::size_t layer = 0; layer < (probes ? 4 : 3); ++layer)
+    cache.prefill(layer, text().tokens(layer, 100, PromptTokens - 100), {}, !probes);
+  for (std::size_t layer = 0; probes && layer < Small.layers; ++layer)
+    cache.probe(layer, text().tokens(layer, 0, PromptTokens), {}, 0, Position(PromptTokens));
+}
+
+/// Refuses, in the last head, whatever the stages before it did.
+struct Refusal {
+  std::shared_ptr<bool> armed = std::make_shared<bool>(false);
+  void evict(Head<Refusal>& head, Plan&) const {
+    if (*armed && head.id == HeadId{3, 1}) fail(ErrorCode::incompatible, "refused");
+  }
+};
+
 }  // namespace
 
 TEST_CASE("A policy of the literature keeps no more than it may, alone and in a pipeline") {
@@ -125,7 +146,7 @@ TEST_CASE("A policy of the literature does with a prompt in parts what it does w
     feed_prompt(whole);
     feed_prompt(parts, {100, 7, 120, 73});
     CHECK(holdings(parts) == holdings(whole));
-    CHECK(decode(parts) == decode(whole));
+    CHECK((decode(parts) == decode(whole)));
     CHECK(holdings(parts).positions == holdings(whole).positions);
   }
 }
@@ -138,8 +159,8 @@ TEST_CASE("A fork of a policy of the literature goes on as the original does, an
     feed_prompt(twin);
     CacheCore fork = cache.fork();
     const std::vector<float> expected = decode(twin);
-    CHECK(decode(fork) == expected);
-    CHECK(decode(cache) == expected);
+    CHECK((decode(fork) == expected));
+    CHECK((decode(cache) == expected));
     CHECK(holdings(cache) == holdings(twin));
     decode(fork, PromptTokens + DecodedTokens, DecodedTokens);
     CHECK(holdings(cache) == holdings(twin));
@@ -160,6 +181,44 @@ TEST_CASE("Drafted tokens that are refused leave a policy of the literature as i
     }
     cache.accept(0);
     CHECK(holdings(cache) == holdings(twin));
-    CHECK(decode(cache, PromptTokens + 5, 10) == decode(twin, PromptTokens + 5, 10));
+    CHECK((decode(cache, PromptTokens + 5, 10) == decode(twin, PromptTokens + 5, 10)));
+  }
+}
+
+TEST_CASE("A call that a later stage refuses leaves a policy of the literature as it was, and may be repeated") {
+  for (Entry& each : everything()) {
+    INFO(each.name);
+    const Refusal refusal;
+    each.stages.push_back(std::make_shared<const StageOf<Refusal>>(refusal));
+    CacheCore cache(Small, each.stages), twin(Small, each.stages);
+    feed_prompt(twin);
+    const bool probes = wants_probe(cache);
+    const std::vector<float> expected = decode(twin, PromptTokens, 3);
+
+    feed_prompt_until_it_ends(cache);
+    const auto end = [&] {
+      if (probes)
+        cache.compress();
+      else
+        cache.prefill(3, text().tokens(3, 100, PromptTokens - 100), {});
+    };
+    const Holdings open = holdings(cache);
+    *refusal.armed = true;
+    CHECK_THROWS_AS(end(), Error);
+    CHECK(holdings(cache) == open);
+    *refusal.armed = false;
+    end();
+    std::vector<float> answers;
+    for (std::size_t t = 0; t < 3; ++t)
+      for (std::size_t layer = 0; layer < Small.layers; ++layer) {
+        support::Outputs out(Small, 1);
+        *refusal.armed = layer == 3;
+        if (layer == 3) CHECK_THROWS_AS(cache.decode(3, text().tokens(3, PromptTokens + t, 1), out.rows(0, 1)), Error);
+        *refusal.armed = false;
+        cache.decode(layer, text().tokens(layer, PromptTokens + t, 1), out.rows(0, 1));
+        answers.insert(answers.end(), out.values().begin(), out.values().end());
+      }
+    CHECK((answers == expected));
+    CHECK(holdings(cache) == holdings(twin));
   }
 }

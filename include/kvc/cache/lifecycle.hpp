@@ -35,7 +35,9 @@ inline Demands demands_of(const std::vector<Node>& nodes) {
     all.indexes |= node.verbs.index;
     all.shrinks |= node.verbs.evict;
     all.merges |= node.verbs.merge;
-    all.remembers |= node.slot_bytes != 0 || !node.stage->new_state()->empty();
+    const std::unique_ptr<AnyState> state = node.stage->new_state();
+    state->open_prompt();  // what it keeps while a prompt is open counts too
+    all.remembers |= node.slot_bytes != 0 || !state->empty();
   }
   return all;
 }
