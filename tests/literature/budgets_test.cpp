@@ -18,13 +18,20 @@ struct CakeAtOnce {
   using Slot = Cake::Slot;
   using PromptState = Cake::PromptState;
   Needs needs() const { return cake.needs(); }
-  void score(const Head<CakeAtOnce>& head, std::span<float> scores) const {
-    if (!head.prompt->measured) cake.measure(head);
-    for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = head.slots[slot].votes;
-    protect_last(scores, cake.window);
-  }
+  void score(const Head<CakeAtOnce>& head, std::span<float> scores) const { cake.score(as_cake(head), scores); }
   void allocate_all(Cache<CakeAtOnce> heads, std::span<std::size_t> budgets) const {
-    cake.share<CakeAtOnce>(heads, budgets);
+    std::vector<Head<Cake>> same;
+    for (const Head<CakeAtOnce>& head : heads) same.push_back(as_cake(head));
+    cake.cascade(same, budgets);
+  }
+
+ private:
+  static Head<Cake> as_cake(const Head<CakeAtOnce>& head) {
+    Head<Cake> same;
+    static_cast<HeadView&>(same) = head;
+    same.slots = head.slots;
+    same.prompt = head.prompt;
+    return same;
   }
 };
 

@@ -42,23 +42,14 @@ struct Cake {
     for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = head.slots[slot].votes;
     protect_last(scores, window);
   }
-  void cascade(Cache<Cake> heads, std::span<std::size_t> budgets) const { share<Cake>(heads, budgets); }
-
-  void validate(const CacheShape& shape) const {
-    require_between("CAKE: window", window, 1);
-    require_odd("CAKE: kernel", kernel);
-    budget.require(window + 1, "CAKE: window + 1", shape);
-  }
-
   /// Shares out what the whole model may hold among the layers of `heads`, by preference, but to none more than it has
   /// seen.
-  template <class P>
-  void share(Cache<P> heads, std::span<std::size_t> budgets) const {
+  void cascade(Cache<Cake> heads, std::span<std::size_t> budgets) const {
     const std::size_t each = heads[0].shape->kv_heads, layers = heads.size() / each;
     std::vector<double> preference(layers);
     for (std::size_t l = 0; l < layers; ++l) {
       double spread = 0, shift = 0;
-      for (const Head<P>& head : heads.subspan(l * each, each)) {
+      for (const Head<Cake>& head : heads.subspan(l * each, each)) {
         spread += head.prompt->spread;
         shift += head.prompt->shift;
       }
@@ -79,10 +70,17 @@ struct Cake {
       std::ranges::fill(budgets.subspan(l * each, each), window + static_cast<std::size_t>(slots));
     }
   }
+  void validate(const CacheShape& shape) const {
+    require_between("CAKE: window", window, 1);
+    require_odd("CAKE: kernel", kernel);
+    budget.require(window + 1, "CAKE: window + 1", shape);
+  }
+
+ private:
   /// Counts the votes of a head, their spread and their shift.
-  template <class P>
-  void measure(const Head<P>& head) const {
-    const ConstRows attention = window_attention(head);
+  void measure(const Head<Cake>& head) const {
+    const ConstRows attention = head.window_attention(window);
+    if (attention.count == 0) fail(ErrorCode::missing_feed, "CAKE: there is no open prompt whose queries could vote");
     const std::size_t group = head.group(), queries = attention.count / group,
                       older = head.size() - std::min(window, head.size());
     std::vector<float> votes(older), pooled(older);
@@ -103,12 +101,6 @@ struct Cake {
     pool(votes, kernel, Pooling::average, pooled);
     for (std::size_t slot = 0; slot < older; ++slot) head.slots[slot].votes = pooled[slot];
     head.prompt->measured = true;
-  }
-
- private:
-  ConstRows window_attention(const HeadView& head) const {
-    window_votes(head, window);  // refuses a prompt without queries
-    return head.window_attention(window);
   }
 };
 
