@@ -233,15 +233,18 @@ class Sealing {
     SegmentList& segments = table_.segments;
     std::size_t at = segments.holding(first_row()), left = piece_.slots.size();
     if (piece_.front) {
-      const std::size_t count = first_row() - segments[at].first;
+      const std::size_t begin = segments[at].first, count = first_row() - begin;
       segments[at].begin += count;
-      segments.insert(at++, {.block = std::move(piece_.front), .end = count, .first = segments[at].first});
+      segments.insert(at, {.block = std::move(piece_.front), .end = count, .first = begin});
+      ++at;
     }
     const std::size_t changed = piece_.block || at == 0 ? at : at - 1;
-    if (piece_.block)
-      segments.insert(at++, {.block = std::move(piece_.block), .end = left, .sealed = true});
-    else
+    if (piece_.block) {
+      segments.insert(at, {.block = std::move(piece_.block), .end = left, .sealed = true});
+      ++at;
+    } else {
       segments[at - 1].end += left;
+    }
     while (left > 0) {
       const std::size_t consumed = std::min(left, segments[at].rows());
       segments[at].begin += consumed;
