@@ -269,15 +269,15 @@ TEST_CASE("Cutting off the newest slots either happens or leaves the head as it 
 TEST_CASE("Rewriting a slot, both sides or one, either happens or leaves the head as it was") {
   const std::vector<float> row(Shape.head_dim, 2.0f);
   for (const std::size_t slot : {4u, 150u, 299u}) {
-    for (const auto& [key, value] : {std::pair{true, true}, {true, false}, {false, true}}) {
+    for (const auto& sides : {std::pair{true, true}, {true, false}, {false, true}}) {
       for (const Setup& setup : setups())
         for (const bool from_global_new : {false, true})
           refuse_each(
               setup,
               [&](Subject& subject) {
                 const HeadStore fork = subject.head;  // shares the blocks, so that writing copies them
-                subject.head.rewrite(slot, key ? std::span<const float>(row) : std::span<const float>(),
-                                     value ? std::span<const float>(row) : std::span<const float>());
+                subject.head.rewrite(slot, sides.first ? std::span<const float>(row) : std::span<const float>(),
+                                     sides.second ? std::span<const float>(row) : std::span<const float>());
               },
               from_global_new);
     }
