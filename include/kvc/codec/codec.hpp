@@ -14,9 +14,6 @@
 
 namespace kvc::inline KVC_ABI {
 
-/// Whether a codec's rows are keys (read by scores) or values (read by accumulate).
-enum class Role : std::uint8_t { key, value };
-
 /// How a block of rows is laid out in bytes, with the kernels that read it: a value, chosen per head and for keys and values
 /// apart. A user's own codec needs block_bytes, encode and decode; scores and accumulate then decode a few rows at a time
 /// and run the dense kernels on them.

@@ -14,6 +14,9 @@ namespace kvc::inline KVC_ABI::kernels {
 const Table& table(Isa isa);
 /// The kernels of current_isa().
 const Table& active();
+/// The same of the kernels over codes.
+const PackedTable& packed_table(Isa isa);
+const PackedTable& active_packed();
 
 #else
 
@@ -26,6 +29,15 @@ inline const Table& table(Isa isa) {
 /// The kernels of current_isa(): one relaxed load and a branch.
 inline const Table& active() {
   return compiled_table(current_isa());
+}
+
+/// The same of the kernels over codes.
+inline const PackedTable& packed_table(Isa isa) {
+  if (!is_available(isa)) fail(ErrorCode::incompatible, std::string("kernels: this machine has no ") + to_string(isa));
+  return compiled_packed_table(isa);
+}
+inline const PackedTable& active_packed() {
+  return compiled_packed_table(current_isa());
 }
 
 #endif

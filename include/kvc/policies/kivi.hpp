@@ -1,4 +1,5 @@
 #pragma once
+#include "kvc/codec/make.hpp"
 #include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {

@@ -335,7 +335,7 @@ class HeadStore {
     std::vector<RowTable::SealedCodec> codecs;
     const auto add = [&](const std::optional<Format>& format) {
       auto& made = codecs.emplace_back();
-      if (!format || std::holds_alternative<Dense>(*format)) return;
+      if (!format || format->get_if<Dense>()) return;
       made.codec = make_codec(*format, role, dim);
       if (stream.batch == 0 || stream.batch % made.codec->granule() != 0)
         fail(ErrorCode::invalid_argument, "Stream (" + side_of(role) + "): batch (" + std::to_string(stream.batch) +
@@ -353,14 +353,14 @@ class HeadStore {
   static RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense,
                              std::pmr::memory_resource* memory) {
     // A Dense stream only chooses the element type; anything else is sealed out of dense rows.
-    const auto* own = stream.format ? std::get_if<Dense>(&*stream.format) : nullptr;
+    const auto* own = stream.format ? stream.format->get_if<Dense>() : nullptr;
     return {make_codec(own ? *own : dense, role, dim), sealed_codecs(stream, role, dim), stream, memory};
   }
   static void set_stream(RowStore& store, const Stream& stream, Role role) {
     if (store.sealed_rows() != 0)
       fail(ErrorCode::invalid_argument, "set_streams: " + std::to_string(store.sealed_rows()) + " " + side_of(role) +
                                             " rows are sealed already; only a head without any can change its format");
-    if (stream.format && std::holds_alternative<Dense>(*stream.format))
+    if (stream.format && stream.format->get_if<Dense>())
       if (const auto dense = make_codec(*stream.format, role, store.dim());
           dense->name() != store.dense_codec()->name())
         fail(ErrorCode::invalid_argument, "set_streams: " + side_of(role) + " rows are stored in " +
