@@ -30,6 +30,10 @@ constexpr float largest_magnitude(Scalar type) {
 /// Rows as they are, in one of three element types.
 struct Dense {
   Scalar type = Scalar::f16;
+  /// f16 alone: a head keeps its rows in f32 where the first of them has an element of magnitude 128 or more. The steps of f16
+  /// are 1/8 there and grow with the magnitude, so that what differs between such rows would be rounded away; the biases of
+  /// some models' keys are like that.
+  bool widens = true;
   friend bool operator==(const Dense&, const Dense&) = default;
 };
 

@@ -62,7 +62,7 @@ struct Pair {
   static inline Workspace workspace;
 
   explicit Pair(const Setup& how)
-      : store(make_codec(how.dense, how.role, how.dim),
+      : store(make_codec(how.dense, how.role, how.dim), nullptr,
               how.stream.format ? std::vector{RowTable::SealedCodec{make_codec(*how.stream.format, how.role, how.dim)}}
                                 : std::vector<RowTable::SealedCodec>(),
               how.stream, std::pmr::new_delete_resource()),

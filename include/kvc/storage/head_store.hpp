@@ -66,6 +66,10 @@ class HeadStore {
   /// Appends one slot per row at `positions`. A single row may take an evicted one's place unless it must lie `behind`.
   void append(ConstRows keys, ConstRows values, std::span<const Position> positions, bool behind = false) {
     Placement key_rows(keys_.table()), value_rows(values_.table());
+    if (keys.count != 0) {
+      keys_.table().settle(keys);
+      values_.table().settle(values);
+    }
     // A store that seals keeps its dense rows in order; one that never does reuses the rows of evicted slots.
     const bool one = keys.count == 1 && !behind, reuses_keys = one && !keys_.seals(),
                reuses_values = one && !values_.seals();
@@ -354,7 +358,10 @@ class HeadStore {
                              std::pmr::memory_resource* memory) {
     // A Dense stream only chooses the element type; anything else is sealed out of dense rows.
     const auto* own = stream.format ? stream.format->get_if<Dense>() : nullptr;
-    return {make_codec(own ? *own : dense, role, dim), sealed_codecs(stream, role, dim), stream, memory};
+    const Dense& plain = own ? *own : dense;
+    const bool widens = plain.type == Scalar::f16 && plain.widens;
+    return {make_codec(plain, role, dim), widens ? make_codec(Dense{Scalar::f32}, role, dim) : nullptr,
+            sealed_codecs(stream, role, dim), stream, memory};
   }
   static void set_stream(RowStore& store, const Stream& stream, Role role) {
     if (store.sealed_rows() != 0)
@@ -362,9 +369,9 @@ class HeadStore {
                                             " rows are sealed already; only a head without any can change its format");
     if (stream.format && stream.format->get_if<Dense>())
       if (const auto dense = make_codec(*stream.format, role, store.dim());
-          dense->name() != store.dense_codec()->name())
+          dense->name() != store.plain_codec()->name())
         fail(ErrorCode::invalid_argument, "set_streams: " + side_of(role) + " rows are stored in " +
-                                              store.dense_codec()->name() + " and cannot become " + dense->name());
+                                              store.plain_codec()->name() + " and cannot become " + dense->name());
     store.table().sealed = sealed_codecs(stream, role, store.dim());
     store.table().stream = stream;
     if (store.seals()) store.table().free.clear();
