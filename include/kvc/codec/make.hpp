@@ -16,9 +16,8 @@ inline std::shared_ptr<const Codec> make_codec(const Format& format, Role role, 
   const auto& custom = std::get<std::shared_ptr<const Codec>>(format);
   if (!custom) fail(ErrorCode::invalid_argument, "Format: the codec is null");
   if (custom->dim() != dim)
-    fail(ErrorCode::shape_mismatch, "Format: codec " + custom->name() + " encodes rows of " +
-                                        std::to_string(custom->dim()) + " floats, the cache has rows of " +
-                                        std::to_string(dim));
+    fail(ErrorCode::shape_mismatch, {"Format: codec ", custom->name(), " encodes rows of ", custom->dim(),
+                                     " floats, the cache has rows of ", dim});
   return custom;
 }
 
