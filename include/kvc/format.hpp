@@ -80,12 +80,11 @@ struct GroupQuant {
   /// Throws Error unless the parameters can be encoded for rows of `dim` channels.
   void validate(std::size_t dim) const {
     if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
-      fail(ErrorCode::invalid_argument, "GroupQuant: bits must be 2, 3, 4 or 8, got " + std::to_string(bits));
+      fail(ErrorCode::invalid_argument, {"GroupQuant: bits must be 2, 3, 4 or 8, got ", bits});
     if (metadata == Scalar::bf16) fail(ErrorCode::invalid_argument, "GroupQuant: metadata must be f16 or f32");
     if (group == 0) fail(ErrorCode::invalid_argument, "GroupQuant: group must be positive");
     if (axis == Axis::token && dim % group != 0)
-      fail(ErrorCode::invalid_argument, "GroupQuant: group (" + std::to_string(group) +
-                                            ") must divide the head dimension (" + std::to_string(dim) + ")");
+      fail(ErrorCode::invalid_argument, {"GroupQuant: group (", group, ") must divide the head dimension (", dim, ")"});
   }
 };
 
@@ -119,9 +118,8 @@ struct GgmlBlocks {
   void validate(std::size_t dim) const {
     const GgmlBlockSize block = block_size(type);
     if (dim == 0 || dim % block.elements != 0)
-      fail(ErrorCode::invalid_argument, "GgmlBlocks: blocks of " + std::string(block.name) + " (" +
-                                            std::to_string(block.elements) +
-                                            " channels) must divide the head dimension (" + std::to_string(dim) + ")");
+      fail(ErrorCode::invalid_argument, {"GgmlBlocks: blocks of ", block.name, " (", block.elements,
+                                         " channels) must divide the head dimension (", dim, ")"});
   }
 };
 

@@ -14,7 +14,7 @@
 namespace kvc::inline KVC_ABI::kernels {
 
 const Table& table(Isa isa) {
-  if (!is_available(isa)) fail(ErrorCode::incompatible, std::string("kernels: this machine has no ") + to_string(isa));
+  if (!is_available(isa)) fail(ErrorCode::incompatible, {"kernels: this machine has no ", to_string(isa)});
   return compiled_table(isa);
 }
 

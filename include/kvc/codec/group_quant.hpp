@@ -22,10 +22,9 @@ class GroupQuantCodec final : public Codec {
 
   const GroupQuant& format() const { return format_; }
   std::string name() const override {
-    return std::string("q") + std::to_string(format_.bits) +
-           (format_.axis == Axis::channel ? "-channel-g" : "-token-g") + std::to_string(format_.group) +
-           (format_.metadata == Scalar::f32 ? "-f32" : "") +
-           (format_.fit == Fit::min_max ? "" : std::string("-") + name_of(format_.fit));
+    const bool plain = format_.fit == Fit::min_max;
+    return joined({"q", format_.bits, format_.axis == Axis::channel ? "-channel-g" : "-token-g", format_.group,
+                   format_.metadata == Scalar::f32 ? "-f32" : "", plain ? "" : "-", plain ? "" : name_of(format_.fit)});
   }
   std::size_t dim() const override { return axes_.dim; }
   std::size_t block_bytes(std::size_t capacity) const override { return layout(capacity).bytes(); }

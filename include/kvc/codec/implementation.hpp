@@ -2,7 +2,6 @@
 /// The codecs of the library's own formats: in a header-only build kvc/codec/make.hpp includes this, with KVC_COMPILED one file
 /// of the program does, through kvc/implementation.hpp.
 #include <memory>
-#include <string>
 
 #include "kvc/codec/dense.hpp"
 #include "kvc/codec/ggml.hpp"
@@ -22,9 +21,8 @@ KVC_FORWARD std::shared_ptr<const Codec> make_codec(const GgmlBlocks& format, Ro
 KVC_FORWARD std::shared_ptr<const Codec> make_codec(const std::shared_ptr<const Codec>& codec, Role, std::size_t dim) {
   if (!codec) fail(ErrorCode::invalid_argument, "Format: the codec is null");
   if (codec->dim() != dim)
-    fail(ErrorCode::shape_mismatch, "Format: codec " + codec->name() + " encodes rows of " +
-                                        std::to_string(codec->dim()) + " floats, the cache has rows of " +
-                                        std::to_string(dim));
+    fail(ErrorCode::shape_mismatch, {"Format: codec ", codec->name(), " encodes rows of ", codec->dim(),
+                                     " floats, the cache has rows of ", dim});
   return codec;
 }
 

@@ -22,7 +22,7 @@ const PackedTable& active_packed();
 
 /// The kernels of one level; Error(incompatible) where the machine lacks it.
 inline const Table& table(Isa isa) {
-  if (!is_available(isa)) fail(ErrorCode::incompatible, std::string("kernels: this machine has no ") + to_string(isa));
+  if (!is_available(isa)) fail(ErrorCode::incompatible, {"kernels: this machine has no ", to_string(isa)});
   return compiled_table(isa);
 }
 

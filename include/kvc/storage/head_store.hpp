@@ -209,8 +209,8 @@ class HeadStore {
   void set_precision(std::size_t slot, std::uint8_t number) {
     for (const RowStore* store : {&keys_, &values_})
       if (const std::size_t known = store->table().stream.classes.size(); known != 0 && number > known)
-        fail(ErrorCode::invalid_argument, "set_precision: class " + std::to_string(number) + ", but a stream has " +
-                                              std::to_string(known) + " classes besides class 0");
+        fail(ErrorCode::invalid_argument,
+             {"set_precision: class ", number, ", but a stream has ", known, " classes besides class 0"});
     if (precision_.empty()) {
       if (number == 0) return;
       precision_.reserve(size() + size() / 16 + 1);
@@ -342,15 +342,15 @@ class HeadStore {
       if (!format || format->get_if<Dense>()) return;
       made.codec = make_codec(*format, role, dim);
       if (stream.batch == 0 || stream.batch % made.codec->granule() != 0)
-        fail(ErrorCode::invalid_argument, "Stream (" + side_of(role) + "): batch (" + std::to_string(stream.batch) +
-                                              ") must be a positive multiple of the tokens that share a scale (" +
-                                              std::to_string(made.codec->granule()) + ")");
+        fail(ErrorCode::invalid_argument,
+             {"Stream (", side_of(role), "): batch (", stream.batch,
+              ") must be a positive multiple of the tokens that share a scale (", made.codec->granule(), ")"});
     };
     add(stream.format);
     for (const auto& format : stream.classes) add(format);
     if (codecs.size() > 256)
-      fail(ErrorCode::invalid_argument, "Stream (" + side_of(role) + "): " + std::to_string(codecs.size() - 1) +
-                                            " classes of precision; there may be 255 besides class 0");
+      fail(ErrorCode::invalid_argument, {"Stream (", side_of(role), "): ", codecs.size() - 1,
+                                         " classes of precision; there may be 255 besides class 0"});
     if (std::ranges::none_of(codecs, [](const auto& each) { return each.codec != nullptr; })) codecs.clear();
     return codecs;
   }
@@ -365,13 +365,13 @@ class HeadStore {
   }
   static void set_stream(RowStore& store, const Stream& stream, Role role) {
     if (store.sealed_rows() != 0)
-      fail(ErrorCode::invalid_argument, "set_streams: " + std::to_string(store.sealed_rows()) + " " + side_of(role) +
-                                            " rows are sealed already; only a head without any can change its format");
+      fail(ErrorCode::invalid_argument, {"set_streams: ", store.sealed_rows(), " ", side_of(role),
+                                         " rows are sealed already; only a head without any can change its format"});
     if (stream.format && stream.format->get_if<Dense>())
       if (const auto dense = make_codec(*stream.format, role, store.dim());
           dense->name() != store.plain_codec()->name())
-        fail(ErrorCode::invalid_argument, "set_streams: " + side_of(role) + " rows are stored in " +
-                                              store.plain_codec()->name() + " and cannot become " + dense->name());
+        fail(ErrorCode::invalid_argument, {"set_streams: ", side_of(role), " rows are stored in ",
+                                           store.plain_codec()->name(), " and cannot become ", dense->name()});
     store.table().sealed = sealed_codecs(stream, role, store.dim());
     store.table().stream = stream;
     if (store.seals()) store.table().free.clear();
