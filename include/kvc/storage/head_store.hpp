@@ -333,7 +333,7 @@ class HeadStore {
     }
   };
 
-  static std::string side_of(Role role) { return role == Role::key ? "key" : "value"; }
+  static const char* side_of(Role role) { return role == Role::key ? "key" : "value"; }
   /// The codecs of a stream by class of precision; empty if none seals.
   static std::vector<RowTable::SealedCodec> sealed_codecs(const Stream& stream, Role role, std::size_t dim) {
     std::vector<RowTable::SealedCodec> codecs;
