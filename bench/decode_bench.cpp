@@ -119,7 +119,7 @@ double bare_seconds(const Setting& setting, double elements) {
     return rate > 0 ? elements / rate : 0;
   }
   const bool integers =
-      setting.codec.arithmetic != kvc::Arithmetic::exact && kvc::kernels::table(setting.isa).multiplies_integers;
+      setting.codec.arithmetic != kvc::Arithmetic::exact && kvc::kernels::packed_table(setting.isa).multiplies_integers;
   loop.operand = integers ? bench::Operand::integers : bench::Operand::codes;
   double seconds = 0;
   for (const std::size_t parts : {setting.codec.key_parts, setting.codec.value_parts}) {

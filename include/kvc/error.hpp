@@ -1,10 +1,13 @@
 #pragma once
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "kvc/abi.hpp"
+#include "kvc/fragment.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -47,15 +50,19 @@ inline void set_error_handler(ErrorHandler handler) {
 }
 
 /// Throws Error(code, message), or hands it to the handler where exceptions are off.
-[[noreturn]] inline void fail(ErrorCode code, const std::string& message) {
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail(ErrorCode code, std::string_view message) {
 #if defined(__cpp_exceptions)
-  throw Error(code, message);
+  throw Error(code, std::string(message));
 #else
-  const Error error(code, message);
+  const Error error(code, std::string(message));
   if (ErrorHandler handler = detail::error_handler()) handler(error);
   std::fprintf(stderr, "kvc: %s\n", error.what());
   std::abort();
 #endif
+}
+/// The same with a message of several fragments: fail(code, {"Quest: page must be positive, got ", page}).
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail(ErrorCode code, std::initializer_list<Fragment> message) {
+  fail(code, joined(message));
 }
 
 }  // namespace kvc

@@ -1,10 +1,12 @@
 #pragma once
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <variant>
+#include <utility>
 
+#include "kvc/compiled.hpp"
 #include "kvc/error.hpp"
 #include "kvc/words.hpp"
 
@@ -28,6 +30,10 @@ constexpr float largest_magnitude(Scalar type) {
 /// Rows as they are, in one of three element types.
 struct Dense {
   Scalar type = Scalar::f16;
+  /// f16 alone: a head keeps its rows in f32 where the first of them has an element of magnitude 128 or more. The steps of f16
+  /// are 1/8 there and grow with the magnitude, so that what differs between such rows would be rounded away; the biases of
+  /// some models' keys are like that.
+  bool widens = true;
   friend bool operator==(const Dense&, const Dense&) = default;
 };
 
@@ -74,12 +80,11 @@ struct GroupQuant {
   /// Throws Error unless the parameters can be encoded for rows of `dim` channels.
   void validate(std::size_t dim) const {
     if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
-      fail(ErrorCode::invalid_argument, "GroupQuant: bits must be 2, 3, 4 or 8, got " + std::to_string(bits));
+      fail(ErrorCode::invalid_argument, {"GroupQuant: bits must be 2, 3, 4 or 8, got ", bits});
     if (metadata == Scalar::bf16) fail(ErrorCode::invalid_argument, "GroupQuant: metadata must be f16 or f32");
     if (group == 0) fail(ErrorCode::invalid_argument, "GroupQuant: group must be positive");
     if (axis == Axis::token && dim % group != 0)
-      fail(ErrorCode::invalid_argument, "GroupQuant: group (" + std::to_string(group) +
-                                            ") must divide the head dimension (" + std::to_string(dim) + ")");
+      fail(ErrorCode::invalid_argument, {"GroupQuant: group (", group, ") must divide the head dimension (", dim, ")"});
   }
 };
 
@@ -113,9 +118,8 @@ struct GgmlBlocks {
   void validate(std::size_t dim) const {
     const GgmlBlockSize block = block_size(type);
     if (dim == 0 || dim % block.elements != 0)
-      fail(ErrorCode::invalid_argument, "GgmlBlocks: blocks of " + std::string(block.name) + " (" +
-                                            std::to_string(block.elements) +
-                                            " channels) must divide the head dimension (" + std::to_string(dim) + ")");
+      fail(ErrorCode::invalid_argument, {"GgmlBlocks: blocks of ", block.name, " (", block.elements,
+                                         " channels) must divide the head dimension (", dim, ")"});
   }
 };
 
@@ -128,9 +132,58 @@ constexpr float largest_magnitude(const GroupQuant& format) {
   return format.metadata == Scalar::f32 ? largest_magnitude(Scalar::f32) / 4 : largest_magnitude(Scalar::f16);
 }
 
+/// Whether a codec's rows are keys (read by scores) or values (read by accumulate).
+enum class Role : std::uint8_t { key, value };
+
 class Codec;
 
-/// How rows are laid out in bytes: one of the built-in formats or the user's own codec.
-using Format = std::variant<Dense, GroupQuant, GgmlBlocks, std::shared_ptr<const Codec>>;
+// The codec of a format for rows of `dim` floats. Each throws Error if the format cannot encode them. Defined in
+// kvc/codec/make.hpp, which whoever names one of these formats includes.
+KVC_FORWARD std::shared_ptr<const Codec> make_codec(const Dense& format, Role role, std::size_t dim);
+KVC_FORWARD std::shared_ptr<const Codec> make_codec(const GroupQuant& format, Role role, std::size_t dim);
+KVC_FORWARD std::shared_ptr<const Codec> make_codec(const GgmlBlocks& format, Role role, std::size_t dim);
+KVC_FORWARD std::shared_ptr<const Codec> make_codec(const std::shared_ptr<const Codec>& codec, Role role,
+                                                    std::size_t dim);
+
+/// How rows are laid out in bytes: any description of which a codec can be made. Dense, GroupQuant and GgmlBlocks are such
+/// descriptions, a codec is one, and so is every copyable type T beside which its author puts
+///     std::shared_ptr<const kvc::Codec> make_codec(const T&, kvc::Role, std::size_t dim);
+/// A header-only program gets the kernels of the formats that it names, and no others.
+class Format {
+ public:
+  template <class Description>
+    requires(!std::convertible_to<Description, std::shared_ptr<const Codec>> && !std::same_as<Description, Format>)
+  Format(Description description) : Format(std::make_shared<const Description>(std::move(description)), nullptr) {}
+  template <std::derived_from<Codec> Own>
+  Format(std::shared_ptr<Own> codec)
+      : Format(std::make_shared<const std::shared_ptr<const Codec>>(std::move(codec)), nullptr) {}
+
+  /// The description, if it is of this type; null otherwise.
+  template <class Description>
+  const Description* get_if() const {
+    return type_ == &TypeOf<Description> ? static_cast<const Description*>(description_.get()) : nullptr;
+  }
+  /// The codec for rows of `dim` floats. Throws Error if the format cannot encode them.
+  std::shared_ptr<const Codec> codec(Role role, std::size_t dim) const { return make_(description_.get(), role, dim); }
+
+ private:
+  /// Its address stands for the type, also where the compiler keeps no information of types.
+  template <class Description>
+  static inline char TypeOf = 0;
+
+  template <class Description>
+  Format(std::shared_ptr<const Description> description, std::nullptr_t)
+      : description_(std::move(description)), type_(&TypeOf<Description>), make_(make<Description>) {}
+
+  template <class Description>
+  static std::shared_ptr<const Codec> make(const void* description, Role role, std::size_t dim) {
+    return make_codec(*static_cast<const Description*>(description), role, dim);
+  }
+
+  std::shared_ptr<const void> description_;
+  const void* type_;
+  // A pointer instead of a virtual function, of which g++ would compile those of all descriptions that a header mentions.
+  std::shared_ptr<const Codec> (*make_)(const void* description, Role role, std::size_t dim);
+};
 
 }  // namespace kvc

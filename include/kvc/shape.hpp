@@ -2,8 +2,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "kvc/error.hpp"
@@ -53,31 +53,29 @@ struct CacheShape {
 
   /// Throws Error unless every field is usable; called by the constructors that take a shape.
   void validate() const {
-    auto require = [](bool ok, const std::string& sentence) {
-      if (!ok) fail(ErrorCode::invalid_argument, "CacheShape: " + sentence);
+    const auto refuse = [](std::initializer_list<Fragment> sentence) {
+      fail(ErrorCode::invalid_argument, {"CacheShape: ", joined(sentence)});
     };
-    require(layers > 0 && kv_heads > 0 && query_heads > 0, "layers, query_heads and kv_heads must be positive");
     const auto at_most = [&](const char* name, std::size_t value, std::size_t most) {
-      require(value <= most,
-              std::string(name) + " must be at most " + std::to_string(most) + ", got " + std::to_string(value));
+      if (value > most) refuse({name, " must be at most ", most, ", got ", value});
     };
+    if (layers == 0 || kv_heads == 0 || query_heads == 0) refuse({"layers, query_heads and kv_heads must be positive"});
     at_most("layers", layers, MostHeads);
     at_most("query_heads", query_heads, MostHeads);
     at_most("kv_heads", kv_heads, MostHeads);
     at_most("layers * kv_heads", heads(), MostHeads);
     at_most("head_dim", head_dim, MostDim);
     at_most("value_dim", value_dim, MostDim);
-    require(query_heads % kv_heads == 0, "query_heads (" + std::to_string(query_heads) +
-                                             ") must be a multiple of kv_heads (" + std::to_string(kv_heads) + ")");
-    require(group() <= 64, "at most 64 query heads may share a KV head, got " + std::to_string(group()));
-    require(head_dim > 0 && head_dim % 8 == 0,
-            "head_dim must be a positive multiple of 8, got " + std::to_string(head_dim));
-    require(values_dim() % 8 == 0, "value_dim must be a multiple of 8, got " + std::to_string(value_dim));
-    require(rotary.inv_freq.size() * 2 <= head_dim, "rotary has more pairs than head_dim / 2");
+    if (query_heads % kv_heads != 0)
+      refuse({"query_heads (", query_heads, ") must be a multiple of kv_heads (", kv_heads, ")"});
+    if (group() > 64) refuse({"at most 64 query heads may share a KV head, got ", group()});
+    if (head_dim == 0 || head_dim % 8 != 0) refuse({"head_dim must be a positive multiple of 8, got ", head_dim});
+    if (values_dim() % 8 != 0) refuse({"value_dim must be a multiple of 8, got ", value_dim});
+    if (rotary.inv_freq.size() * 2 > head_dim) refuse({"rotary has more pairs than head_dim / 2"});
     for (std::size_t i = 0; i < rotary.inv_freq.size(); ++i)
-      require(std::isfinite(rotary.inv_freq[i]), "rotary.inv_freq[" + std::to_string(i) + "] is not finite");
-    require(std::isfinite(scale) && scale >= 0 && std::isfinite(softcap) && softcap >= 0,
-            "scale and softcap must be finite and not negative");
+      if (!std::isfinite(rotary.inv_freq[i])) refuse({"rotary.inv_freq[", i, "] is not finite"});
+    if (!std::isfinite(scale) || scale < 0 || !std::isfinite(softcap) || softcap < 0)
+      refuse({"scale and softcap must be finite and not negative"});
   }
 };
 

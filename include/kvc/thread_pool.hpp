@@ -34,8 +34,7 @@ class ThreadPool final : public Executor {
       const std::string reason = error.what();
       const std::size_t started = workers_.size() + 1;
       stop();
-      fail(ErrorCode::out_of_memory, "ThreadPool: the system gave " + std::to_string(started) + " of " +
-                                         std::to_string(threads) + " threads: " + reason);
+      fail(ErrorCode::out_of_memory, {"ThreadPool: the system gave ", started, " of ", threads, " threads: ", reason});
     }
 #else
     start(threads);

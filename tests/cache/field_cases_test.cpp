@@ -1,13 +1,17 @@
 // Failures that users of similar systems reported, or that trials found here once. Each case is one of them.
 #include <kvc/kvc.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <random>
 #include <type_traits>
 #include <vector>
 
 #include "catch_shim.hpp"
+#include "kvc/storage/row_store.hpp"
 #include "support/random_tokens.hpp"
 
 using namespace kvc;
@@ -163,6 +167,68 @@ TEST_CASE("Rows beyond what the cache's formats hold are refused, not stored as 
     KVCache wide(Small, Full{.type = Scalar::f32});
     CHECK(refusal([&] { wide.prefill(0, tokens, {}); }) == std::nullopt);
   }
+}
+
+namespace {
+
+/// `count` tokens whose keys are `offset` + U(0, 1) in every channel: what differs between them is all that attention has.
+struct OffsetTokens {
+  std::size_t count;
+  std::vector<float> queries, keys, values;
+  OffsetTokens(std::size_t tokens, float offset)
+      : count(tokens), queries(tokens * 64), keys(tokens * 32), values(tokens * 32) {
+    std::mt19937 generator(12);
+    std::uniform_real_distribution<float> unit;
+    for (float& x : queries) x = unit(generator);
+    for (float& x : keys) x = offset + unit(generator);
+    for (float& x : values) x = unit(generator);
+  }
+  Tokens tokens(std::size_t first, std::size_t number) const {
+    return {.q = {queries.data() + first * 64, number, 64},
+            .k = {keys.data() + first * 32, number, 32},
+            .v = {values.data() + first * 32, number, 32}};
+  }
+  /// The largest error of a key of KV head 0 that a cache gives back after a prompt in two chunks.
+  float worst_error(CacheCore& cache, std::size_t cut) const {
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      cache.prefill(layer, tokens(0, cut), {});
+      cache.prefill(layer, tokens(cut, count - cut), {});
+    }
+    std::vector<float> k(count * 16), v(count * 16);
+    cache.gather({0, 0}, {k.data(), count, 16}, {v.data(), count, 16});
+    float worst = 0;
+    for (std::size_t t = 0; t < count; ++t)
+      for (std::size_t c = 0; c < 16; ++c) worst = std::max(worst, std::abs(k[t * 16 + c] - keys[t * 32 + c]));
+    return worst;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("Rows whose offset leaves f16 no digits for what differs between them are kept in f32") {
+  const OffsetTokens text(64, 600);
+  for (const std::size_t cut : {1u, 40u}) {
+    KVCache cache(Small, Full{});
+    CHECK(text.worst_error(cache, cut) == 0);
+    CHECK(cache.key_rows({0, 0}).dense_codec()->name() == "f32");
+    CHECK(cache.value_rows({0, 0}).dense_codec()->name() == "f16");
+    CHECK(cache.stats().payload == 2 * 2 * 64 * 16 * (4 + 2));
+  }
+  KVCache plain(Small, Full{}, {.dense = {.widens = false}});
+  CHECK(text.worst_error(plain, 40) > 0.2f);
+  KVCache small(Small, Full{});
+  CHECK(OffsetTokens(64, 100).worst_error(small, 40) <= 0.03126f);
+  CHECK(small.key_rows({0, 0}).dense_codec()->name() == "f16");
+}
+
+TEST_CASE("Codes of rows with a large offset are as exact as their bits allow, whatever their metadata's type") {
+  const OffsetTokens text(64, 600);
+  for (const auto& [bits, step] : {std::pair{4u, 1.0f / 15}, {8u, 1.0f / 255}})
+    for (const Scalar metadata : {Scalar::f16, Scalar::f32}) {
+      KVCache cache(Small, KIVI{.bits = bits, .group = 16, .residual = 16, .metadata = metadata});
+      // A minimum in f16 lies up to half a unit below the least element: the range that the codes cover grows by as much.
+      CHECK(text.worst_error(cache, 40) <= (metadata == Scalar::f16 ? 1.5f : 1.0f) * step / 2 * 1.02f);
+    }
 }
 
 TEST_CASE("Layers out of order are refused") {

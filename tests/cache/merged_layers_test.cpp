@@ -333,7 +333,7 @@ TEST_CASE("MiniCache | KIVI seals directions, in whole groups of keys; norms sta
         for (double& x : directions[t]) x /= norms[t];
       }
       for (std::size_t t = 0; t < quantized; ++t) rows.push_back(&directions[t]);
-      naive::quantize_together(rows, std::get<kvc::GroupQuant>(*stream.format));
+      naive::quantize_together(rows, *stream.format->get_if<kvc::GroupQuant>());
       std::size_t far = 0;
       for (std::size_t i = 0; i < got.size(); ++i)
         far += std::fabs(double(got[i]) - directions[i / Dim][i % Dim] * norms[i / Dim]) > 1e-5;

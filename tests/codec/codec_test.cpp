@@ -25,13 +25,13 @@ struct Sample {
     std::vector<naive::Row> model;
     for (std::size_t r = 0; r < Capacity; ++r)
       model.emplace_back(rows.begin() + std::ptrdiff_t(r * dim), rows.begin() + std::ptrdiff_t((r + 1) * dim));
-    if (const auto* dense = std::get_if<Dense>(&format)) {
+    if (const auto* dense = format.get_if<Dense>()) {
       for (naive::Row& row : model)
         for (double& x : row) x = naive::rounded(dense->type, x);
     } else {
       std::vector<naive::Row*> pointers;
       for (naive::Row& row : model) pointers.push_back(&row);
-      naive::quantize_together(pointers, std::get<GroupQuant>(format));
+      naive::quantize_together(pointers, *format.get_if<GroupQuant>());
     }
     for (const naive::Row& row : model) expected.insert(expected.end(), row.begin(), row.end());
     block = encoded_in_steps(Capacity);
@@ -120,7 +120,7 @@ TEST_CASE("Rows read back as the definition of their format says, from any row o
 
 TEST_CASE("Quantized rows read back within half a step") {
   for_all({80, 128}, [](const Sample& sample, const Format& format, Role) {
-    const auto* quant = std::get_if<GroupQuant>(&format);
+    const auto* quant = format.get_if<GroupQuant>();
     if (!quant) return;
     const std::vector<float> read = sample.decoded(0, Capacity);
     const std::size_t dim = sample.dim(), groups = sample.rows.size() / quant->group;
@@ -217,7 +217,7 @@ TEST_CASE("Accumulated values are weighted sums of the rows as they read back") 
 
 TEST_CASE("A block costs its codes, two numbers per group, and no more than padding besides") {
   for_all({128}, [](const Sample& sample, const Format& format, Role) {
-    const auto* quant = std::get_if<GroupQuant>(&format);
+    const auto* quant = format.get_if<GroupQuant>();
     // Others are padded: to whole registers, with 3 bits along p to units of 32.
     if (!quant || quant->group % (quant->bits == 3 ? 32 : 16) != 0) return;
     const std::size_t elements = Capacity * 128;

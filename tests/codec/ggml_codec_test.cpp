@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kvc/codec/make.hpp"
+#include "kvc/codec/ggml.hpp"
 #include "support/oracle.hpp"
 
 using namespace kvc;

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kvc/codec/make.hpp"
+#include "kvc/codec/group_quant.hpp"
 #include "support/oracle.hpp"
 
 using namespace kvc;

@@ -1,5 +1,5 @@
 #pragma once
-#include <kvc/codec/make.hpp>
+#include <kvc/codec/group_quant.hpp>
 
 #include <algorithm>
 #include <cmath>

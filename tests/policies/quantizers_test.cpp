@@ -16,10 +16,10 @@ const kvc::CacheShape Shape{.head_dim = 64};
 
 TEST_CASE("KIVI seals keys per channel, a residual at a time, and values per token, sparing the newest residual") {
   const kvc::Streams streams = KIVI{.bits = 2, .residual = 128}.quantize({}, {});
-  CHECK(std::get<GroupQuant>(*streams.key.format) == GroupQuant{.bits = 2, .axis = Axis::channel, .group = 32});
+  CHECK(*streams.key.format->get_if<GroupQuant>() == GroupQuant{.bits = 2, .axis = Axis::channel, .group = 32});
   CHECK(streams.key.recent == 0);
   CHECK(streams.key.batch == 128);
-  CHECK(std::get<GroupQuant>(*streams.value.format) == GroupQuant{.bits = 2, .axis = Axis::token, .group = 32});
+  CHECK(*streams.value.format->get_if<GroupQuant>() == GroupQuant{.bits = 2, .axis = Axis::token, .group = 32});
   CHECK(streams.value.recent == 128);
   CHECK(streams.value.batch == 1);
   CHECK((streams.key.sinks == 0 && streams.value.sinks == 0));
@@ -27,9 +27,9 @@ TEST_CASE("KIVI seals keys per channel, a residual at a time, and values per tok
 
 TEST_CASE("KIVI's keys and values may have bits of their own") {
   const kvc::Streams streams = KIVI{.key_bits = 4, .value_bits = 8, .metadata = Scalar::f32}.quantize({}, {});
-  CHECK(std::get<GroupQuant>(*streams.key.format).bits == 4);
-  CHECK(std::get<GroupQuant>(*streams.value.format).bits == 8);
-  CHECK(std::get<GroupQuant>(*streams.value.format).metadata == Scalar::f32);
+  CHECK(streams.key.format->get_if<GroupQuant>()->bits == 4);
+  CHECK(streams.value.format->get_if<GroupQuant>()->bits == 8);
+  CHECK(streams.value.format->get_if<GroupQuant>()->metadata == Scalar::f32);
 }
 
 TEST_CASE("KIVI refuses what cannot be encoded") {
@@ -47,14 +47,14 @@ TEST_CASE("KIVI refuses what cannot be encoded") {
 TEST_CASE("Full keeps rows dense in the cache's own type unless told otherwise") {
   CHECK(!Full{}.quantize({}, {}).key.format);
   const kvc::Streams dense = Full{.type = Scalar::f32}.quantize({}, {});
-  CHECK(std::get<kvc::Dense>(*dense.key.format).type == Scalar::f32);
-  CHECK(std::get<kvc::Dense>(*dense.value.format).type == Scalar::f32);
+  CHECK(dense.key.format->get_if<kvc::Dense>()->type == Scalar::f32);
+  CHECK(dense.value.format->get_if<kvc::Dense>()->type == Scalar::f32);
 }
 
 TEST_CASE("Full with bits quantizes every token at once") {
   const kvc::Streams streams = Full{.bits = 8, .group = 16}.quantize({}, {});
   for (const kvc::Stream& stream : {streams.key, streams.value}) {
-    CHECK(std::get<GroupQuant>(*stream.format) == GroupQuant{.bits = 8, .axis = Axis::token, .group = 16});
+    CHECK(*stream.format->get_if<GroupQuant>() == GroupQuant{.bits = 8, .axis = Axis::token, .group = 16});
     CHECK(stream.recent == 0);
     CHECK(stream.batch == 1);
   }
@@ -69,17 +69,17 @@ TEST_CASE("Full refuses bits that cannot be encoded, and both bits and a type") 
 
 TEST_CASE("Full with a fit passes it to its groups") {
   const kvc::Streams streams = Full{.bits = 4, .fit = kvc::Fit::half_quadratic}.quantize({}, {});
-  CHECK(std::get<GroupQuant>(*streams.value.format) ==
+  CHECK(*streams.value.format->get_if<GroupQuant>() ==
         GroupQuant{.bits = 4, .axis = Axis::token, .group = 32, .fit = kvc::Fit::half_quadratic});
 }
 
 TEST_CASE("Full with a ggml type seals every token in its blocks, values in another type if told so") {
   const kvc::Streams same = Full{.ggml = kvc::GgmlType::q8_0}.quantize({}, {});
-  CHECK(std::get<kvc::GgmlBlocks>(*same.key.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
-  CHECK(std::get<kvc::GgmlBlocks>(*same.value.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
+  CHECK(*same.key.format->get_if<kvc::GgmlBlocks>() == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
+  CHECK(*same.value.format->get_if<kvc::GgmlBlocks>() == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
   const kvc::Streams two = Full{.ggml = kvc::GgmlType::q8_0, .value_ggml = kvc::GgmlType::q4_0}.quantize({}, {});
-  CHECK(std::get<kvc::GgmlBlocks>(*two.key.format) == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
-  CHECK(std::get<kvc::GgmlBlocks>(*two.value.format) == kvc::GgmlBlocks{kvc::GgmlType::q4_0});
+  CHECK(*two.key.format->get_if<kvc::GgmlBlocks>() == kvc::GgmlBlocks{kvc::GgmlType::q8_0});
+  CHECK(*two.value.format->get_if<kvc::GgmlBlocks>() == kvc::GgmlBlocks{kvc::GgmlType::q4_0});
 }
 
 TEST_CASE("Full refuses a ggml type whose blocks do not divide the rows, or beside another format") {

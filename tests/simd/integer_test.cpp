@@ -36,7 +36,7 @@ struct Sample {
         float& x = source[p * layout.lanes + lane];
         if (data == Data::outliers && channel % 32 == 11) x = 8 * x + (channel % 64 == 11 ? 12.0f : -12.0f);
       }
-    active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
+    active_packed().encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
   }
   float original(std::size_t p, std::size_t lane) const { return source[p * layout.lanes + lane]; }
   double decoded(std::size_t p, std::size_t lane) const {
@@ -57,7 +57,7 @@ double relative_error(const Sample& sample, Arithmetic arithmetic, std::size_t r
   const std::vector<float> c = coefficients_of(sample, rows);
   const std::size_t lanes = sample.layout.lanes, steps = sample.layout.depth;
   std::vector<float> results(rows * lanes);
-  active().packed_product(sample.layout, sample.bytes.data(), {0, lanes, 0, steps},
+  active_packed().product(sample.layout, sample.bytes.data(), {0, lanes, 0, steps},
                           {c.data(), rows, steps, arithmetic, !sample.keys}, {results.data(), lanes, false});
   double arithmetic_error = 0, format_error = 0;
   for (std::size_t r = 0; r < rows; ++r)
@@ -108,18 +108,18 @@ TEST_CASE("Accurate arithmetic quantizes coefficients where the level multiplies
         std::vector<float> accurate(Tokens), exact(Tokens);
         for (auto [arithmetic, target] :
              {std::pair{Arithmetic::accurate, &accurate}, std::pair{Arithmetic::exact, &exact}})
-          active().packed_product(sample.layout, sample.bytes.data(), {0, Tokens, 0, Dim},
+          active_packed().product(sample.layout, sample.bytes.data(), {0, Tokens, 0, Dim},
                                   {c.data(), 1, Dim, arithmetic}, {target->data(), Tokens, false});
         INFO(kvc::to_string(isa) << ": " << bits << " bits");
-        CHECK((accurate != exact) == active().multiplies_integers);
+        CHECK((accurate != exact) == active_packed().multiplies_integers);
       });
     }
 }
 
 TEST_CASE("AVX2, AVX-512 and the dot products of Arm multiply integers") {
   for (kvc::Isa isa : {kvc::Isa::avx2, kvc::Isa::avx512, kvc::Isa::avx512vnni, kvc::Isa::neondotprod})
-    if (kvc::is_available(isa)) CHECK(table(isa).multiplies_integers);
-  CHECK_FALSE(table(kvc::Isa::portable).multiplies_integers);
+    if (kvc::is_available(isa)) CHECK(packed_table(isa).multiplies_integers);
+  CHECK_FALSE(packed_table(kvc::Isa::portable).multiplies_integers);
 }
 
 TEST_CASE("Fast arithmetic adds the share of the format's own error that its documentation says, at every width") {
@@ -142,7 +142,7 @@ namespace {
 void check_accurate(const PackedLayout& layout, const Area& area, std::size_t rows, bool weights, bool add) {
   const std::vector<float> source = normal_floats(layout.depth * layout.lanes, 21, 0.5f);
   std::vector<unsigned char> bytes(layout.bytes());
-  active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
+  active_packed().encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
   std::vector<float> c = normal_floats(rows * area.depth_count, 22);
   if (weights)
     for (float& x : c) x = std::fabs(x);
@@ -161,7 +161,7 @@ void check_accurate(const PackedLayout& layout, const Area& area, std::size_t ro
     }
   at_every_isa([&](kvc::Isa isa) {
     std::vector<float> results(rows * area.lanes, add ? 1.0f : NotANumber);
-    active().packed_product(layout, bytes.data(), area,
+    active_packed().product(layout, bytes.data(), area,
                             {c.data(), rows, area.depth_count, Arithmetic::accurate, weights},
                             {results.data(), area.lanes, add});
     double worst = 0;
@@ -211,14 +211,14 @@ TEST_CASE("Sums of the largest codes times the largest coefficients do not overf
     for (GroupsAlong along : {GroupsAlong::lanes, GroupsAlong::depth}) {
       const PackedLayout layout{bits, along, 32, Lanes, Steps, Scalar::f32};
       std::vector<unsigned char> bytes(layout.bytes());
-      active().packed_encode(layout, bytes.data(), {0, Lanes, 0, Steps}, {source.data(), Lanes, 1});
+      active_packed().encode(layout, bytes.data(), {0, Lanes, 0, Steps}, {source.data(), Lanes, 1});
       for (bool weights : {true, false})
         for (float coefficient : {1.0f, -1.0f}) {
           const std::vector<float> c(3 * Steps, coefficient);
           for (Arithmetic arithmetic : {Arithmetic::accurate, Arithmetic::fast})
             at_every_isa([&](kvc::Isa isa) {
               std::vector<float> results(3 * Lanes);
-              active().packed_product(layout, bytes.data(), {0, Lanes, 0, Steps},
+              active_packed().product(layout, bytes.data(), {0, Lanes, 0, Steps},
                                       {c.data(), 3, Steps, arithmetic, weights}, {results.data(), Lanes, false});
               double worst = 0;  // 31 of 32 elements are 1
               for (float x : results) worst = std::max(worst, std::fabs(x - double(coefficient) * Steps * 31 / 32));
@@ -236,11 +236,11 @@ TEST_CASE("A row's accurate result does not depend on the other rows") {
   at_every_isa([&](kvc::Isa isa) {
     std::vector<float> whole(13 * Tokens), one(Tokens);
     const Area area{0, Tokens, 0, Dim};
-    active().packed_product(sample.layout, sample.bytes.data(), area, {c.data(), 13, Dim, Arithmetic::accurate},
+    active_packed().product(sample.layout, sample.bytes.data(), area, {c.data(), 13, Dim, Arithmetic::accurate},
                             {whole.data(), Tokens, false});
     std::size_t different = 0;
     for (std::size_t r = 0; r < 13; ++r) {
-      active().packed_product(sample.layout, sample.bytes.data(), area,
+      active_packed().product(sample.layout, sample.bytes.data(), area,
                               {c.data() + r * Dim, 1, Dim, Arithmetic::accurate}, {one.data(), Tokens, false});
       for (std::size_t i = 0; i < Tokens; ++i) different += one[i] != whole[r * Tokens + i];
     }
@@ -256,7 +256,7 @@ TEST_CASE("Weights below zero, which attention never has, still give accurate su
     std::vector<float> results(Dim), exact(Dim);
     const Area area{0, Dim, 0, Tokens};
     for (auto [arithmetic, target] : {std::pair{Arithmetic::accurate, &results}, std::pair{Arithmetic::exact, &exact}})
-      active().packed_product(sample.layout, sample.bytes.data(), area, {c.data(), 1, Tokens, arithmetic, true},
+      active_packed().product(sample.layout, sample.bytes.data(), area, {c.data(), 1, Tokens, arithmetic, true},
                               {target->data(), Dim, false});
     double worst = 0;
     for (std::size_t i = 0; i < Dim; ++i) worst = std::max(worst, std::fabs(double(results[i]) - exact[i]));

@@ -21,7 +21,7 @@ struct Block {
 
   explicit Block(const PackedLayout& packed)
       : layout(packed), source(normal_floats(packed.lanes * packed.depth, 1, 1.0f)), bytes(packed.bytes()) {
-    active().packed_encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
+    active_packed().encode(layout, bytes.data(), {0, layout.lanes, 0, layout.depth}, {source.data(), layout.lanes, 1});
   }
 };
 
@@ -44,7 +44,7 @@ std::string description(const PackedLayout& layout, kvc::Isa isa) {
 std::vector<float> product(const Block& block, const Area& area, const std::vector<float>& coefficients,
                            std::size_t rows, bool add = false) {
   std::vector<float> results(rows * area.lanes, add ? 1.0f : NotANumber);
-  active().packed_product(block.layout, block.bytes.data(), area, {coefficients.data(), rows, area.depth_count},
+  active_packed().product(block.layout, block.bytes.data(), area, {coefficients.data(), rows, area.depth_count},
                           {results.data(), area.lanes, add});
   return results;
 }
@@ -131,7 +131,7 @@ TEST_CASE(
         }
         at_every_isa([&](kvc::Isa isa) {
           std::vector<unsigned char> bytes(layout.bytes());
-          active().packed_encode(layout, bytes.data(), {0, 32, 0, 64}, {source.data(), 32, 1});
+          active_packed().encode(layout, bytes.data(), {0, 32, 0, 64}, {source.data(), 32, 1});
           std::size_t wrong = 0;
           for (std::size_t group = 0; group < 64; ++group) {
             std::vector<float> elements;
@@ -154,7 +154,7 @@ TEST_CASE("packed_encode leaves zeros in the padding of every row of dwords that
     at_every_isa([&](kvc::Isa isa) {
       std::vector<unsigned char> bytes(layout.bytes(), 0xff);
       const std::vector<float> source = normal_floats(100 * 50, 1);
-      active().packed_encode(layout, bytes.data(), {0, 100, 0, 50}, {source.data(), 100, 1});
+      active_packed().encode(layout, bytes.data(), {0, 100, 0, 50}, {source.data(), 100, 1});
       std::vector<std::uint32_t> dwords(layout.code_dwords());
       std::memcpy(dwords.data(), bytes.data(), 4 * dwords.size());
       std::vector<bool> written(dwords.size() / kvc::TileLanes);
@@ -180,7 +180,7 @@ TEST_CASE("a constant group has scale 0 and code 0") {
       const PackedLayout layout{4, along, 32, 32, 32, Scalar::f16};
       const std::vector<float> source(32 * 32, -2.75f);
       std::vector<unsigned char> bytes(layout.bytes());
-      active().packed_encode(layout, bytes.data(), {0, 32, 0, 32}, {source.data(), 32, 1});
+      active_packed().encode(layout, bytes.data(), {0, 32, 0, 32}, {source.data(), 32, 1});
       const PackedElement element = packed_element(layout, bytes.data(), 5, 21);
       INFO(kvc::to_string(isa));
       CHECK(element.code == 0);
@@ -201,7 +201,7 @@ TEST_CASE("rows that are appended one by one make the same block as one call") {
         for (std::size_t token = 0; token < 37; ++token) {
           const bool is_value = layout.along == GroupsAlong::lanes;
           const Area area = is_value ? Area{0, 60, token, 1} : Area{token, 1, 0, 60};
-          active().packed_encode(layout, bytes.data(), area,
+          active_packed().encode(layout, bytes.data(), area,
                                  {whole.source.data() + (is_value ? token * 60 : token), layout.lanes, 1});
         }
         INFO(description(layout, isa));
@@ -219,7 +219,7 @@ TEST_CASE("packed_encode reads its source through any strides") {
       for (std::size_t lane = 0; lane < 64; ++lane) transposed[lane * 40 + p] = block.source[p * 64 + lane];
     at_every_isa([&](kvc::Isa isa) {
       std::vector<unsigned char> bytes(layout.bytes());
-      active().packed_encode(layout, bytes.data(), {0, 64, 0, 40}, {transposed.data(), 1, 40});
+      active_packed().encode(layout, bytes.data(), {0, 64, 0, 40}, {transposed.data(), 1, 40});
       INFO(kvc::to_string(isa));
       CHECK(bytes == block.bytes);
     });
@@ -234,7 +234,7 @@ TEST_CASE("packed_decode gives code * scale + minimum with two roundings, bit fo
         at_every_isa([&](kvc::Isa isa) {
           const std::size_t depth_stride = lanes_follow ? 100 : 1, lane_stride = lanes_follow ? 1 : 50;
           std::vector<float> back(100 * 50, Sentinel);
-          active().packed_decode(layout, block.bytes.data(), area, {back.data(), depth_stride, lane_stride});
+          active_packed().decode(layout, block.bytes.data(), area, {back.data(), depth_stride, lane_stride});
           std::size_t wrong = 0;
           for (std::size_t p = 0; p < area.depth_count; ++p)
             for (std::size_t lane = 0; lane < area.lanes; ++lane) {
@@ -291,7 +291,7 @@ TEST_CASE("packed_product writes exactly the area's lanes of each row") {
     const std::vector<float> coefficients = normal_floats(5 * 40, 2);
     at_every_isa([&](kvc::Isa isa) {
       std::vector<float> results(5 * 64, Sentinel);
-      active().packed_product(block.layout, block.bytes.data(), {0, 47, 0, 40}, {coefficients.data(), 5, 40},
+      active_packed().product(block.layout, block.bytes.data(), {0, 47, 0, 40}, {coefficients.data(), 5, 40},
                               {results.data(), 64, false});
       std::size_t wrong = 0;
       for (std::size_t i = 0; i < results.size(); ++i) wrong += (results[i] == Sentinel) != (i % 64 >= 47);

@@ -25,8 +25,8 @@ struct Encoded {
 
   Encoded(unsigned bits, GroupsAlong along, Scalar metadata, const std::vector<float>& source)
       : layout{bits, along, 32, 32, 32, metadata}, bytes(layout.bytes()) {
-    active().packed_encode(layout, bytes.data(), {0, 32, 0, 32}, {source.data(), 32, 1});
-    active().packed_decode(layout, bytes.data(), {0, 32, 0, 32}, {read.data(), 32, 1});
+    active_packed().encode(layout, bytes.data(), {0, 32, 0, 32}, {source.data(), 32, 1});
+    active_packed().decode(layout, bytes.data(), {0, 32, 0, 32}, {read.data(), 32, 1});
   }
   /// The scale of the group of an element.
   double scale(std::size_t d, std::size_t lane) const { return packed_element(layout, bytes.data(), d, lane).scale; }

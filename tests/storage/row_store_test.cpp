@@ -62,7 +62,7 @@ struct Pair {
   static inline Workspace workspace;
 
   explicit Pair(const Setup& how)
-      : store(make_codec(how.dense, how.role, how.dim),
+      : store(make_codec(how.dense, how.role, how.dim), nullptr,
               how.stream.format ? std::vector{RowTable::SealedCodec{make_codec(*how.stream.format, how.role, how.dim)}}
                                 : std::vector<RowTable::SealedCodec>(),
               how.stream, std::pmr::new_delete_resource()),
@@ -357,7 +357,7 @@ TEST_CASE("The payload of a row store is the bytes of its rows, the rest of its 
     pair.store.add_to(stats);
     std::size_t payload = 0, held = 0;
     for (const Segment& segment : pair.store.segments()) {
-      const auto* format = segment.sealed ? &std::get<GroupQuant>(*setup.stream.format) : nullptr;
+      const auto* format = segment.sealed ? &*setup.stream.format->get_if<GroupQuant>() : nullptr;
       const std::size_t rows = segment.rows();
       held += segment.block->bytes();
       if (!format) {

@@ -3,18 +3,19 @@
 #   layer     its files (first match wins)                          it may include
 rules='
   adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policies list named cache umbrella
-  analysis    analysis/.*.hpp                                       vocabulary kernels codec storage interface policies cache adaptor analysis
+  analysis    analysis/.*.hpp                                       vocabulary kernels codec formats storage interface policies cache adaptor analysis
   umbrella    kvc.hpp                                               vocabulary simd interface list cache
-  compiled    implementation.hpp                                    vocabulary simd kernels named cache
+  compiled    implementation.hpp                                    vocabulary simd kernels codec named cache
   vocabulary  [^/]*.hpp                                             vocabulary
   simd        simd/.*.hpp                                           vocabulary simd
   kernels     kernels/.*.hpp                                        vocabulary simd kernels
+  formats     codec/make.hpp                                        vocabulary codec
   codec       codec/.*.hpp                                          vocabulary kernels codec
   interface   policy/.*.hpp                                         vocabulary interface
   list        policies/all.hpp                                      policies
-  policies    policies/.*.hpp                                       vocabulary interface policies
+  policies    policies/.*.hpp                                       vocabulary interface policies formats
   named       named/.*.hpp                                          vocabulary interface policies list named
-  storage     storage/.*.hpp                                        vocabulary kernels codec storage interface
+  storage     storage/.*.hpp                                        vocabulary kernels codec formats storage interface
   attention   attention/.*.hpp                                      vocabulary kernels codec storage attention interface
   cache       cache/.*.hpp                                          vocabulary kernels codec storage attention interface cache
 '

@@ -36,7 +36,7 @@ void merge_rows(Head& below, Head& here, std::size_t first, Stored Slot::*side, 
     directions.push_back(direction);
   }
 
-  const auto* format = stream.format ? std::get_if<kvc::GroupQuant>(&*stream.format) : nullptr;
+  const auto* format = stream.format ? stream.format->get_if<kvc::GroupQuant>() : nullptr;
   const std::size_t granule = format && format->axis == kvc::Axis::channel ? format->group : 1;
   for (std::size_t done = 0; done < slots.size();) {
     std::size_t count = std::min<std::size_t>(256, slots.size() - done) / granule * granule;

@@ -28,8 +28,8 @@ kvc::Streams streams_of(const kvc::CacheCore& cache) {
   return {};
 }
 kvc::Scalar dense_of(const kvc::Streams& streams) {
-  if (streams.key.format && std::holds_alternative<kvc::Dense>(*streams.key.format))
-    return std::get<kvc::Dense>(*streams.key.format).type;
+  if (streams.key.format && streams.key.format->get_if<kvc::Dense>())
+    return streams.key.format->get_if<kvc::Dense>()->type;
   return Exact.dense.type;
 }
 

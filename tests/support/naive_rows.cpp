@@ -45,8 +45,8 @@ void quantize_together(std::vector<Row*> rows, const kvc::GroupQuant& format) {
 }
 
 void seal_oldest(const std::vector<Stored*>& slots, const kvc::Stream& stream, Blocks& blocks) {
-  if (!stream.format || !std::holds_alternative<kvc::GroupQuant>(*stream.format)) return;
-  const auto& format = std::get<kvc::GroupQuant>(*stream.format);
+  if (!stream.format || !stream.format->get_if<kvc::GroupQuant>()) return;
+  const auto& format = *stream.format->get_if<kvc::GroupQuant>();
   std::vector<Stored*> candidates;
   for (std::size_t slot = stream.sinks; slot + stream.recent < slots.size(); ++slot)
     if (!slots[slot]->sealed()) candidates.push_back(slots[slot]);

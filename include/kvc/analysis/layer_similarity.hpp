@@ -100,9 +100,8 @@ inline std::vector<LayerSimilarity> layer_similarity(const CacheCore& cache, dou
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       const HeadId low{std::uint32_t(layer), std::uint32_t(head)}, high{std::uint32_t(layer + 1), std::uint32_t(head)};
       if (cache.positions(low) != cache.positions(high))
-        fail(ErrorCode::incompatible, "layer_similarity: head " + std::to_string(head) +
-                                          " holds different tokens in layers " + std::to_string(layer) + " and " +
-                                          std::to_string(layer + 1));
+        fail(ErrorCode::incompatible,
+             {"layer_similarity: head ", head, " holds different tokens in layers ", layer, " and ", layer + 1});
       const EigenHead below = gather(cache, low), here = gather(cache, high);
       detail::SimilarityOfRows keys(t), values(t);
       for (auto* side : {&keys, &all_keys}) side->add(below.keys, here.keys);

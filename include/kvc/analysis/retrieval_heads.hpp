@@ -8,7 +8,6 @@
 #include <memory>
 #include <memory_resource>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -49,8 +48,8 @@ class HeadScorer {
     shape.validate();
     if (text.block == 0 || text.repeats < 2)
       fail(ErrorCode::invalid_argument,
-           "HeadScorer: a block of at least 1 token must be repeated at least 2 times, got " +
-               std::to_string(text.block) + " tokens " + std::to_string(text.repeats) + " times");
+           {"HeadScorer: a block of at least 1 token must be repeated at least 2 times, got ", text.block, " tokens ",
+            text.repeats, " times"});
     scores_ = {shape.layers, shape.query_heads, shape.kv_heads, {}, {}};
     scores_.echo.resize(shape.layers * shape.query_heads);
     scores_.induction.resize(shape.layers * shape.query_heads);
@@ -96,8 +95,7 @@ class HeadScorer {
   const HeadScores& scores() const {
     const auto missing = std::find(seen_.begin(), seen_.end(), std::uint8_t{0});
     if (missing != seen_.end())
-      fail(ErrorCode::missing_feed,
-           "HeadScorer: layer " + std::to_string(missing - seen_.begin()) + " has not been added");
+      fail(ErrorCode::missing_feed, {"HeadScorer: layer ", missing - seen_.begin(), " has not been added"});
     return scores_;
   }
 
@@ -111,17 +109,14 @@ class HeadScorer {
 
   void check(std::size_t layer, ConstRows q, ConstRows k) const {
     if (layer >= shape_.layers)
-      fail(ErrorCode::invalid_argument, "HeadScorer: layer " + std::to_string(layer) + " of a model with " +
-                                            std::to_string(shape_.layers) + " layers");
+      fail(ErrorCode::invalid_argument, {"HeadScorer: layer ", layer, " of a model with ", shape_.layers, " layers"});
     const auto require = [&](const char* name, const ConstRows& rows, std::size_t dim) {
       if (rows.count != text_.tokens() || rows.dim != dim)
-        fail(ErrorCode::shape_mismatch, std::string("HeadScorer: ") + name + ": got [" + std::to_string(rows.count) +
-                                            ", " + std::to_string(rows.dim) + "], expected [" +
-                                            std::to_string(text_.tokens()) + ", " + std::to_string(dim) + "]");
+        fail(ErrorCode::shape_mismatch, {"HeadScorer: ", name, ": got [", rows.count, ", ", rows.dim, "], expected [",
+                                         text_.tokens(), ", ", dim, "]"});
       for (std::size_t row = 0; row < rows.count; ++row)
         if (!kernels::active().all_within(rows[row].data(), dim, std::numeric_limits<float>::max()))
-          fail(ErrorCode::non_finite, std::string("HeadScorer: ") + name + ": row " + std::to_string(row) +
-                                          " of layer " + std::to_string(layer) + " is not finite");
+          fail(ErrorCode::non_finite, {"HeadScorer: ", name, ": row ", row, " of layer ", layer, " is not finite"});
     };
     require("q", q, shape_.query_heads * shape_.head_dim);
     require("k", k, shape_.kv_heads * shape_.head_dim);
@@ -189,7 +184,7 @@ inline std::vector<float> best_of_groups(std::span<const float> scores, std::siz
 /// 1 for the round(scores * share) highest (half to even, as Python rounds) and for all that equal one of them.
 inline std::vector<std::uint8_t> select_heads(std::span<const float> scores, double share) {
   if (!(share >= 0 && share <= 1))
-    fail(ErrorCode::invalid_argument, "select_heads: the share must lie in [0, 1], got " + std::to_string(share));
+    fail(ErrorCode::invalid_argument, {"select_heads: the share must lie in [0, 1], got ", share});
   std::vector<std::uint8_t> selected(scores.size());
   const auto count = static_cast<std::size_t>(std::nearbyint(double(scores.size()) * share));
   if (count == 0) return selected;

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <initializer_list>
 #include <limits>
 #include <span>
-#include <string>
 
 #include "kvc/cache/checks.hpp"
 #include "kvc/cache/merging.hpp"
@@ -18,25 +18,24 @@ namespace kvc::inline KVC_ABI::cache {
 
 /// Refuses a plan that no head can carry out.
 inline void check_plan(const Inside& in, std::size_t stage, const HeadStore& store, const Plan& plan) {
-  const auto refuse = [&](std::size_t slot, const std::string& what) {
-    fail(ErrorCode::invalid_argument,
-         std::string(in.stages[stage]->type()) + ": the plan for slot " + std::to_string(slot) + " " + what);
+  const auto refuse = [&](std::size_t slot, std::initializer_list<Fragment> what) {
+    fail(ErrorCode::invalid_argument, {in.stages[stage]->type(), ": the plan for slot ", slot, " ", joined(what)});
   };
   constexpr float Largest = std::numeric_limits<float>::max();
   const float key_limit = std::min(store.key_limit(), Largest), value_limit = std::min(store.value_limit(), Largest);
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
     if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), key_limit))
-      refuse(rewrite.slot, "has a key that is not finite, or larger than its format holds");
+      refuse(rewrite.slot, {"has a key that is not finite, or larger than its format holds"});
     if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), value_limit))
-      refuse(rewrite.slot, "has a value that is not finite, or larger than its format holds");
+      refuse(rewrite.slot, {"has a value that is not finite, or larger than its format holds"});
   }
   for (const auto& [slot, tokens] : plan.multiplicities())
     if (slot >= store.size() || !(tokens > 0) || !std::isfinite(tokens))
-      refuse(slot, "has a multiplicity of " + std::to_string(tokens) + ", which must be positive and finite");
+      refuse(slot, {"has a multiplicity of ", tokens, ", which must be positive and finite"});
   for (const auto& [slot, precision_class] : plan.precisions())
     if (slot >= store.size() || precision_class > store.precision_classes())
-      refuse(slot, "has precision class " + std::to_string(precision_class) + ", beyond the stream's classes");
+      refuse(slot, {"has precision class ", precision_class, ", beyond the stream's classes"});
 }
 
 /// Lets one stage plan for one head. `scored`: what a joint verb said about the head's slots; without data the stage is asked

@@ -4,7 +4,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
 
 #include "kvc/cache/calls.hpp"
 
@@ -48,23 +47,22 @@ inline void check_batch(std::span<Inside* const> caches, std::size_t layer, cons
                         const Rows<float>& out) {
   if (tokens.q.count != caches.size() || tokens.k.count != caches.size() || tokens.v.count != caches.size() ||
       out.count != caches.size())
-    fail(ErrorCode::shape_mismatch, "decode_batch: got " + std::to_string(tokens.k.count) +
-                                        " rows, expected one per cache (" + std::to_string(caches.size()) + ")");
+    fail(ErrorCode::shape_mismatch,
+         {"decode_batch: got ", tokens.k.count, " rows, expected one per cache (", caches.size(), ")"});
   if (!tokens.positions.empty() && tokens.positions.size() != caches.size())
-    fail(ErrorCode::shape_mismatch, "decode_batch: Tokens::positions: got " + std::to_string(tokens.positions.size()) +
-                                        ", expected one per cache (" + std::to_string(caches.size()) + ") or none");
+    fail(ErrorCode::shape_mismatch, {"decode_batch: Tokens::positions: got ", tokens.positions.size(),
+                                     ", expected one per cache (", caches.size(), ") or none"});
   for (std::size_t b = 0; b < caches.size(); ++b) {
     if (caches[b]->shape.kv_heads != caches[0]->shape.kv_heads)
       fail(ErrorCode::shape_mismatch, "decode_batch: caches with different numbers of KV heads");
     if (std::find(caches.begin(), caches.begin() + static_cast<std::ptrdiff_t>(b), caches[b]) !=
         caches.begin() + static_cast<std::ptrdiff_t>(b))
-      fail(ErrorCode::invalid_argument, "decode_batch: cache " + std::to_string(b) + " is in the batch twice");
+      fail(ErrorCode::invalid_argument, {"decode_batch: cache ", b, " is in the batch twice"});
   }
   const std::size_t heads = caches.empty() ? 1 : caches[0]->shape.kv_heads;
   if (!tokens.scores.empty() && tokens.scores.size() != caches.size() * heads)
-    fail(ErrorCode::missing_feed,
-         "decode_batch: Tokens::scores: got " + std::to_string(tokens.scores.size()) +
-             " numbers, expected [caches, kv_heads] = " + std::to_string(caches.size() * heads));
+    fail(ErrorCode::missing_feed, {"decode_batch: Tokens::scores: got ", tokens.scores.size(),
+                                   " numbers, expected [caches, kv_heads] = ", caches.size() * heads});
   for (std::size_t b = 0; b < caches.size(); ++b) {
     check_tokens(*caches[b], "decode_batch", layer, part_of(tokens, b, 1, heads), out.subrows(b, 1), false);
     check_no_drafts(*caches[b], "decode_batch");

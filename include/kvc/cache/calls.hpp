@@ -5,7 +5,6 @@
 #include <new>
 #include <span>
 #include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -24,11 +23,11 @@ decltype(auto) guarded(const char* name, Call call) {
   try {
     return call();
   } catch (const std::bad_alloc&) {
-    fail(ErrorCode::out_of_memory, std::string(name) + ": memory was refused; the cache is as it was before the call");
+    fail(ErrorCode::out_of_memory, {name, ": memory was refused; the cache is as it was before the call"});
   } catch (const std::length_error&) {
-    fail(ErrorCode::out_of_memory, std::string(name) +
-                                       ": more memory was asked for than there can be; the cache is as "
-                                       "it was before the call");
+    fail(ErrorCode::out_of_memory, {name,
+                                    ": more memory was asked for than there can be; the cache is as "
+                                    "it was before the call"});
   }
 #else
   static_cast<void>(name);
@@ -233,9 +232,8 @@ KVC_FORWARD void CacheCore::accept(std::size_t tokens) {
   cache::Inside& in = *inside_;
   for (const cache::LayerState& state : in.layers)
     if (state.drafted_tokens() != in.layers[0].drafted_tokens() || tokens > state.drafted_tokens())
-      fail(ErrorCode::invalid_argument, "accept: asked for " + std::to_string(tokens) + " of " +
-                                            std::to_string(state.drafted_tokens()) +
-                                            " drafted tokens; every layer must have drafted the same");
+      fail(ErrorCode::invalid_argument, {"accept: asked for ", tokens, " of ", state.drafted_tokens(),
+                                         " drafted tokens; every layer must have drafted the same"});
   cache::guarded("accept", [&] {
     cache::Transaction transaction(in);
     std::vector<cache::Finished> all;
@@ -257,8 +255,7 @@ KVC_FORWARD void CacheCore::probe(std::size_t layer, const Tokens& tokens, Rows<
   cache::check_tokens(in, "probe", layer, tokens, out, true, false);
   cache::check_no_drafts(in, "probe");
   if (begin < 0 || end < begin)
-    fail(ErrorCode::invalid_argument, "probe: the positions asked about, " + std::to_string(begin) + " to " +
-                                          std::to_string(end) + ", are no range");
+    fail(ErrorCode::invalid_argument, {"probe: the positions asked about, ", begin, " to ", end, ", are no range"});
   cache::guarded("probe", [&] {
     cache::Transaction transaction(in, layer);
     const std::size_t seen = in.layers[layer].seen;
@@ -286,9 +283,8 @@ KVC_FORWARD void CacheCore::attend(std::size_t layer, ConstRows queries, Rows<fl
   cache::check_rows({"attend", "out"}, out, queries.count, shape.query_heads * shape.values_dim());
   if (in.options.check_finite) cache::check_values({"attend", "queries"}, queries, std::numeric_limits<float>::max());
   if (!lse.empty() && lse.size() != queries.count * shape.query_heads)
-    fail(ErrorCode::shape_mismatch,
-         "attend: lse: got " + std::to_string(lse.size()) +
-             " numbers, expected [tokens, query_heads] = " + std::to_string(queries.count * shape.query_heads));
+    fail(ErrorCode::shape_mismatch, {"attend: lse: got ", lse.size(),
+                                     " numbers, expected [tokens, query_heads] = ", queries.count * shape.query_heads});
   cache::guarded("attend", [&] {
     const WorkspacePool::Lease workspace(*in.workspaces);
     attention::attend_all(in.heads_of(layer), in.settings(layer), in.layers[layer].next_position, queries, out, lse,
@@ -306,16 +302,15 @@ KVC_FORWARD void CacheCore::make_room(std::size_t tokens) {
   cache::check_no_drafts(*inside_, "make_room");
   constexpr auto Most = static_cast<std::size_t>(std::numeric_limits<Position>::max());
   if (tokens > Most)
-    fail(ErrorCode::invalid_argument, "make_room: " + std::to_string(tokens) +
-                                          " tokens were announced, more than there are positions (" +
-                                          std::to_string(Most) + ")");
+    fail(ErrorCode::invalid_argument,
+         {"make_room: ", tokens, " tokens were announced, more than there are positions (", Most, ")"});
   cache::guarded("make_room", [&] {
     cache::act_everywhere(*inside_, {.event = Event::make_room, .incoming = tokens, .executor = inside_->executor});
   });
 }
 
 KVC_FORWARD bool CacheCore::truncate(Position from) {
-  if (from < 0) fail(ErrorCode::invalid_argument, "truncate: position " + std::to_string(from) + " is negative");
+  if (from < 0) fail(ErrorCode::invalid_argument, {"truncate: position ", from, " is negative"});
   cache::Inside& in = *inside_;
   return cache::guarded("truncate", [&] {
     cache::Transaction transaction(in);
@@ -341,8 +336,7 @@ KVC_FORWARD void CacheCore::clear() {
 KVC_FORWARD void CacheCore::reserve(std::size_t tokens) {
   constexpr auto Most = static_cast<std::size_t>(std::numeric_limits<Position>::max());
   if (tokens > Most)
-    fail(ErrorCode::invalid_argument, "reserve: " + std::to_string(tokens) +
-                                          " tokens are more than there are positions (" + std::to_string(Most) + ")");
+    fail(ErrorCode::invalid_argument, {"reserve: ", tokens, " tokens are more than there are positions (", Most, ")"});
   cache::guarded("reserve", [&] { cache::reserve(*inside_, tokens); });
 }
 

@@ -13,59 +13,57 @@ namespace kvc::inline KVC_ABI::cache {
 
 inline std::size_t index_of(const Inside& in, HeadId id) {
   if (id.layer >= in.shape.layers || id.head >= in.shape.kv_heads)
-    fail(ErrorCode::invalid_argument, "HeadId: layer " + std::to_string(id.layer) + ", head " +
-                                          std::to_string(id.head) + " is outside the cache's " +
-                                          std::to_string(in.shape.layers) + " layers of " +
-                                          std::to_string(in.shape.kv_heads) + " KV heads");
+    fail(ErrorCode::invalid_argument, {"HeadId: layer ", id.layer, ", head ", id.head, " is outside the cache's ",
+                                       in.shape.layers, " layers of ", in.shape.kv_heads, " KV heads"});
   return id.layer * in.shape.kv_heads + id.head;
 }
 
 inline void check_layer(const Inside& in, std::size_t layer) {
   if (layer >= in.shape.layers)
-    fail(ErrorCode::invalid_argument,
-         "layer: got " + std::to_string(layer) + ", the cache has layers 0 to " + std::to_string(in.shape.layers - 1));
+    fail(ErrorCode::invalid_argument, {"layer: got ", layer, ", the cache has layers 0 to ", in.shape.layers - 1});
 }
 
 inline void check_no_drafts(const Inside& in, const char* call) {
   for (const LayerState& state : in.layers)
     if (state.drafted_tokens() != 0)
-      fail(ErrorCode::invalid_argument, std::string(call) + ": drafted tokens are waiting; call accept() first");
+      fail(ErrorCode::invalid_argument, {call, ": drafted tokens are waiting; call accept() first"});
 }
 
-/// An argument of a call, whose name is put together only where it is needed.
+/// An argument of a call.
 struct Argument {
   const char *call, *name;
-  std::string text() const { return std::string(call) + ": " + name; }
 };
 
 /// Refuses rows that are not [count, dim], or that would run into each other.
 template <class T>
 void check_rows(const Argument& argument, const Rows<T>& rows, std::size_t count, std::size_t dim) {
   if (rows.count != count || rows.dim != dim || (rows.data == nullptr && count != 0))
-    fail(ErrorCode::shape_mismatch, argument.text() + ": got [" + std::to_string(rows.count) + ", " +
-                                        std::to_string(rows.dim) + "]" + (rows.data == nullptr ? " without data" : "") +
-                                        ", expected [" + std::to_string(count) + ", " + std::to_string(dim) + "]");
+    fail(ErrorCode::shape_mismatch,
+         {argument.call, ": ", argument.name, ": got [", rows.count, ", ", rows.dim, "]",
+          rows.data == nullptr ? " without data" : "", ", expected [", count, ", ", dim, "]"});
   if (rows.stride < dim && count > 1)
-    fail(ErrorCode::shape_mismatch, argument.text() + ": stride (" + std::to_string(rows.stride) +
-                                        ") is smaller than a row (" + std::to_string(dim) + ")");
+    fail(ErrorCode::shape_mismatch,
+         {argument.call, ": ", argument.name, ": stride (", rows.stride, ") is smaller than a row (", dim, ")"});
+}
+
+/// Refuses a row that has a number beyond `limit`.
+[[noreturn, gnu::cold]] inline void refuse_row(const Argument& argument, const ConstRows& rows, std::size_t row,
+                                               float limit) {
+  std::size_t column = 0;
+  while (std::fabs(rows[row][column]) <= limit) ++column;
+  const float value = rows[row][column];
+  const std::string place = joined({argument.call, ": ", argument.name, ": row ", row, ", column ", column, " is "});
+  if (!std::isfinite(value))
+    fail(ErrorCode::non_finite, {place, std::isnan(value) ? "NaN" : "infinite", "; nothing was appended"});
+  fail(ErrorCode::non_finite, {place, value, ", beyond ", limit,
+                               ", the most that the cache's formats hold: CacheOptions::dense = {Scalar::f32}, and "
+                               "f32 metadata of a quantizer, hold more; nothing was appended"});
 }
 
 /// Refuses NaN and infinity, and what the format of the rows cannot hold: a magnitude above `limit`.
 inline void check_values(const Argument& argument, const ConstRows& rows, float limit) {
-  for (std::size_t row = 0; row < rows.count; ++row) {
-    if (kernels::active().all_within(rows[row].data(), rows.dim, limit)) continue;
-    std::size_t column = 0;
-    while (std::fabs(rows[row][column]) <= limit) ++column;
-    const float value = rows[row][column];
-    const std::string place =
-        argument.text() + ": row " + std::to_string(row) + ", column " + std::to_string(column) + " is ";
-    if (!std::isfinite(value))
-      fail(ErrorCode::non_finite, place + (std::isnan(value) ? "NaN" : "infinite") + "; nothing was appended");
-    fail(ErrorCode::non_finite,
-         place + std::to_string(value) + ", beyond " + std::to_string(limit) +
-             ", the most that the cache's formats hold: CacheOptions::dense = {Scalar::f32}, and "
-             "f32 metadata of a quantizer, hold more; nothing was appended");
-  }
+  for (std::size_t row = 0; row < rows.count; ++row)
+    if (!kernels::active().all_within(rows[row].data(), rows.dim, limit)) refuse_row(argument, rows, row, limit);
 }
 
 /// The largest magnitude that the formats of a layer's keys, or values, can hold.
@@ -79,37 +77,32 @@ inline float layer_limit(const Inside& in, std::size_t layer, Role role) {
 inline void check_positions(const Inside& in, const char* call, std::size_t layer, const Tokens& tokens) {
   const std::size_t count = tokens.k.count;
   if (!tokens.positions.empty() && tokens.positions.size() != count)
-    fail(ErrorCode::shape_mismatch, std::string(call) + ": Tokens::positions: got " +
-                                        std::to_string(tokens.positions.size()) + ", expected one per token (" +
-                                        std::to_string(count) + ") or none");
+    fail(ErrorCode::shape_mismatch, {call, ": Tokens::positions: got ", tokens.positions.size(),
+                                     ", expected one per token (", count, ") or none"});
   constexpr Position Largest = std::numeric_limits<Position>::max();
   Position last = in.layers[layer].next_position - 1;
   for (const Position position : tokens.positions) {
     if (position <= last)
-      fail(ErrorCode::invalid_argument, std::string(call) + ": Tokens::positions: " + std::to_string(position) +
-                                            " does not come after " + std::to_string(last));
+      fail(ErrorCode::invalid_argument, {call, ": Tokens::positions: ", position, " does not come after ", last});
     last = position;
   }
   if (last == Largest)
-    fail(ErrorCode::invalid_argument,
-         std::string(call) + ": Tokens::positions: " + std::to_string(last) + " leaves no position for the next token");
+    fail(ErrorCode::invalid_argument, {call, ": Tokens::positions: ", last, " leaves no position for the next token"});
   if (tokens.positions.empty() && count >= static_cast<std::size_t>(std::int64_t{Largest} - last))
-    fail(ErrorCode::invalid_argument, std::string(call) + ": there are not enough positions for " +
-                                          std::to_string(count) + " tokens after position " + std::to_string(last) +
-                                          ": the largest is " + std::to_string(Largest));
+    fail(ErrorCode::invalid_argument, {call, ": there are not enough positions for ", count, " tokens after position ",
+                                       last, ": the largest is ", Largest});
 }
 
 inline void check_scores(const Inside& in, const char* call, const Tokens& tokens) {
   if (!in.demands.external_scores) return;
   const std::size_t wanted = tokens.k.count * in.shape.kv_heads;
   if (tokens.scores.size() != wanted)
-    fail(ErrorCode::missing_feed,
-         std::string(call) + ": Tokens::scores: got " + std::to_string(tokens.scores.size()) +
-             " numbers, the policy needs external scores [tokens, kv_heads] = " + std::to_string(wanted));
+    fail(ErrorCode::missing_feed, {call, ": Tokens::scores: got ", tokens.scores.size(),
+                                   " numbers, the policy needs external scores [tokens, kv_heads] = ", wanted});
   for (std::size_t i = 0; i < wanted; ++i)
     if (std::isinf(tokens.scores[i]) && tokens.scores[i] > 0)
-      fail(ErrorCode::non_finite, std::string(call) + ": Tokens::scores: number " + std::to_string(i) +
-                                      " is infinite, which would protect its token from every eviction");
+      fail(ErrorCode::non_finite,
+           {call, ": Tokens::scores: number ", i, " is infinite, which would protect its token from every eviction"});
 }
 
 /// Layers are fed in order: none may be ahead of the one below it.
@@ -117,10 +110,9 @@ inline void check_order(const Inside& in, const char* call, std::size_t layer, s
   if (layer == 0) return;
   const std::size_t here = in.layers[layer].seen, below = in.layers[layer - 1].seen;
   if (here + count > below)
-    fail(ErrorCode::invalid_argument, std::string(call) + ": layer " + std::to_string(layer) + " would hold " +
-                                          std::to_string(here + count) + " tokens, but layer " +
-                                          std::to_string(layer - 1) + " has seen " + std::to_string(below) +
-                                          ": layers are fed in order, each with the same tokens");
+    fail(ErrorCode::invalid_argument,
+         {call, ": layer ", layer, " would hold ", here + count, " tokens, but layer ", layer - 1, " has seen ", below,
+          ": layers are fed in order, each with the same tokens"});
 }
 
 /// Everything that can be wrong about the arguments of prefill, decode, draft and probe. `stays`: whether the tokens do.

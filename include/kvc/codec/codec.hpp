@@ -14,9 +14,6 @@
 
 namespace kvc::inline KVC_ABI {
 
-/// Whether a codec's rows are keys (read by scores) or values (read by accumulate).
-enum class Role : std::uint8_t { key, value };
-
 /// How a block of rows is laid out in bytes, with the kernels that read it: a value, chosen per head and for keys and values
 /// apart. A user's own codec needs block_bytes, encode and decode; scores and accumulate then decode a few rows at a time
 /// and run the dense kernels on them.
@@ -99,9 +96,9 @@ class Codec {
   template <class Work>
   void with_decoded(const std::byte* block, std::size_t capacity, std::size_t first, Work work) const {
     if (dim() > detail::DecodedProduct::TileFloats)
-      fail(ErrorCode::invalid_argument, "Codec " + name() + ": rows of " + std::to_string(dim()) +
-                                            " floats, more than " + std::to_string(detail::DecodedProduct::TileFloats) +
-                                            ", need scores() and accumulate() of their own");
+      fail(ErrorCode::invalid_argument,
+           {"Codec ", name(), ": rows of ", dim(), " floats, more than ", detail::DecodedProduct::TileFloats,
+            ", need scores() and accumulate() of their own"});
     const auto decode_from = [&](std::size_t begin, Rows<float> rows) { decode(block, capacity, first + begin, rows); };
     work(detail::DecodedProduct(dim(), decode_from));
   }

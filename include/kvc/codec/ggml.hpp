@@ -14,7 +14,7 @@ class GgmlCodec final : public Codec {
   GgmlCodec(GgmlBlocks format, std::size_t dim) : format_(format), dim_(dim) { format.validate(dim); }
 
   const GgmlBlocks& format() const { return format_; }
-  std::string name() const override { return std::string("ggml-") + block_size(format_.type).name; }
+  std::string name() const override { return joined({"ggml-", block_size(format_.type).name}); }
   std::size_t dim() const override { return dim_; }
   std::size_t row_bytes() const {
     const GgmlBlockSize block = block_size(format_.type);

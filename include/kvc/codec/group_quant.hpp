@@ -11,16 +11,20 @@ namespace kvc::inline KVC_ABI {
 /// Rows in the GroupQuant format; scores and sums are computed from the codes.
 class GroupQuantCodec final : public Codec {
  public:
-  GroupQuantCodec(GroupQuant format, Role role, std::size_t dim) : format_(format), axes_{role, dim} {
+  /// Where the kernels come from: a pointer, because g++ compiles what virtual functions name for every class that it sees,
+  /// and a program that makes no such codec shall not contain its kernels.
+  using Kernels = const kernels::PackedTable& (*)();
+
+  GroupQuantCodec(GroupQuant format, Role role, std::size_t dim, Kernels kernels = kernels::active_packed)
+      : format_(format), axes_{role, dim}, kernels_(kernels) {
     format.validate(dim);
   }
 
   const GroupQuant& format() const { return format_; }
   std::string name() const override {
-    return std::string("q") + std::to_string(format_.bits) +
-           (format_.axis == Axis::channel ? "-channel-g" : "-token-g") + std::to_string(format_.group) +
-           (format_.metadata == Scalar::f32 ? "-f32" : "") +
-           (format_.fit == Fit::min_max ? "" : std::string("-") + name_of(format_.fit));
+    const bool plain = format_.fit == Fit::min_max;
+    return joined({"q", format_.bits, format_.axis == Axis::channel ? "-channel-g" : "-token-g", format_.group,
+                   format_.metadata == Scalar::f32 ? "-f32" : "", plain ? "" : "-", plain ? "" : name_of(format_.fit)});
   }
   std::size_t dim() const override { return axes_.dim; }
   std::size_t block_bytes(std::size_t capacity) const override { return layout(capacity).bytes(); }
@@ -37,20 +41,20 @@ class GroupQuantCodec final : public Codec {
   }
 
   void encode(ConstRows rows, std::byte* block, std::size_t capacity, std::size_t first) const override {
-    kernels::active().packed_encode(layout(capacity), block, axes_.rows(first, rows.count), axes_.source(rows));
+    kernels_().encode(layout(capacity), block, axes_.rows(first, rows.count), axes_.source(rows));
     if (format_.fit != Fit::min_max)
       detail::GroupFit(layout(capacity), format_.fit, block).refine(axes_.rows(first, rows.count), axes_.source(rows));
   }
   void decode(const std::byte* block, std::size_t capacity, std::size_t first, Rows<float> rows) const override {
-    kernels::active().packed_decode(layout(capacity), block, axes_.rows(first, rows.count), axes_.target(rows));
+    kernels_().decode(layout(capacity), block, axes_.rows(first, rows.count), axes_.target(rows));
   }
   void scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
               const kernels::Coefficients& queries, const kernels::Results& results) const override {
-    kernels::active().packed_product(layout(capacity), block, axes_.rows(first, count), queries, results);
+    kernels_().product(layout(capacity), block, axes_.rows(first, count), queries, results);
   }
   void accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
                   const kernels::Coefficients& weights, const kernels::Results& results) const override {
-    kernels::active().packed_product(layout(capacity), block, axes_.rows(first, count), weights, results);
+    kernels_().product(layout(capacity), block, axes_.rows(first, count), weights, results);
   }
 
   /// Where one element's code, scale and minimum lie in a block: what tests and engines with their own kernels read.
@@ -68,6 +72,7 @@ class GroupQuantCodec final : public Codec {
  private:
   GroupQuant format_;
   detail::Axes axes_;
+  Kernels kernels_;
 };
 
 }  // namespace kvc

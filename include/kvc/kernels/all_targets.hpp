@@ -101,96 +101,121 @@ KVC_END_REGION
 
 namespace kvc::inline KVC_ABI::kernels {
 
-// The tables, each made of the one below it. They are constants: nothing of a target may run before dispatch chose it.
-inline constexpr Table PortableTable = {.name = "portable",
-                                        .dense_product = portable::dense_product,
-                                        .packed_product = portable::exact_product,
-                                        .dense_encode = portable::dense_encode,
-                                        .dense_decode = portable::dense_decode,
-                                        .packed_encode = portable::packed_encode,
-                                        .packed_decode = portable::packed_decode,
-                                        .softmax_update = portable::softmax_update,
-                                        .scale_rows = portable::scale_rows,
-                                        .exponentials = portable::exponentials,
-                                        .column_maxima = portable::column_maxima,
-                                        .softcap = portable::softcap,
-                                        .all_within = portable::all_within};
-
-/// `table` with the packed products of a level that multiplies integers.
-constexpr Table with_integers(Table table, const char* name, decltype(Table::packed_product) packed_product) {
-  table.name = name;
-  table.packed_product = packed_product;
-  table.multiplies_integers = true;
+/// `table` with the changes of a higher level.
+template <class Kernels, class Change>
+constexpr Kernels changed(Kernels table, Change change) {
+  change(table);
   return table;
 }
 
-#if defined(__x86_64__)
-inline constexpr Table Avx2Table = {.name = "avx2",
-                                    .dense_product = avx2::dense_product,
-                                    .packed_product = avx2::packed_product,
-                                    .dense_encode = avx2::dense_encode,
-                                    .dense_decode = avx2::dense_decode,
-                                    .packed_encode = avx2::packed_encode,
-                                    .packed_decode = avx2::packed_decode,
-                                    .softmax_update = avx2::softmax_update,
-                                    .scale_rows = avx2::scale_rows,
-                                    .exponentials = avx2::exponentials,
-                                    .column_maxima = avx2::column_maxima,
-                                    .softcap = avx2::softcap,
-                                    .all_within = avx2::all_within,
-                                    .multiplies_integers = true};
-
-/// What is bound by memory, or by steps that gain nothing from wider registers, stays AVX2's.
-constexpr Table avx512_table() {
-  Table table = with_integers(Avx2Table, "avx512", avx512::packed_product);
-  table.dense_product = avx512::dense_product;
-  table.packed_encode = avx512::packed_encode;
-  table.packed_decode = avx512::packed_decode;
-  table.softmax_update = avx512::softmax_update;
-  table.scale_rows = avx512::scale_rows;
-  return table;
-}
-inline constexpr Table Avx512Table = avx512_table();
-inline constexpr Table Avx512VnniTable = with_integers(Avx512Table, "avx512vnni", avx512vnni::packed_product);
-
-constexpr Table amx_table() {
-  Table table = with_integers(Avx512VnniTable, "amx", amx::packed_product);
-  table.enter = amx::enter;
-  table.leave = amx::leave;
-  return table;
-}
-inline constexpr Table AmxTable = amx_table();
-#elif defined(__aarch64__)
-inline constexpr Table NeonTable = {.name = "neon",
-                                    .dense_product = neon::dense_product,
-                                    .packed_product = neon::exact_product,
-                                    .dense_encode = neon::dense_encode,
-                                    .dense_decode = neon::dense_decode,
-                                    .packed_encode = neon::packed_encode,
-                                    .packed_decode = neon::packed_decode,
-                                    .softmax_update = neon::softmax_update,
-                                    .scale_rows = neon::scale_rows,
-                                    .exponentials = neon::exponentials,
-                                    .column_maxima = neon::column_maxima,
-                                    .softcap = neon::softcap,
-                                    .all_within = neon::all_within};
-inline constexpr Table NeonDotprodTable = with_integers(NeonTable, "neondotprod", neondotprod::packed_product);
-#endif
+// The tables, each made of the one below it. They are constants, because nothing of a target may run before dispatch chose it;
+// and they are local, so that a program that never asks for a table compiles none of its kernels.
 
 /// The table of a level that this architecture has; the portable one otherwise.
 inline const Table& compiled_table(Isa isa) {
-  switch (isa) {
+  static constexpr Table Portable = {.name = "portable",
+                                     .dense_product = portable::dense_product,
+                                     .dense_encode = portable::dense_encode,
+                                     .dense_decode = portable::dense_decode,
+                                     .softmax_update = portable::softmax_update,
+                                     .scale_rows = portable::scale_rows,
+                                     .exponentials = portable::exponentials,
+                                     .column_maxima = portable::column_maxima,
+                                     .softcap = portable::softcap,
+                                     .all_within = portable::all_within};
 #if defined(__x86_64__)
-    case Isa::avx2: return Avx2Table;
-    case Isa::avx512: return Avx512Table;
-    case Isa::avx512vnni: return Avx512VnniTable;
-    case Isa::amx: return AmxTable;
-#elif defined(__aarch64__)
-    case Isa::neon: return NeonTable;
-    case Isa::neondotprod: return NeonDotprodTable;
-#endif
-    default: return PortableTable;
+  static constexpr Table Avx2 = {.name = "avx2",
+                                 .dense_product = avx2::dense_product,
+                                 .dense_encode = avx2::dense_encode,
+                                 .dense_decode = avx2::dense_decode,
+                                 .softmax_update = avx2::softmax_update,
+                                 .scale_rows = avx2::scale_rows,
+                                 .exponentials = avx2::exponentials,
+                                 .column_maxima = avx2::column_maxima,
+                                 .softcap = avx2::softcap,
+                                 .all_within = avx2::all_within};
+  // What is bound by memory, or by steps that gain nothing from wider registers, stays AVX2's.
+  static constexpr Table Avx512 = changed(Avx2, [](Table& table) {
+    table.name = "avx512";
+    table.dense_product = avx512::dense_product;
+    table.softmax_update = avx512::softmax_update;
+    table.scale_rows = avx512::scale_rows;
+  });
+  static constexpr Table Avx512Vnni = changed(Avx512, [](Table& table) { table.name = "avx512vnni"; });
+  static constexpr Table Amx = changed(Avx512Vnni, [](Table& table) {
+    table.name = "amx";
+    table.enter = amx::enter;
+    table.leave = amx::leave;
+  });
+  switch (isa) {
+    case Isa::avx2: return Avx2;
+    case Isa::avx512: return Avx512;
+    case Isa::avx512vnni: return Avx512Vnni;
+    case Isa::amx: return Amx;
+    default: return Portable;
   }
+#elif defined(__aarch64__)
+  static constexpr Table Neon = {.name = "neon",
+                                 .dense_product = neon::dense_product,
+                                 .dense_encode = neon::dense_encode,
+                                 .dense_decode = neon::dense_decode,
+                                 .softmax_update = neon::softmax_update,
+                                 .scale_rows = neon::scale_rows,
+                                 .exponentials = neon::exponentials,
+                                 .column_maxima = neon::column_maxima,
+                                 .softcap = neon::softcap,
+                                 .all_within = neon::all_within};
+  static constexpr Table NeonDotprod = changed(Neon, [](Table& table) { table.name = "neondotprod"; });
+  switch (isa) {
+    case Isa::neon: return Neon;
+    case Isa::neondotprod: return NeonDotprod;
+    default: return Portable;
+  }
+#else
+  static_cast<void>(isa);
+  return Portable;
+#endif
+}
+
+/// The same of the kernels over codes.
+inline const PackedTable& compiled_packed_table(Isa isa) {
+  static constexpr PackedTable Portable = {
+      .product = portable::exact_product, .encode = portable::packed_encode, .decode = portable::packed_decode};
+#if defined(__x86_64__)
+  static constexpr PackedTable Avx2 = {.product = avx2::packed_product,
+                                       .encode = avx2::packed_encode,
+                                       .decode = avx2::packed_decode,
+                                       .multiplies_integers = true};
+  static constexpr PackedTable Avx512 = {.product = avx512::packed_product,
+                                         .encode = avx512::packed_encode,
+                                         .decode = avx512::packed_decode,
+                                         .multiplies_integers = true};
+  static constexpr PackedTable Avx512Vnni =
+      changed(Avx512, [](PackedTable& table) { table.product = avx512vnni::packed_product; });
+  static constexpr PackedTable Amx = changed(Avx512Vnni, [](PackedTable& table) { table.product = amx::packed_product; });
+  switch (isa) {
+    case Isa::avx2: return Avx2;
+    case Isa::avx512: return Avx512;
+    case Isa::avx512vnni: return Avx512Vnni;
+    case Isa::amx: return Amx;
+    default: return Portable;
+  }
+#elif defined(__aarch64__)
+  static constexpr PackedTable Neon = {
+      .product = neon::exact_product, .encode = neon::packed_encode, .decode = neon::packed_decode};
+  static constexpr PackedTable NeonDotprod = changed(Neon, [](PackedTable& table) {
+    table.product = neondotprod::packed_product;
+    table.multiplies_integers = true;
+  });
+  switch (isa) {
+    case Isa::neon: return Neon;
+    case Isa::neondotprod: return NeonDotprod;
+    default: return Portable;
+  }
+#else
+  static_cast<void>(isa);
+  return Portable;
+#endif
 }
 
 }  // namespace kvc::kernels

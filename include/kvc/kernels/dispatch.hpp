@@ -14,18 +14,30 @@ namespace kvc::inline KVC_ABI::kernels {
 const Table& table(Isa isa);
 /// The kernels of current_isa().
 const Table& active();
+/// The same of the kernels over codes.
+const PackedTable& packed_table(Isa isa);
+const PackedTable& active_packed();
 
 #else
 
 /// The kernels of one level; Error(incompatible) where the machine lacks it.
 inline const Table& table(Isa isa) {
-  if (!is_available(isa)) fail(ErrorCode::incompatible, std::string("kernels: this machine has no ") + to_string(isa));
+  if (!is_available(isa)) fail(ErrorCode::incompatible, {"kernels: this machine has no ", to_string(isa)});
   return compiled_table(isa);
 }
 
 /// The kernels of current_isa(): one relaxed load and a branch.
 inline const Table& active() {
   return compiled_table(current_isa());
+}
+
+/// The same of the kernels over codes.
+inline const PackedTable& packed_table(Isa isa) {
+  if (!is_available(isa)) fail(ErrorCode::incompatible, std::string("kernels: this machine has no ") + to_string(isa));
+  return compiled_packed_table(isa);
+}
+inline const PackedTable& active_packed() {
+  return compiled_packed_table(current_isa());
 }
 
 #endif

@@ -51,17 +51,10 @@ struct Table {
   /// The sum runs in ascending order of depth in one accumulator per result: results do not depend on how rows or lanes
   /// are split over calls. lane_begin is a multiple of 16. Writes exactly `lanes` results a row.
   void (*dense_product)(const DenseLayout&, const void* block, const Area&, const Coefficients&, const Results&);
-  /// The same over codes. lane_begin and depth_begin lie on group and dword boundaries (PackedLayout::lane_granule,
-  /// depth_granule). Unless exact arithmetic is asked for, levels that multiply integers quantize the coefficients: their
-  /// results depend on the area's groups, not on the other rows.
-  void (*packed_product)(const PackedLayout&, const void* block, const Area&, const Coefficients&, const Results&);
 
   /// Writes the area of a block from floats; source element (0, 0) is the area's first.
   void (*dense_encode)(const DenseLayout&, void* block, const Area&, const ConstFloatMatrix& source);
   void (*dense_decode)(const DenseLayout&, const void* block, const Area&, const FloatMatrix& target);
-  /// Quantizes the area, which covers whole groups, and writes codes, scales and minima.
-  void (*packed_encode)(const PackedLayout&, void* block, const Area&, const ConstFloatMatrix& source);
-  void (*packed_decode)(const PackedLayout&, const void* block, const Area&, const FloatMatrix& target);
 
   /// Online softmax over `count` further scores of each row: scores += bias (null: none), maximum becomes the new running
   /// maximum, scores become exp(score - maximum), sum becomes sum * correction + the new terms, correction =
@@ -80,12 +73,24 @@ struct Table {
   /// Whether all `count` floats are numbers of at most this magnitude; `most` is finite.
   bool (*all_within)(const float* x, std::size_t count, float most);
 
-  /// Whether packed_product() multiplies in integers unless exact arithmetic is asked for.
-  bool multiplies_integers = false;
   /// Called before and after a thread's run of products that no code but codecs interrupts; null: needless. Without them
   /// every packed product shapes and releases its matrix tiles itself.
   void (*enter)() = nullptr;
   void (*leave)() = nullptr;
+};
+
+/// One instruction set's kernels over codes. They are apart because a header-only program without a quantized format then
+/// does without them, and they are most of its kernels.
+struct PackedTable {
+  /// dense_product over codes. lane_begin and depth_begin lie on group and dword boundaries (PackedLayout::lane_granule,
+  /// depth_granule). Unless exact arithmetic is asked for, levels that multiply integers quantize the coefficients: their
+  /// results depend on the area's groups, not on the other rows.
+  void (*product)(const PackedLayout&, const void* block, const Area&, const Coefficients&, const Results&);
+  /// Quantizes the area, which covers whole groups, and writes codes, scales and minima.
+  void (*encode)(const PackedLayout&, void* block, const Area&, const ConstFloatMatrix& source);
+  void (*decode)(const PackedLayout&, const void* block, const Area&, const FloatMatrix& target);
+  /// Whether product() multiplies in integers unless exact arithmetic is asked for.
+  bool multiplies_integers = false;
 };
 
 }  // namespace kvc::kernels

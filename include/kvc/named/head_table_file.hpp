@@ -13,7 +13,7 @@ namespace kvc::inline KVC_ABI {
 /// The head table in a file. Throws Error(bad_file) if the file cannot be read or holds something else.
 inline HeadTable load_head_table(const std::string& path) {
   std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (!file) fail(ErrorCode::bad_file, path + ": cannot be opened; a head table was expected");
+  if (!file) fail(ErrorCode::bad_file, {path, ": cannot be opened; a head table was expected"});
   std::string text;
   char piece[4096];
   // A table of any model is far smaller than this; a larger file is something else and need not be read to its end.
@@ -25,7 +25,7 @@ inline HeadTable load_head_table(const std::string& path) {
   }
   const bool failed = std::ferror(file) != 0;
   std::fclose(file);
-  if (failed) fail(ErrorCode::bad_file, path + ": cannot be read; a head table was expected");
+  if (failed) fail(ErrorCode::bad_file, {path, ": cannot be read; a head table was expected"});
   return HeadTable::parse(text, path);
 }
 
@@ -35,7 +35,7 @@ inline void save_head_table(const HeadTable& table, const std::string& path) {
   std::FILE* file = std::fopen(path.c_str(), "wb");
   bool stored = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
   if (file) stored = std::fclose(file) == 0 && stored;
-  if (!stored) fail(ErrorCode::bad_file, path + ": the head table cannot be written there");
+  if (!stored) fail(ErrorCode::bad_file, {path, ": the head table cannot be written there"});
 }
 
 /// A text names a head table by its file. "none" is a table in which no head retrieves.

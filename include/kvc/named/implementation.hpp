@@ -35,7 +35,7 @@ KVC_FORWARD std::string TextOf<Member>::write(const Member& member) {
   const detail::PolicyEntry* entry = member ? detail::Registry::instance().find(member.stage()) : nullptr;
   if (!entry) return "";
   const std::string words = detail::write_parameters(entry->rows, entry->policy(member.stage()), entry->start.get());
-  return words.empty() ? entry->name : "(" + entry->name + ":" + words + ")";
+  return words.empty() ? entry->name : joined({"(", entry->name, ":", words, ")"});
 }
 
 KVC_FORWARD AnyPolicy AnyPolicy::parse(std::string_view text) {
@@ -59,26 +59,26 @@ KVC_FORWARD std::vector<ParameterText> AnyPolicy::parameters(std::string_view na
 KVC_FORWARD std::string AnyPolicy::describe(std::string_view name) {
   constexpr std::size_t Width = 26;
   const detail::PolicyEntry& entry = detail::Registry::instance().at(name);
-  std::string text = entry.name + ": " + entry.help + "\n";
+  std::string text = joined({entry.name, ": ", entry.help, "\n"});
   for (const ParameterText& parameter : parameters(name)) {
-    std::string left = parameter.name + (parameter.fallback.empty() ? "" : "=" + parameter.fallback);
+    std::string left = joined({parameter.name, parameter.fallback.empty() ? "" : "=", parameter.fallback});
     left.resize(std::max(Width, left.size() + 1), ' ');
-    text += "  " + left + parameter.help + " [" + parameter.expected + "]\n";
+    text += joined({"  ", left, parameter.help, " [", parameter.expected, "]\n"});
   }
   return text;
 }
 
 KVC_FORWARD std::string AnyPolicy::markdown(std::string_view name) {
   const detail::PolicyEntry& entry = detail::Registry::instance().at(name);
-  std::string text = "### `" + entry.name + "`\n\n" + entry.help + "\n\n";
-  text += "| parameter | default | takes | meaning |\n|---|---|---|---|\n";
+  std::string text = joined({"### `", entry.name, "`\n\n", entry.help, "\n\n",
+                             "| parameter | default | takes | meaning |\n|---|---|---|---|\n"});
   const auto cell = [&](const std::string& content) {
     text += "| ";
     for (const char letter : content) text.append(letter == '|' ? "\\" : "").append(1, letter);
     text += content.empty() ? "" : " ";
   };
   for (const ParameterText& parameter : parameters(name)) {
-    cell("`" + parameter.name + "`");
+    cell(joined({"`", parameter.name, "`"}));
     cell(parameter.fallback);
     cell(parameter.expected);
     cell(parameter.help);
@@ -106,7 +106,7 @@ KVC_FORWARD Stages AnyPolicy::stages() const {
 
 KVC_FORWARD std::string AnyPolicy::to_string() const {
   std::string text;
-  for (const auto& part : parts_) text += (text.empty() ? "" : " | ") + part->to_string(defaults_);
+  for (const auto& part : parts_) text.append(text.empty() ? "" : " | ").append(part->to_string(defaults_));
   return text;
 }
 

@@ -181,7 +181,7 @@ template <class P>
 requires HasName<P> && HasParameters<P> std::string policy_text(const P& policy) {
   const P start{};
   const std::string words = detail::write_parameters(detail::rows_of(policy), &policy, &start);
-  return P::name.word + (words.empty() ? words : ":" + words);
+  return joined({P::name.word, words.empty() ? "" : ":", words});
 }
 
 }  // namespace kvc::inline KVC_ABI

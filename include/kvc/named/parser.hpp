@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstddef>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <string>
@@ -33,7 +34,7 @@ class PolicyParser {
     if (stage.empty() || stage.front() != '[') return part(stage, 0);
     const std::size_t end = stage.find(']');
     if (end == std::string_view::npos)
-      complain(ErrorCode::invalid_argument, "a ] is missing behind this [", stage.substr(0, 1));
+      complain(ErrorCode::invalid_argument, {"a ] is missing behind this ["}, stage.substr(0, 1));
     const std::string_view range = trimmed(stage.substr(1, end - 1));
     const std::size_t dash = range.find('-');
     const auto [first, last] = split_once(range, '-');
@@ -44,23 +45,22 @@ class PolicyParser {
     if (!last.empty()) good = good && number(last, layers.last);
     if (one) layers.last = layers.first;
     if (!good || layers.first > layers.last)
-      complain(ErrorCode::invalid_argument, "layers are a number or a range, as in [5], [0-3] or [4-]",
+      complain(ErrorCode::invalid_argument, {"layers are a number or a range, as in [5], [0-3] or [4-]"},
                stage.substr(0, end + 1));
     Part result = part(trimmed(stage.substr(end + 1)), 0);
     result.layers = layers;
-    result.layers_text = "[" + std::string(range) + "] ";
+    result.layers_text = joined({"[", range, "] "});
     return result;
   }
 
   Part part(std::string_view stage, std::size_t depth) const {
-    if (depth > Deepest) complain(ErrorCode::invalid_argument, "policies inside policies are nested too deep", stage);
+    if (depth > Deepest) complain(ErrorCode::invalid_argument, {"policies inside policies are nested too deep"}, stage);
     stage = without_parentheses(stage);
     const std::string_view name = split_once(stage, ':').first;
-    if (name.empty()) complain(ErrorCode::invalid_argument, "a policy is missing", stage, "", registry_.names());
+    if (name.empty()) complain(ErrorCode::invalid_argument, {"a policy is missing"}, stage, "", registry_.names());
     Part part;
     part.entry = registry_.find(name);
-    if (!part.entry)
-      complain(ErrorCode::unknown_name, "unknown policy '" + std::string(name) + "'", name, name, registry_.names());
+    if (!part.entry) complain(ErrorCode::unknown_name, {"unknown policy '", name, "'"}, name, name, registry_.names());
     part.policy = part.entry->copy(part.entry->start.get());
     if (stage.find(':') == std::string_view::npos) return part;
 
@@ -169,11 +169,10 @@ class PolicyParser {
   void refuse_repetition(const Part& part, const ParameterRow& row, std::string_view piece) const {
     for (const ParameterRow& other : part.entry->rows) {
       if (group_of(other) != group_of(row) || !part.word(other.name)) continue;
-      const std::string name = row.name, same = other.name;
+      if (std::string_view(row.name) == other.name)
+        complain(ErrorCode::invalid_argument, {"'", row.name, "' is given twice"}, piece);
       complain(ErrorCode::invalid_argument,
-               name == same ? "'" + name + "' is given twice"
-                            : "'" + same + "' and '" + name + "' both set the " + std::string(group_of(row)) + " of " +
-                                  part.entry->name,
+               {"'", other.name, "' and '", row.name, "' both set the ", group_of(row), " of ", part.entry->name},
                piece);
     }
   }
@@ -183,11 +182,11 @@ class PolicyParser {
     for (std::size_t i = 0; i < text_.size(); ++i) {
       if (text_[i] == '(') open.push_back(i);
       if (text_[i] != ')') continue;
-      if (open.empty()) complain(ErrorCode::invalid_argument, "a ( is missing before this )", text_.substr(i, 1));
+      if (open.empty()) complain(ErrorCode::invalid_argument, {"a ( is missing before this )"}, text_.substr(i, 1));
       open.pop_back();
     }
     if (!open.empty())
-      complain(ErrorCode::invalid_argument, "a ) is missing behind this (", text_.substr(open.back(), 1));
+      complain(ErrorCode::invalid_argument, {"a ) is missing behind this ("}, text_.substr(open.back(), 1));
   }
 
   [[noreturn]] void complain_of_name(const Part& part, std::string_view piece, std::string_view key) const {
@@ -196,26 +195,25 @@ class PolicyParser {
     for (const Part::Inner& inner : part.inner)
       for (const ParameterRow& row : inner.parts.front().entry->rows)
         if (!is_members(*inner.row) && !find_row(*part.entry, row.name)) known.push_back(row.name);
-    complain(ErrorCode::unknown_name, part.entry->name + " has no parameter '" + std::string(key) + "'",
-             key.empty() ? piece : key, key, known);
+    complain(ErrorCode::unknown_name, {part.entry->name, " has no parameter '", key, "'"}, key.empty() ? piece : key,
+             key, known);
   }
   [[noreturn]] void complain_of_value(const Part& part, const ParameterRow& row, std::string_view piece,
                                       std::string_view value) const {
     complain(ErrorCode::invalid_argument,
-             "'" + std::string(row.name) + "' of " + part.entry->name + " takes " + row.type->expected() + ", got '" +
-                 std::string(value) + "'",
+             {"'", row.name, "' of ", part.entry->name, " takes ", row.type->expected(), ", got '", value, "'"},
              value.empty() ? piece : value);
   }
-  [[noreturn]] void complain(ErrorCode code, const std::string& what, std::string_view where, std::string_view wrong,
-                             const std::vector<std::string>& known) const {
-    complain(code, what + "; " + suggestion(wrong, known), where);
+  [[noreturn]] void complain(ErrorCode code, std::initializer_list<Fragment> what, std::string_view where,
+                             std::string_view wrong, const std::vector<std::string>& known) const {
+    complain(code, {joined(what), "; ", suggestion(wrong, known)}, where);
   }
-  [[noreturn]] void complain(ErrorCode code, const std::string& what, std::string_view where) const {
+  [[noreturn]] void complain(ErrorCode code, std::initializer_list<Fragment> what, std::string_view where) const {
     const auto column = static_cast<std::size_t>(where.data() - text_.data());
     std::string quoted(text_);
     std::replace_if(quoted.begin(), quoted.end(), is_space, ' ');  // one line
-    fail(code, what + "\n  " + quoted + "\n  " + std::string(column, ' ') +
-                   std::string(std::max<std::size_t>(1, where.size()), '^'));
+    fail(code, {joined(what), "\n  ", quoted, "\n  ", std::string(column, ' '),
+                std::string(std::max<std::size_t>(1, where.size()), '^')});
   }
 
   std::string_view text_;

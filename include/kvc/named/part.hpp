@@ -100,7 +100,7 @@ struct Part {
         if (takes(row, given.type->name))
           if (const std::string value = given.type->write(given.value.get()); !value.empty()) append(row.name, value);
     for (const Word& said : words) append(said.name, said.value);
-    return layers_text + entry->name + text;
+    return joined({layers_text, entry->name, text});
   }
 
  private:

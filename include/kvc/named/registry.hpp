@@ -74,12 +74,12 @@ class Registry {
     if (entry.name.empty() ||
         entry.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") != std::string::npos)
       fail(ErrorCode::invalid_argument,
-           "AnyPolicy: '" + entry.name + "' cannot be the name of a policy; it needs lower-case letters, digits and _");
+           {"AnyPolicy: '", entry.name, "' cannot be the name of a policy; it needs lower-case letters, digits and _"});
     add_budget_rows(entry.rows);
     const std::lock_guard lock(mutex_);
     for (const auto& known : entries_)
       if (known->name == entry.name)
-        fail(ErrorCode::invalid_argument, "AnyPolicy: a policy named '" + entry.name + "' exists already");
+        fail(ErrorCode::invalid_argument, {"AnyPolicy: a policy named '", entry.name, "' exists already"});
     entries_.push_back(std::make_unique<const PolicyEntry>(std::move(entry)));
   }
   /// The entry, or null.
@@ -99,8 +99,7 @@ class Registry {
   /// Throws Error(unknown_name) where find() finds nothing.
   const PolicyEntry& at(std::string_view name) const {
     const PolicyEntry* entry = find(name);
-    if (!entry)
-      fail(ErrorCode::unknown_name, "unknown policy '" + std::string(name) + "'; " + suggestion(name, names()));
+    if (!entry) fail(ErrorCode::unknown_name, {"unknown policy '", name, "'; ", suggestion(name, names())});
     return *entry;
   }
   /// Every name, in the order of the alphabet.

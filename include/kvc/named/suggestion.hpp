@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "kvc/abi.hpp"
+#include "kvc/fragment.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -31,14 +31,15 @@ inline std::string suggestion(std::string_view wrong, std::span<const std::strin
   std::string list, nearest;
   std::size_t best = std::max<std::size_t>(2, wrong.size() / 3) + 1;
   for (const std::string& word : words) {
-    list += (list.empty() ? "" : ", ") + word;
+    list.append(list.empty() ? "" : ", ").append(word);
     const std::size_t distance = wrong.size() > LongestWord ? best : edit_distance(wrong, word);
     if (distance < best) {
       best = distance;
       nearest = word;
     }
   }
-  return (nearest.empty() ? "" : "did you mean '" + nearest + "'? ") + "there are: " + list;
+  if (nearest.empty()) return joined({"there are: ", list});
+  return joined({"did you mean '", nearest, "'? there are: ", list});
 }
 
 }  // namespace kvc::inline KVC_ABI

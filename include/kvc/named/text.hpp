@@ -51,7 +51,7 @@ template <class T>
 requires(std::unsigned_integral<T> && !std::same_as<T, bool>) struct TextOf<T> {
   static std::string expected() { return "a whole number"; }
   static std::optional<T> read(std::string_view text) { return detail::read_number<T>(text); }
-  static std::string write(T value) { return std::to_string(value); }
+  static std::string write(T value) { return joined({value}); }
 };
 
 template <std::floating_point T>

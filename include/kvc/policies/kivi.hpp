@@ -1,4 +1,5 @@
 #pragma once
+#include "kvc/codec/make.hpp"
 #include "kvc/policy/policy.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -43,8 +44,8 @@ struct KIVI {
     format(key_bits, Axis::channel).validate(shape.head_dim);
     format(value_bits, Axis::token).validate(shape.values_dim());
     if (residual % group != 0)
-      fail(ErrorCode::invalid_argument, "KIVI: residual (" + std::to_string(residual) +
-                                            ") must be a positive multiple of group (" + std::to_string(group) + ")");
+      fail(ErrorCode::invalid_argument,
+           {"KIVI: residual (", residual, ") must be a positive multiple of group (", group, ")"});
   }
 
  private:

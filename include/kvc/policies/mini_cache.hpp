@@ -14,7 +14,7 @@ struct LayerPair {
   friend bool operator==(const LayerPair&, const LayerPair&) = default;
 
   static constexpr const char* Expected = "pairs of layers, as in 15-16+17-18";
-  std::string to_string() const { return std::to_string(below) + "-" + std::to_string(above); }
+  std::string to_string() const { return joined({below, "-", above}); }
   /// The pair that a text such as "15-16" names.
   static std::optional<LayerPair> parse(std::string_view text) {
     LayerPair pair;
@@ -103,12 +103,12 @@ struct MiniCache {
     for (const LayerPair& pair : chosen) {
       if (pair.above == 0 || pair.below != pair.above - 1)
         fail(ErrorCode::invalid_argument,
-             "MiniCache: pair " + pair.to_string() + " is not two adjacent layers, the lower one first");
+             {"MiniCache: pair ", pair.to_string(), " is not two adjacent layers, the lower one first"});
       if (pair.above >= shape.layers)
-        fail(ErrorCode::invalid_argument, "MiniCache: pair " + pair.to_string() +
-                                              " is beyond the model's last layer, " + std::to_string(shape.layers - 1));
+        fail(ErrorCode::invalid_argument,
+             {"MiniCache: pair ", pair.to_string(), " is beyond the model's last layer, ", shape.layers - 1});
       if (taken[pair.below] || taken[pair.above])
-        fail(ErrorCode::invalid_argument, "MiniCache: pair " + pair.to_string() + " shares a layer with another pair");
+        fail(ErrorCode::invalid_argument, {"MiniCache: pair ", pair.to_string(), " shares a layer with another pair"});
       taken[pair.below] = taken[pair.above] = true;
     }
   }

@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,15 +26,14 @@ class Budget {
   requires(!std::same_as<Integer, bool>) constexpr Budget(Integer tokens)
       : tokens_(static_cast<std::size_t>(tokens)) {  // NOLINT
     if constexpr (std::signed_integral<Integer>)
-      if (tokens < 0)
-        fail(ErrorCode::invalid_argument, "Budget: tokens must not be negative, got " + std::to_string(tokens));
+      if (tokens < 0) fail(ErrorCode::invalid_argument, {"Budget: tokens must not be negative, got ", tokens});
   }
 
   /// max(1, int(seen * kept)) slots, `kept` in (0, 1]. kvpress computes int(seen * (1 - ratio)): the same for 0.75,
   /// 0.5, 0.25 and 0.125, but 0.1 of 1000 is 100 here and 99 there, because its 1 - 0.9 is a little less than 0.1.
   static Budget fraction(double kept) {
     if (!(kept > 0 && kept <= 1))
-      fail(ErrorCode::invalid_argument, "Budget: the fraction kept must lie in (0, 1], got " + number(kept));
+      fail(ErrorCode::invalid_argument, {"Budget: the fraction kept must lie in (0, 1], got ", number(kept)});
     Budget budget(0);
     budget.kind_ = Kind::fraction;
     budget.fraction_ = kept;
@@ -50,12 +50,12 @@ class Budget {
   static Budget pyramid(const Budget& mean, std::size_t window, double beta = 20) {
     if (mean.is_table() || mean.is_pyramid())
       fail(ErrorCode::invalid_argument,
-           "Budget: the mean of a pyramid must be tokens or a fraction, got " + mean.to_string());
+           {"Budget: the mean of a pyramid must be tokens or a fraction, got ", mean.to_string()});
     if (!(beta >= 1))
-      fail(ErrorCode::invalid_argument, "Budget: beta of a pyramid must be at least 1, got " + number(beta));
+      fail(ErrorCode::invalid_argument, {"Budget: beta of a pyramid must be at least 1, got ", number(beta)});
     if (mean.kind_ == Kind::tokens && mean.tokens_ < window)
-      fail(ErrorCode::impossible_budget, "Budget: the mean of a pyramid (" + mean.to_string() +
-                                             ") must not be below its window (" + std::to_string(window) + ")");
+      fail(ErrorCode::impossible_budget,
+           {"Budget: the mean of a pyramid (", mean.to_string(), ") must not be below its window (", window, ")"});
     Budget budget(mean);
     budget.beta_ = beta;
     budget.window_ = window;
@@ -74,9 +74,8 @@ class Budget {
   /// Slots that head `id` may hold once `seen` tokens were appended to it.
   std::size_t at(HeadId id, std::size_t seen, const CacheShape& shape) const {
     if (id.layer >= shape.layers || id.head >= shape.kv_heads)
-      fail(ErrorCode::invalid_argument, "Budget: no head " + std::to_string(id.head) + " in layer " +
-                                            std::to_string(id.layer) + " of " + std::to_string(shape.layers) +
-                                            " layers with " + std::to_string(shape.kv_heads) + " KV heads");
+      fail(ErrorCode::invalid_argument, {"Budget: no head ", id.head, " in layer ", id.layer, " of ", shape.layers,
+                                         " layers with ", shape.kv_heads, " KV heads"});
     if (kind_ == Kind::table) {
       check_table(shape);
       return (*table_)[id.layer * shape.kv_heads + id.head];
@@ -91,7 +90,7 @@ class Budget {
   /// Throws impossible_budget unless every head may hold at least `least` slots, which `what` names ("SnapKV: window +
   /// 1"). A fraction cannot be checked before the tokens come; policies then keep what they protect, even beyond the
   /// budget.
-  void require(std::size_t least, const std::string& what, const CacheShape& shape) const {
+  void require(std::size_t least, std::string_view what, const CacheShape& shape) const {
     if (kind_ == Kind::table) check_table(shape);
     if (kind_ == Kind::fraction) return;
     constexpr auto Endless = static_cast<std::size_t>(std::numeric_limits<Position>::max());
@@ -99,8 +98,7 @@ class Budget {
       const HeadId id{static_cast<std::uint32_t>(i / shape.kv_heads), static_cast<std::uint32_t>(i % shape.kv_heads)};
       const std::size_t slots = at(id, Endless, shape);
       if (slots < least)
-        fail(ErrorCode::impossible_budget,
-             what + " (" + std::to_string(least) + ") must not exceed the budget (" + std::to_string(slots) + ")");
+        fail(ErrorCode::impossible_budget, {what, " (", least, ") must not exceed the budget (", slots, ")"});
     }
   }
 
@@ -125,12 +123,11 @@ class Budget {
 
   /// "1024", "0.25", "pyramid(1024, window 32, beta 20)" or "table(60 heads)".
   std::string to_string() const {
-    if (kind_ == Kind::table) return "table(" + std::to_string(table_->size()) + " heads)";
-    if (beta_ > 0)
-      return "pyramid(" + mean().to_string() + ", window " + std::to_string(window_) + ", beta " + number(beta_) + ")";
-    if (kind_ == Kind::tokens) return std::to_string(tokens_);
+    if (kind_ == Kind::table) return joined({"table(", table_->size(), " heads)"});
+    if (beta_ > 0) return joined({"pyramid(", mean().to_string(), ", window ", window_, ", beta ", number(beta_), ")"});
+    if (kind_ == Kind::tokens) return joined({tokens_});
     const std::string text = number(fraction_);
-    return text.find('.') == std::string::npos ? text + ".0" : text;  // "1" would read as one token
+    return text.find('.') == std::string::npos ? joined({text, ".0"}) : text;  // "1" would read as one token
   }
 
  private:
@@ -143,8 +140,8 @@ class Budget {
   }
   void check_table(const CacheShape& shape) const {
     if (table_->size() != shape.heads())
-      fail(ErrorCode::shape_mismatch, "Budget: the table has " + std::to_string(table_->size()) +
-                                          " entries, but the cache has " + std::to_string(shape.heads()) + " heads");
+      fail(ErrorCode::shape_mismatch,
+           {"Budget: the table has ", table_->size(), " entries, but the cache has ", shape.heads(), " heads"});
   }
   /// Linear from `top` in layer 0 to `bottom` in the last one.
   static std::size_t slope(double top, double bottom, std::size_t layer, std::size_t layers) {

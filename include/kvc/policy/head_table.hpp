@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,9 +28,8 @@ class HeadTable {
   HeadTable(std::size_t layers, std::size_t kv_heads, std::vector<std::uint8_t> flags)
       : layers_(layers), kv_heads_(kv_heads), flags_(std::move(flags)) {
     if (kv_heads_ == 0 || flags_.size() % kv_heads_ != 0 || flags_.size() / kv_heads_ != layers_)
-      fail(ErrorCode::shape_mismatch, "HeadTable: got " + std::to_string(flags_.size()) + " flags, expected " +
-                                          std::to_string(layers_) + " layers of " + std::to_string(kv_heads_) +
-                                          " KV heads");
+      fail(ErrorCode::shape_mismatch,
+           {"HeadTable: got ", flags_.size(), " flags, expected ", layers_, " layers of ", kv_heads_, " KV heads"});
   }
 
   std::size_t layers() const { return layers_; }
@@ -44,18 +44,17 @@ class HeadTable {
   double share() const { return empty() ? 0 : double(count()) / double(flags_.size()); }
 
   /// Throws Error(shape_mismatch) unless the table, if not empty, is one of a model of this shape.
-  void require(const CacheShape& shape, const std::string& whose) const {
+  void require(const CacheShape& shape, std::string_view whose) const {
     if (empty() || (layers_ == shape.layers && kv_heads_ == shape.kv_heads)) return;
-    fail(ErrorCode::shape_mismatch, whose + ": the head table is of a model with " + std::to_string(layers_) +
-                                        " layers of " + std::to_string(kv_heads_) + " KV heads, but the cache has " +
-                                        std::to_string(shape.layers) + " layers of " + std::to_string(shape.kv_heads));
+    fail(ErrorCode::shape_mismatch, {whose, ": the head table is of a model with ", layers_, " layers of ", kv_heads_,
+                                     " KV heads, but the cache has ", shape.layers, " layers of ", shape.kv_heads});
   }
 
   friend bool operator==(const HeadTable&, const HeadTable&) = default;
 
   /// The content of its file.
   std::string to_string() const {
-    std::string text = std::string(Title) + "\n" + sizes() + "\n";
+    std::string text = joined({Title, "\nlayers ", layers_, ", kv_heads ", kv_heads_, "\n"});
     for (std::size_t layer = 0; layer < layers_; ++layer) {
       text += label(layer);
       for (std::size_t head = 0; head < kv_heads_; ++head) text += flags_[layer * kv_heads_ + head] ? " 1" : " 0";
@@ -65,41 +64,39 @@ class HeadTable {
   }
   /// The table of a file's content. Throws Error(bad_file) naming `file`, the line, what stands there and what was
   /// expected.
-  static HeadTable parse(std::string_view text, const std::string& file = "head table") {
+  static HeadTable parse(std::string_view text, std::string_view file = "head table") {
     return Parser(text, file).table();
   }
 
  private:
   static constexpr std::string_view Title = "kvc head table 1";
 
-  std::string sizes() const { return "layers " + std::to_string(layers_) + ", kv_heads " + std::to_string(kv_heads_); }
-  static std::string label(std::size_t layer) { return "layer " + std::to_string(layer) + ":"; }
+  static std::string label(std::size_t layer) { return joined({"layer ", layer, ":"}); }
 
   /// Reads line by line; every complaint quotes the line.
   class Parser {
    public:
-    Parser(std::string_view text, const std::string& file) : text_(text), file_(file) {}
+    Parser(std::string_view text, std::string_view file) : text_(text), file_(file) {}
 
     HeadTable table() {
-      const std::string title = std::string(Title);
-      if (!next() || line_ != title) complain("'" + title + "'");
+      if (!next() || line_ != Title) complain({"'", Title, "'"});
       HeadTable result;
       if (!next() || !take("layers ") || !number(result.layers_) || !take(", kv_heads ") || !number(result.kv_heads_) ||
           !line_rest_.empty() || result.layers_ == 0 || result.kv_heads_ == 0)
-        complain("'layers N, kv_heads N' with positive numbers");
+        complain({"'layers N, kv_heads N' with positive numbers"});
       for (std::size_t layer = 0; layer < result.layers_; ++layer) {
         const std::string start = label(layer);
-        const std::string expected = "'" + start + "' and " + std::to_string(result.kv_heads_) + " times 0 or 1";
-        if (!next() || !take(start)) complain(expected);
+        const auto refuse = [&] { complain({"'", start, "' and ", result.kv_heads_, " times 0 or 1"}); };
+        if (!next() || !take(start)) refuse();
         for (std::size_t head = 0; head < result.kv_heads_; ++head) {
           const bool one = line_rest_.starts_with(" 1");
-          if (!one && !line_rest_.starts_with(" 0")) complain(expected);
+          if (!one && !line_rest_.starts_with(" 0")) refuse();
           line_rest_.remove_prefix(2);
           result.flags_.push_back(one);
         }
-        if (!line_rest_.empty()) complain(expected);
+        if (!line_rest_.empty()) refuse();
       }
-      if (next()) complain("nothing more after " + std::to_string(result.layers_) + " layers");
+      if (next()) complain({"nothing more after ", result.layers_, " layers"});
       return result;
     }
 
@@ -131,18 +128,17 @@ class HeadTable {
       line_rest_.remove_prefix(static_cast<std::size_t>(stop - begin));
       return error == std::errc{};
     }
-    [[noreturn]] void complain(const std::string& expected) const {
+    [[noreturn]] void complain(std::initializer_list<Fragment> expected) const {
       constexpr std::size_t Quoted = 60;  // of a foreign file's line
       std::string got = ended_ ? "the file ends" : "got '";
       if (!ended_)
         for (const char letter : line_.substr(0, Quoted)) got += letter >= ' ' && letter <= '~' ? letter : '?';
       if (!ended_) got += "'";
       fail(ErrorCode::bad_file,
-           file_ + ", line " + std::to_string(number_ + (ended_ ? 1 : 0)) + ": " + got + ", expected " + expected);
+           {file_, ", line ", number_ + (ended_ ? 1 : 0), ": ", got, ", expected ", joined(expected)});
     }
 
-    std::string_view text_, line_, line_rest_;
-    const std::string& file_;
+    std::string_view text_, file_, line_, line_rest_;
     std::size_t number_ = 0;
     bool ended_ = false;
   };

@@ -2,7 +2,6 @@
 #include <concepts>
 #include <cstddef>
 #include <limits>
-#include <string>
 #include <utility>
 
 #include "kvc/error.hpp"
@@ -82,19 +81,17 @@ inline constexpr std::size_t MostTokens = static_cast<std::size_t>(std::numeric_
 /// "Quest: page".
 inline void require_between(const char* what, std::size_t value, std::size_t least, std::size_t most = MostTokens) {
   if (value >= least && value <= most) return;
-  fail(ErrorCode::invalid_argument, std::string(what) + " must lie between " + std::to_string(least) + " and " +
-                                        std::to_string(most) + ", got " + std::to_string(value));
+  fail(ErrorCode::invalid_argument, {what, " must lie between ", least, " and ", most, ", got ", value});
 }
 /// The same for a number of neighbouring tokens with one in the middle, which must be odd.
 inline void require_odd(const char* what, std::size_t value) {
   require_between(what, value, 1);
-  if (value % 2 == 0)
-    fail(ErrorCode::invalid_argument, std::string(what) + " must be odd, got " + std::to_string(value));
+  if (value % 2 == 0) fail(ErrorCode::invalid_argument, {what, " must be odd, got ", value});
 }
 /// The same for a share, which must lie in [0, 1].
 inline void require_share(const char* what, double value) {
   if (value >= 0 && value <= 1) return;
-  fail(ErrorCode::invalid_argument, std::string(what) + " must lie between 0 and 1, got " + std::to_string(value));
+  fail(ErrorCode::invalid_argument, {what, " must lie between 0 and 1, got ", value});
 }
 
 }  // namespace kvc::inline KVC_ABI

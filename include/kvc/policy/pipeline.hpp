@@ -3,7 +3,6 @@
 #include <concepts>
 #include <cstddef>
 #include <memory>
-#include <string>
 #include <tuple>
 #include <utility>
 
@@ -91,8 +90,8 @@ class StageOnLayers final : public Stage {
   }
   void validate(const CacheShape& shape) const override {
     if (first_ > last_ || first_ >= shape.layers)
-      fail(ErrorCode::invalid_argument, "PerLayer: layers " + std::to_string(first_) + " to " + std::to_string(last_) +
-                                            ": the model has layers 0 to " + std::to_string(shape.layers - 1));
+      fail(ErrorCode::invalid_argument,
+           {"PerLayer: layers ", first_, " to ", last_, ": the model has layers 0 to ", shape.layers - 1});
     stage_->validate(shape);
   }
   std::shared_ptr<const Stage> with_budget(const Budget& budget) const override {
@@ -183,9 +182,9 @@ inline void check_layer_stages(const Stages& stages, std::size_t layer) {
     quantizers += verbs.quantize;
     selectors += verbs.select;
     if (stage->wants_equal_slots() == EqualSlots::layer && equal == EqualSlots::none)
-      fail(ErrorCode::incompatible, std::string(stage->type()) +
-                                        " reads the heads of a layer slot by slot, but a stage before it leaves them "
-                                        "different positions");
+      fail(ErrorCode::incompatible, {stage->type(),
+                                     " reads the heads of a layer slot by slot, but a stage before it leaves them "
+                                     "different positions"});
     equal = std::min(equal, stage->keeps_equal_slots());
   }
   if (quantizers > 1)

@@ -5,7 +5,6 @@
 #include <limits>
 #include <memory>
 #include <span>
-#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -361,7 +360,7 @@ inline std::size_t stage_count(const Stage& stage) {
 
 inline void Member::score(std::span<const AnyHead> heads, ScoreSpans scores) const {
   const Stage::Verbs verbs = stage_->verbs();
-  if (!verbs.scores()) fail(ErrorCode::incompatible, "Member: " + std::string(stage_->type()) + " does not score");
+  if (!verbs.scores()) fail(ErrorCode::incompatible, {"Member: ", stage_->type(), " does not score"});
   Workspace workspace;
   if (verbs.score_all) return stage_->score_all(heads, scores, workspace);
   for (std::size_t begin = 0, end = 0; begin < heads.size(); begin = end) {

@@ -2,7 +2,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <initializer_list>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -67,8 +66,8 @@ inline Isa parse_isa(std::string_view name) {
   for (Isa isa : AllIsas)
     if (name == to_string(isa)) return isa;
   fail(ErrorCode::unknown_name,
-       "KVC_ISA: \"" + std::string(name) +
-           "\" is no instruction set; expected portable, avx2, avx512, avx512vnni, amx, neon or neondotprod");
+       {"KVC_ISA: \"", name,
+        "\" is no instruction set; expected portable, avx2, avx512, avx512vnni, amx, neon or neondotprod"});
 }
 
 namespace machine {
@@ -158,9 +157,9 @@ inline Isa best_isa() {
   const char* named = std::getenv("KVC_ISA");
   const Isa cap = named && *named ? parse_isa(named) : machine::Highest;
   if (!contains(machine::Highest, cap))
-    fail(ErrorCode::incompatible, std::string("KVC_ISA: ") + to_string(cap) +
-                                      " is an instruction set of other processors; on this one the highest is " +
-                                      to_string(machine::isa()));
+    fail(ErrorCode::incompatible,
+         {"KVC_ISA: ", to_string(cap), " is an instruction set of other processors; on this one the highest is ",
+          to_string(machine::isa())});
   Isa isa = machine::isa();
   while (!contains(cap, isa) || !is_available(isa)) isa = below(isa);
   return isa;
@@ -180,8 +179,8 @@ class ScopedIsa {
  public:
   explicit ScopedIsa(Isa isa) : before_(process::isa_in_use.load(std::memory_order_relaxed)) {
     if (!is_available(isa))
-      fail(ErrorCode::incompatible, std::string("ScopedIsa: this machine has no ") + to_string(isa) + ", only up to " +
-                                        to_string(machine::isa()));
+      fail(ErrorCode::incompatible,
+           {"ScopedIsa: this machine has no ", to_string(isa), ", only up to ", to_string(machine::isa())});
     process::isa_in_use.store(static_cast<int>(isa), std::memory_order_relaxed);
   }
   ~ScopedIsa() { process::isa_in_use.store(before_, std::memory_order_relaxed); }

@@ -6,7 +6,6 @@
 #include <memory_resource>
 #include <mutex>
 #include <new>
-#include <string>
 #include <vector>
 
 #if defined(__linux__)
@@ -82,7 +81,7 @@ class Arena final : public std::pmr::memory_resource {
     return wanted / Alignment * Alignment;
   }
   [[noreturn]] static void refuse(std::size_t bytes) {
-    fail(ErrorCode::out_of_memory, "Arena: a piece of " + std::to_string(bytes) + " bytes is more than memory can be");
+    fail(ErrorCode::out_of_memory, {"Arena: a piece of ", bytes, " bytes is more than memory can be"});
   }
 
   std::byte* fresh(std::size_t bytes) { return bytes <= LargestSmall ? carve_small(bytes) : carve(bytes); }

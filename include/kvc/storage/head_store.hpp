@@ -66,6 +66,10 @@ class HeadStore {
   /// Appends one slot per row at `positions`. A single row may take an evicted one's place unless it must lie `behind`.
   void append(ConstRows keys, ConstRows values, std::span<const Position> positions, bool behind = false) {
     Placement key_rows(keys_.table()), value_rows(values_.table());
+    if (keys.count != 0) {
+      keys_.table().settle(keys);
+      values_.table().settle(values);
+    }
     // A store that seals keeps its dense rows in order; one that never does reuses the rows of evicted slots.
     const bool one = keys.count == 1 && !behind, reuses_keys = one && !keys_.seals(),
                reuses_values = one && !values_.seals();
@@ -205,8 +209,8 @@ class HeadStore {
   void set_precision(std::size_t slot, std::uint8_t number) {
     for (const RowStore* store : {&keys_, &values_})
       if (const std::size_t known = store->table().stream.classes.size(); known != 0 && number > known)
-        fail(ErrorCode::invalid_argument, "set_precision: class " + std::to_string(number) + ", but a stream has " +
-                                              std::to_string(known) + " classes besides class 0");
+        fail(ErrorCode::invalid_argument,
+             {"set_precision: class ", number, ", but a stream has ", known, " classes besides class 0"});
     if (precision_.empty()) {
       if (number == 0) return;
       precision_.reserve(size() + size() / 16 + 1);
@@ -329,42 +333,45 @@ class HeadStore {
     }
   };
 
-  static std::string side_of(Role role) { return role == Role::key ? "key" : "value"; }
+  static const char* side_of(Role role) { return role == Role::key ? "key" : "value"; }
   /// The codecs of a stream by class of precision; empty if none seals.
   static std::vector<RowTable::SealedCodec> sealed_codecs(const Stream& stream, Role role, std::size_t dim) {
     std::vector<RowTable::SealedCodec> codecs;
     const auto add = [&](const std::optional<Format>& format) {
       auto& made = codecs.emplace_back();
-      if (!format || std::holds_alternative<Dense>(*format)) return;
+      if (!format || format->get_if<Dense>()) return;
       made.codec = make_codec(*format, role, dim);
       if (stream.batch == 0 || stream.batch % made.codec->granule() != 0)
-        fail(ErrorCode::invalid_argument, "Stream (" + side_of(role) + "): batch (" + std::to_string(stream.batch) +
-                                              ") must be a positive multiple of the tokens that share a scale (" +
-                                              std::to_string(made.codec->granule()) + ")");
+        fail(ErrorCode::invalid_argument,
+             {"Stream (", side_of(role), "): batch (", stream.batch,
+              ") must be a positive multiple of the tokens that share a scale (", made.codec->granule(), ")"});
     };
     add(stream.format);
     for (const auto& format : stream.classes) add(format);
     if (codecs.size() > 256)
-      fail(ErrorCode::invalid_argument, "Stream (" + side_of(role) + "): " + std::to_string(codecs.size() - 1) +
-                                            " classes of precision; there may be 255 besides class 0");
+      fail(ErrorCode::invalid_argument, {"Stream (", side_of(role), "): ", codecs.size() - 1,
+                                         " classes of precision; there may be 255 besides class 0"});
     if (std::ranges::none_of(codecs, [](const auto& each) { return each.codec != nullptr; })) codecs.clear();
     return codecs;
   }
   static RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense,
                              std::pmr::memory_resource* memory) {
     // A Dense stream only chooses the element type; anything else is sealed out of dense rows.
-    const auto* own = stream.format ? std::get_if<Dense>(&*stream.format) : nullptr;
-    return {make_codec(own ? *own : dense, role, dim), sealed_codecs(stream, role, dim), stream, memory};
+    const auto* own = stream.format ? stream.format->get_if<Dense>() : nullptr;
+    const Dense& plain = own ? *own : dense;
+    const bool widens = plain.type == Scalar::f16 && plain.widens;
+    return {make_codec(plain, role, dim), widens ? make_codec(Dense{Scalar::f32}, role, dim) : nullptr,
+            sealed_codecs(stream, role, dim), stream, memory};
   }
   static void set_stream(RowStore& store, const Stream& stream, Role role) {
     if (store.sealed_rows() != 0)
-      fail(ErrorCode::invalid_argument, "set_streams: " + std::to_string(store.sealed_rows()) + " " + side_of(role) +
-                                            " rows are sealed already; only a head without any can change its format");
-    if (stream.format && std::holds_alternative<Dense>(*stream.format))
+      fail(ErrorCode::invalid_argument, {"set_streams: ", store.sealed_rows(), " ", side_of(role),
+                                         " rows are sealed already; only a head without any can change its format"});
+    if (stream.format && stream.format->get_if<Dense>())
       if (const auto dense = make_codec(*stream.format, role, store.dim());
-          dense->name() != store.dense_codec()->name())
-        fail(ErrorCode::invalid_argument, "set_streams: " + side_of(role) + " rows are stored in " +
-                                              store.dense_codec()->name() + " and cannot become " + dense->name());
+          dense->name() != store.plain_codec()->name())
+        fail(ErrorCode::invalid_argument, {"set_streams: ", side_of(role), " rows are stored in ",
+                                           store.plain_codec()->name(), " and cannot become ", dense->name()});
     store.table().sealed = sealed_codecs(stream, role, store.dim());
     store.table().stream = stream;
     if (store.seals()) store.table().free.clear();

@@ -20,10 +20,11 @@ class RowStore {
   static constexpr std::size_t PromptRows = RowTable::PromptRows, OpenRows = RowTable::OpenRows,
                                SealedRows = RowTable::SealedRows;
 
-  /// `sealed`: by class of precision; empty if rows stay dense.
-  RowStore(std::shared_ptr<const Codec> dense, std::vector<RowTable::SealedCodec> sealed, const Stream& stream,
-           std::pmr::memory_resource* memory)
-      : table_{std::move(dense), std::move(sealed), stream, memory} {
+  /// `wide`: of dense rows that `dense` has too few digits for; null: of none. `sealed`: by class of precision; empty if rows
+  /// stay dense.
+  RowStore(std::shared_ptr<const Codec> dense, std::shared_ptr<const Codec> wide,
+           std::vector<RowTable::SealedCodec> sealed, const Stream& stream, std::pmr::memory_resource* memory)
+      : table_{dense, dense, std::move(wide), std::move(sealed), stream, memory} {
     if (!table_.seals()) table_.note(table_.dense);
   }
 
@@ -37,13 +38,15 @@ class RowStore {
   /// Codecs of this head's blocks that transform queries (keys) or sums (values): see Codec::prepare.
   std::span<const std::shared_ptr<const Codec>> transforming() const { return table_.transforming; }
   const std::shared_ptr<const Codec>& dense_codec() const { return table_.dense; }
+  /// The dense codec of rows that are not wide.
+  const std::shared_ptr<const Codec>& plain_codec() const { return table_.plain; }
   /// What directions shared between layers are encoded with.
   const std::shared_ptr<const Codec>& sharing_codec() const {
     return table_.seals() && table_.sealed[0].codec ? table_.sealed[0].codec : table_.dense;
   }
   /// The largest magnitude of an element that is read back finite, whatever becomes of its row.
   float limit() const {
-    float least = table_.dense->limit();
+    float least = (table_.segments.empty() ? table_.plain : table_.dense)->limit();
     for (const auto& sealed : table_.sealed)
       if (sealed.codec) least = std::min(least, sealed.codec->limit());
     return least;

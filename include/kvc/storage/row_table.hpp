@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -32,7 +33,11 @@ struct RowTable {
     bool asked = false;                  ///< whether Codec::fit was asked for this head
   };
 
-  std::shared_ptr<const Codec> dense;
+  /// Magnitude of an element of the first row from which on rows are kept wide: see Dense::widens.
+  static constexpr float WideFrom = 128;
+
+  std::shared_ptr<const Codec> dense;  ///< of the dense rows: one of the next two
+  std::shared_ptr<const Codec> plain, wide;  ///< wide: what rows take if plain has too few digits for them; null: nothing
   std::vector<SealedCodec> sealed;  ///< by class of precision; empty: rows are never sealed
   Stream stream;
   std::pmr::memory_resource* memory;
@@ -98,7 +103,7 @@ struct RowTable {
       Segment& open = segments[at];
       if (open.rows() == 0) open.first = first + done;
       const std::size_t count = std::min(rows.count - done, open.block->capacity() - open.end);
-      dense->encode(rows.subrows(done, count), open.block->data(), open.block->capacity(), open.end);
+      open.block->codec().encode(rows.subrows(done, count), open.block->data(), open.block->capacity(), open.end);
       open.end += count;
       done += count;
     }
@@ -117,7 +122,15 @@ struct RowTable {
   /// Writes a dense row of a block that nobody shares.
   void write(std::size_t row, ConstRows values) {
     const Segment& segment = segments[segments.holding(row)];
-    dense->encode(values, segment.block->data(), segment.block->capacity(), segment.begin + (row - segment.first));
+    segment.block->codec().encode(values, segment.block->data(), segment.block->capacity(),
+                                  segment.begin + (row - segment.first));
+  }
+
+  /// The first rows of a table choose its dense codec: the first row alone, so that it does not matter how a prompt is cut.
+  void settle(ConstRows rows) noexcept {
+    if (!wide || !segments.empty()) return;
+    const auto is_large = [](float x) { return std::abs(x) >= WideFrom; };
+    dense = std::ranges::any_of(rows[0], is_large) ? wide : plain;
   }
 
   /// The row's slot is gone.

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
 #include <utility>
 
 #include "kvc/storage/row_table.hpp"
@@ -208,10 +207,9 @@ class Sealing {
     if (auto fitted = own.codec->fit(rows, positions)) {
       if (fitted->dim() != table_.dim() || table_.stream.batch % fitted->granule() != 0)
         fail(ErrorCode::invalid_argument,
-             "Codec " + own.codec->name() + ": fit() returned " + fitted->name() + " of " +
-                 std::to_string(fitted->dim()) + " floats and a granule of " + std::to_string(fitted->granule()) +
-                 "; the rows have " + std::to_string(table_.dim()) +
-                 " floats, and the granule must divide the batch (" + std::to_string(table_.stream.batch) + ")");
+             {"Codec ", own.codec->name(), ": fit() returned ", fitted->name(), " of ", fitted->dim(),
+              " floats and a granule of ", fitted->granule(), "; the rows have ", table_.dim(),
+              " floats, and the granule must divide the batch (", table_.stream.batch, ")"});
       own.codec = std::move(fitted);
     }
     own.asked = true;
