@@ -1,10 +1,11 @@
 #!/bin/sh
-# mixed_flags.sh COMPILER FOLDER: two files of one program use the library header-only, one built for any x86-64 processor and
-# one for Haswell. The two files share no function of the library. Linked in either order the program says what it says without
-# the second file; with the file for older machines first it does so on an emulated Nehalem too, which has none of Haswell's
-# instructions, as long as nobody calls the second file. (The other order shares templates of the standard library over built-in
-# types, such as std::vector<float>::resize, in Haswell's version: kvc/abi.hpp says so to users.) A type of the library does not
-# pass between the files: such a program fails to link. SKIPPED (77) on other machines and without qemu-user.
+# mixed_flags.sh COMPILER FOLDER: two files of one program use the library header-only, one built for any x86-64
+# processor and one for Haswell. The two files share no function of the library. Linked in either order the program says
+# what it says without the second file; with the file for older machines first it does so on an emulated Nehalem too,
+# which has none of Haswell's instructions, as long as nobody calls the second file. (The other order shares templates
+# of the standard library over built-in types, such as std::vector<float>::resize, in Haswell's version: kvc/abi.hpp
+# says so to users.) A type of the library does not pass between the files: such a program fails to link. SKIPPED (77)
+# on other machines and without qemu-user.
 set -eu
 sources=$(cd "$(dirname "$0")" && pwd)/mixed_flags
 include=${KVC_INCLUDE:-$sources/../../../include}

@@ -1,11 +1,13 @@
 #!/bin/sh
-# check.sh WAY FOLDER: builds and runs the consumer against the library, taken in one WAY, in FOLDER, which is emptied first.
+# check.sh WAY FOLDER: builds and runs the consumer against the library, taken in one WAY, in FOLDER, which is emptied
+# first.
 #   add_subdirectory   the library's folder inside the user's project
-#   find_package       installed by "cmake -S . -B b && cmake --install b" without the tools of the project's own programs, which is
-#                      a Release build, and then moved elsewhere; version 99 and components that are not there are refused
+#   find_package       installed by "cmake -S . -B b && cmake --install b" without the tools of the project's own
+#                      programs, which is a Release build, and then moved elsewhere; version 99 and components that are
+#                      not there are refused
 #   compiled           installed with the kernels compiled once, linked as kvc::compiled
-#   pkg_config         the compiler called with what pkg-config says, for kvc and for kvc-compiled, of what the way `compiled`
-#                      installed in FOLDER, which is not emptied
+#   pkg_config         the compiler called with what pkg-config says, for kvc and for kvc-compiled, of what the way
+#                      `compiled` installed in FOLDER, which is not emptied
 # Environment: CMAKE (default cmake), CMAKE_GENERATOR, CXX.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -54,7 +56,8 @@ case $way in
     grep -qE '^(CMAKE_BUILD_TYPE:STRING=Release$|CMAKE_CONFIGURATION_TYPES:)' library/CMakeCache.txt
     consume -DCMAKE_PREFIX_PATH="$folder/moved" -DKVC_WANTED=0.1
     refuse 'compatible with requested version "99"' -DKVC_WANTED=99
-    refuse 'installed without its compiled kernels; configure it with -DKVC_COMPILED=ON' -DKVC_WANTED=0.1 -DKVC_COMPONENTS=compiled
+    refuse 'installed without its compiled kernels; configure it with -DKVC_COMPILED=ON' -DKVC_WANTED=0.1 \
+      -DKVC_COMPONENTS=compiled
     refuse 'kvc has no component "tiles"' -DKVC_WANTED=0.1 -DKVC_COMPONENTS=tiles
     ;;
   compiled)

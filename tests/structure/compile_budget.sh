@@ -1,13 +1,14 @@
 #!/bin/sh
-# compile_budget.sh COMPILER FOLDER: what one file of a user costs to compile with g++, in FOLDER, against the budgets below.
-# SKIPPED (77) with other compilers, and without GNU time, which tells the memory of a process that has ended (Debian: apt-get
-# install time).
+# compile_budget.sh COMPILER FOLDER: what one file of a user costs to compile with g++, in FOLDER, against the budgets
+# below. SKIPPED (77) with other compilers, and without GNU time, which tells the memory of a process that has ended
+# (Debian: apt-get install time).
 #
-# Seconds are a processor's, divided by those of compile_budget/calibration.cpp in the same run, so that a budget holds on slow and
-# on busy machines. Of the calibration the lesser of two runs counts, and a case that is over its seconds gets a second run too.
-# Megabytes are the compiler's peak, kilobytes the object's code and constants. The budgets are 15 % more than what g++ 12 took at
-# -O2 on 2026-11-28, when the calibration took 4.1 s: 1.24, 6.30, 0.43, 0.59 and 0.43 times the calibration; 465, 819, 259, 299
-# and 273 MB; 0, 703, 0, 22 and 0.1 KB. A file that only includes the library must have no code at all.
+# Seconds are a processor's, divided by those of compile_budget/calibration.cpp in the same run, so that a budget holds
+# on slow and on busy machines. Of the calibration the lesser of two runs counts, and a case that is over its seconds
+# gets a second run too. Megabytes are the compiler's peak, kilobytes the object's code and constants. The budgets are
+# 15 % more than what g++ 12 took at -O2 on 2026-11-28, when the calibration took 4.1 s: 1.24, 6.30, 0.43, 0.59 and 0.43
+# times the calibration; 465, 819, 259, 299 and 273 MB; 0, 703, 0, 22 and 0.1 KB. A file that only includes the library
+# must have no code at all.
 #
 #   case               source         flags            ratio   MB   KB
 budgets='
@@ -37,6 +38,7 @@ cd "$2"
 compile() { # compile SOURCE [FLAG]: to object.o; into $seconds and $megabytes
   source=$1
   shift
+  # shellcheck disable=SC2086 # a compiler may have flags
   $clock -o cost.txt -f '%U %S %M' $compiler -std=c++20 -O2 "$@" -I"$include" -c "$sources/$source.cpp" -o object.o
   seconds=$(awk '{ print $1 + $2 }' cost.txt)
   megabytes=$(awk '{ printf "%d", $3 / 1024 }' cost.txt)

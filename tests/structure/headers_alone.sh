@@ -1,7 +1,7 @@
 #!/bin/sh
 # headers_alone.sh alone|together COMPILER [FLAG...]: compiles every public header, twice included, with all warnings as errors.
-#   alone      each without what it does not include itself. KVC_COMPILED is defined, so that no header gets what it lacks from the
-#              library's inside; headers that are different without it are compiled without it too.
+#   alone      each without what it does not include itself. KVC_COMPILED is defined, so that no header gets what it
+#              lacks from the library's inside; headers that are different without it are compiled without it too.
 #   together   all in one file
 set -eu
 cd "$(dirname "$0")/../../include"
@@ -21,9 +21,10 @@ if [ "$way" = together ]; then
   exit 0
 fi
 
-# A header that includes another may stand behind it in one file: it sees nothing there that it does not include itself. So headers
-# are compiled in chains, each of which includes the one before it, and what they have in common is read once. Prints one chain a
-# line, behind its flag. An include between #if and #endif does not count, for it may not be in force.
+# A header that includes another may stand behind it in one file: it sees nothing there that it does not include itself.
+# So headers are compiled in chains, each of which includes the one before it, and what they have in common is read
+# once. Prints one chain a line, behind its flag. An include between #if and #endif does not count, for it may not be in
+# force.
 chains() { # chains FLAG HEADER...
   flag=$1
   shift
@@ -31,13 +32,16 @@ chains() { # chains FLAG HEADER...
     FNR == 1 { depth = 0 }
     /^ *# *if/ { ++depth }
     /^ *# *endif/ { --depth }
-    /^ *# *include *[<"]kvc\// && !depth { split($0, part, /[<">]/); includes[FILENAME] = includes[FILENAME] " " part[2] }
+    /^ *# *include *[<"]kvc\// && !depth {
+      split($0, part, /[<">]/)
+      includes[FILENAME] = includes[FILENAME] " " part[2]
+    }
     function reach(from, header,  n, i, names) { # notes what header includes, through others too
       n = split(includes[header], names, " ")
       for (i = 1; i <= n; ++i)
         if (!((from, names[i]) in below)) { below[from, names[i]] = 1; ++size[from]; reach(from, names[i]) }
     }
-    function largest(above,  i, best) { # the header with most below it that no chain has; if above is one, of those below it
+    function largest(above,  i, best) { # the untaken header with most below it; if above is a header, of those below it
       best = ""
       for (i = 1; i <= count; ++i)
         if (!(want[i] in taken) && (above == "" || (above, want[i]) in below))

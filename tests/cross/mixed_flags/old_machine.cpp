@@ -1,5 +1,5 @@
-// The file of the program with its main(): built for every x86-64 processor. With the argument "both" it calls the other file
-// too, which needs a newer processor and may not be there.
+// The file of the program with its main(): built for every x86-64 processor. With the argument "both" it calls the
+// other file too, which needs a newer processor and may not be there.
 #include <cstdio>
 #include <kvc/kvc.hpp>
 #include <string>

@@ -1,5 +1,5 @@
-// What the budgets are relative to: standard headers and some of their templates, about as much parsing and about as much code
-// as a file that uses the library.
+// What the budgets are relative to: standard headers and some of their templates, with about as much to parse as a file
+// that uses the library.
 #include <algorithm>
 #include <functional>
 #include <map>
