@@ -2,10 +2,15 @@
 /// The namespace that everything of the library lies in, `kvc::inline KVC_ABI`: its name holds the version and the instruction
 /// sets that the command line turned on, for example `v0_1_base` or `v0_1_avx2_fma_bmi`. Users never write it.
 ///
-/// Files that were compiled with different -m flags then share no symbol. If they did, the linker would keep one copy of each
-/// inline function, and a copy with AVX instructions could run on a machine that lacks them. Such files can be linked into
-/// one program as long as no kvc type passes between them; where one does, the program fails to link, and the undefined
-/// symbol's name shows the two tags. Two versions of the library in one program do not meet either.
+/// Files that were compiled with different -m flags then share no function of the library. If they did, the linker
+/// would keep one copy of each inline function, and a copy with AVX instructions could run on a machine that lacks
+/// them. Such files can be linked into one program as long as no kvc type passes between them; where one does, the
+/// program fails to link, and the undefined symbol's name shows the two tags. Two versions of the library in one
+/// program do not meet either.
+///
+/// What such files still share are the standard library's own templates over built-in types, as with any other code in
+/// them: of std::vector<float>::resize the linker keeps the copy that it meets first. So link the files for the oldest
+/// machine first.
 
 // A missing file ends the compilation at its first line; #error would be followed by hundreds of lines about C++20 syntax.
 #if __cplusplus < 202002L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 202002L)

@@ -122,7 +122,7 @@ TEST_CASE("Codes belong to the minimum as stored, in f16 too") {
     });
 }
 
-TEST_CASE("Fits give the same bytes at every instruction set and in any steps") {
+TEST_CASE("Fits give the same bytes at every instruction set and in any steps", "[exhaustive]") {
   const std::vector<float> rows = sample();
   for (const Fit fit : {Fit::whole_zero, Fit::half_quadratic})
     for_all(fit, Scalar::f16, [&](const GroupQuant& format, Role role) {

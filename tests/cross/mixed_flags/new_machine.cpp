@@ -1,4 +1,5 @@
-// A file of the same program that uses the same parts of the library, built for newer processors, and never called.
+// A file of the same program that uses the same parts of the library, built for newer processors and called on them
+// only.
 #include <kvc/kvc.hpp>
 #include <string>
 #include <vector>

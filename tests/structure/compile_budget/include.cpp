@@ -1,0 +1,2 @@
+// What a file pays for including the library alone.
+#include <kvc/kvc.hpp>
