@@ -6,17 +6,17 @@
 # Seconds are a processor's, divided by those of compile_budget/calibration.cpp in the same run, so that a budget holds
 # on slow and on busy machines. Of the calibration the lesser of two runs counts, and a case that is over its seconds
 # gets a second run too. Megabytes are the compiler's peak, kilobytes the object's code and constants. The budgets are
-# 15 % more than what g++ 12 took at -O2 on 2026-11-28, when the calibration took 4.1 s: 1.24, 6.30, 0.43, 0.59 and 0.43
-# times the calibration; 465, 819, 259, 299 and 273 MB; 0, 703, 0, 22 and 0.1 KB. A file that only includes the library
+# 15 % more than what g++ 12 took at -O2 on 2026-11-28, when the calibration took 4.1 s: 1.24, 4.05, 0.43, 0.56 and 0.40
+# times the calibration; 462, 675, 256, 294 and 270 MB; 0, 348, 0, 16 and 0.1 KB. A file that only includes the library
 # must have no code at all.
 #
 #   case               source         flags            ratio   MB   KB
 budgets='
-    include            include        -                 1.43  535    0
-    use                header_only    -                 7.25  942  809
-    compiled_include   include        -DKVC_COMPILED    0.50  298    0
-    compiled_use       header_only    -DKVC_COMPILED    0.68  344   26
-    compiled_by_name   by_name        -DKVC_COMPILED    0.50  314    1
+    include            include        -                 1.43  532    0
+    use                header_only    -                 4.65  776  400
+    compiled_include   include        -DKVC_COMPILED    0.50  295    0
+    compiled_use       header_only    -DKVC_COMPILED    0.65  338   19
+    compiled_by_name   by_name        -DKVC_COMPILED    0.50  311    1
 '
 set -eu
 sources=$(cd "$(dirname "$0")" && pwd)/compile_budget
