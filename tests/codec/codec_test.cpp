@@ -299,6 +299,16 @@ TEST_CASE("A user's own codec needs block_bytes, encode and decode only; scores 
   }
 }
 
+TEST_CASE("A type of the user's is a format where a function beside it makes its codec") {
+  const Format format = support::Halving{.times = 1};
+  const auto codec = make_codec(format, Role::value, 24);
+  CHECK(codec->name() == "halving");
+  CHECK(codec->dim() == 24);
+  REQUIRE(format.get_if<support::Halving>());
+  CHECK(format.get_if<support::Halving>()->times == 1);
+  CHECK_FALSE(format.get_if<GroupQuant>());
+}
+
 TEST_CASE("A codec for other rows, or none, is refused, and so is a format that cannot be encoded") {
   CHECK(message_of([] { make_codec(Format(std::make_shared<const support::HalvingCodec>(16)), Role::key, 32); }) ==
         "Format: codec halving encodes rows of 16 floats, the cache has rows of 32");

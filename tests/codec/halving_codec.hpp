@@ -1,5 +1,6 @@
 #pragma once
 #include <cstring>
+#include <memory>
 
 #include "kvc/codec/codec.hpp"
 
@@ -28,5 +29,13 @@ class HalvingCodec final : public kvc::Codec {
   static float* floats(std::byte* block) { return reinterpret_cast<float*>(block); }
   std::size_t dim_;
 };
+
+/// A user's own description of it.
+struct Halving {
+  int times = 0;
+};
+inline std::shared_ptr<const kvc::Codec> make_codec(const Halving&, kvc::Role, std::size_t dim) {
+  return std::make_shared<HalvingCodec>(dim);
+}
 
 }  // namespace support

@@ -83,7 +83,7 @@ struct Subject {
       for (std::size_t slot = 0; slot < head.size(); ++slot) {
         std::vector<float> turned = query;
         if (in_cache) {
-          const double shift = double(head.position(slot)) - double(slot) + double(head.size()) - double(next);
+          const double shift = double(head.slots().position(slot)) - double(slot) + double(head.size()) - double(next);
           rotate(turned, model.rotary, shift);
         }
         double dot = 0;

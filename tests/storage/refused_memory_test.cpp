@@ -51,16 +51,16 @@ struct Bits {
   explicit Bits(const HeadStore& head)
       : keys(head.size() * Shape.head_dim),
         values(head.size() * Shape.head_dim),
-        multiplicity(head.multiplicity().begin(), head.multiplicity().end()),
-        precision(head.precision().begin(), head.precision().end()) {
+        multiplicity(head.slots().multiplicity().begin(), head.slots().multiplicity().end()),
+        precision(head.slots().precision().begin(), head.slots().precision().end()) {
     head.keys().gather(0, {keys.data(), head.size(), Shape.head_dim});
     head.values().gather(0, {values.data(), head.size(), Shape.head_dim});
     for (std::size_t slot = 0; slot < head.size(); ++slot) {
-      positions.push_back(head.position(slot));
+      positions.push_back(head.slots().position(slot));
       key_rows.push_back(head.keys().map()[slot]);
       value_rows.push_back(head.values().map()[slot]);
     }
-    column.assign(head.column(0), head.column(0) + head.size() * sizeof(float));
+    column.assign(head.slots().column(0), head.slots().column(0) + head.size() * sizeof(float));
     for (const RowStore* store : {&head.keys(), &head.values()}) {
       counts.insert(counts.end(),
                     {store->rows(), store->dead_rows(), store->sealed_rows(), store->table().free.size()});

@@ -134,20 +134,20 @@ TEST_CASE("The class of a slot moves with it, is forked with it, and is counted 
   Subject subject({.key = stream, .value = stream});
   subject.append(100);
   const std::size_t before = subject.head.stats(Shape).metadata;
-  CHECK(subject.head.precision().empty());
+  CHECK(subject.head.slots().precision().empty());
   subject.head.set_precision(5, 0);
-  CHECK(subject.head.precision().empty());
+  CHECK(subject.head.slots().precision().empty());
   for (const std::size_t slot : {10u, 50u, 99u}) subject.head.set_precision(slot, 1);
   CHECK(subject.head.stats(Shape).metadata >= before + 100);
   std::vector<std::uint8_t> flags(100, 1);
   flags[3] = flags[50] = 0;
   subject.head.keep(flags, false, subject.workspace);
   const HeadStore fork = subject.head;
-  REQUIRE(fork.precision().size() == 98);
-  for (std::size_t slot = 0; slot < 98; ++slot) CHECK(fork.precision()[slot] == (slot == 9 || slot == 97));
+  REQUIRE(fork.slots().precision().size() == 98);
+  for (std::size_t slot = 0; slot < 98; ++slot) CHECK(fork.slots().precision()[slot] == (slot == 9 || slot == 97));
   subject.head.truncate(97, 1);
-  CHECK(subject.head.precision().size() == 97);
-  CHECK(fork.precision()[97] == 1);
+  CHECK(subject.head.slots().precision().size() == 97);
+  CHECK(fork.slots().precision()[97] == 1);
 }
 
 TEST_CASE("A slot that is sealed keeps its codes whatever its class becomes") {

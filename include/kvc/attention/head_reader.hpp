@@ -191,7 +191,8 @@ class HeadReader {
     Workspace::Frame inner(workspace_);
     const auto shifts = inner.filled(rows(), std::numeric_limits<std::int32_t>::min());
     for (std::size_t slot = 0; slot < head.size(); ++slot)
-      shifts[static_cast<std::size_t>(head.keys().map()[slot])] = head.position(slot) - static_cast<std::int32_t>(slot);
+      shifts[static_cast<std::size_t>(head.keys().map()[slot])] =
+          head.slots().position(slot) - static_cast<std::int32_t>(slot);
     std::size_t count = 0;
     for (std::size_t row = 0; row < rows(); ++row) {
       const bool dead = shifts[row] == std::numeric_limits<std::int32_t>::min();

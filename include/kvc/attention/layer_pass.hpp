@@ -86,7 +86,8 @@ struct LayerPass {
 inline std::span<const std::int32_t> newest_shifts(const HeadStore& head, std::size_t tokens, Workspace::Frame& frame) {
   const std::span<std::int32_t> shifts = frame.take<std::int32_t>(tokens);
   const std::size_t first = head.size() - tokens;
-  for (std::size_t t = 0; t < tokens; ++t) shifts[t] = static_cast<std::int32_t>(first + t) - head.position(first + t);
+  for (std::size_t t = 0; t < tokens; ++t)
+    shifts[t] = static_cast<std::int32_t>(first + t) - head.slots().position(first + t);
   return shifts;
 }
 

@@ -100,7 +100,7 @@ inline std::size_t forgotten_tokens(const Inside& in, std::size_t layer, Positio
   auto forgotten = static_cast<std::size_t>(in.layers[layer].next_position - from);
   for (const HeadStore& store : in.heads_of(layer)) {
     std::size_t slots = store.size();
-    while (slots > 0 && store.position(slots - 1) >= from) --slots;
+    while (slots > 0 && store.slots().position(slots - 1) >= from) --slots;
     forgotten = std::min(forgotten, store.seen() - slots);
   }
   return forgotten;
@@ -115,7 +115,7 @@ inline bool truncate_layer(Inside& in, std::size_t layer, Position from, Workspa
   for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head) {
     HeadStore& store = in.heads[head];
     std::size_t slots = store.size();
-    while (slots > 0 && store.position(slots - 1) >= from) --slots;
+    while (slots > 0 && store.slots().position(slots - 1) >= from) --slots;
     store.truncate(slots, forgotten);
     index_head(in, head, slots, Event::decode, workspace);
   }
@@ -359,7 +359,7 @@ KVC_FORWARD Stats CacheCore::stats(HeadId id) const {
 KVC_FORWARD std::vector<Position> CacheCore::positions(HeadId id) const {
   const HeadStore& head = inside_->heads[cache::index_of(*inside_, id)];
   std::vector<Position> positions(head.size());
-  for (std::size_t slot = 0; slot < head.size(); ++slot) positions[slot] = head.position(slot);
+  for (std::size_t slot = 0; slot < head.size(); ++slot) positions[slot] = head.slots().position(slot);
   return positions;
 }
 KVC_FORWARD void CacheCore::gather(HeadId id, Rows<float> keys, Rows<float> values) const {

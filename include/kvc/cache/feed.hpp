@@ -38,7 +38,7 @@ class HeadFeed final : public HeadSource {
       for (std::size_t slot = 0; slot < rotated.count; ++slot) {
         const std::span<float> row = unrotated_.subspan(slot * rotated.dim, rotated.dim);
         std::ranges::copy(rotated[slot], row.begin());
-        rotate(row, settings_.shape->rotary, -double(store_->position(slot)));
+        rotate(row, settings_.shape->rotary, -double(store_->slots().position(slot)));
       }
     }
     return {unrotated_.data(), rotated.count, rotated.dim};

@@ -54,7 +54,7 @@ inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t her
     }
     auto block = Block::make(codec, rows, in.block_memory);
     std::vector<Position> positions;
-    for (const std::uint32_t slot : slots) positions.push_back(in.heads[here].position(slot));
+    for (const std::uint32_t slot : slots) positions.push_back(in.heads[here].slots().position(slot));
     codec->encode_at({directions.data(), rows, store.dim()}, positions, block->data(), rows, 0);
     blocks_below.push_back({slots, block, std::move(norms_below)});
     blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
@@ -72,7 +72,7 @@ inline void merge_layers(Inside& in, std::size_t layer, const Occasion& occasion
     const WorkspacePool::Lease workspace(*in.workspaces), feed_memory(*in.workspaces);
     const std::size_t here = in.first_head(layer) + local, below = here - in.shape.kv_heads;
     std::size_t first = in.heads[here].size();
-    while (first > 0 && in.heads[here].position(first - 1) >= state.merged_until) --first;
+    while (first > 0 && in.heads[here].slots().position(first - 1) >= state.merged_until) --first;
     for (std::size_t stage = 0; stage < in.stages.size(); ++stage) {
       const std::size_t node = in.stage_node[stage];
       if (!in.nodes[node].verbs.merge || !in.stages[stage]->pairs(layer, in.shape)) continue;

@@ -24,9 +24,9 @@ inline AnyHead any_head(Inside& in, std::size_t node, std::size_t head, Event ev
   view.seen = store.seen();
   view.incoming = incoming;
   view.shape = &in.shape;
-  view.positions = store.positions().identity() ? std::span<const Position>(in.ramp).first(store.size())
-                                                : store.positions().entries();
-  view.multiplicity = store.multiplicity();
+  view.positions = store.slots().positions().identity() ? std::span<const Position>(in.ramp).first(store.size())
+                                                : store.slots().positions().entries();
+  view.multiplicity = store.slots().multiplicity();
   view.source = &source;
   const bool own = in.stage_node[owner] == node;
   view.budget =
@@ -96,7 +96,7 @@ inline void gather_queries(const Inside& in, const Pass& pass, std::size_t head,
   std::ranges::copy(queries, unrotated.begin());
   for (std::size_t row = 0; row < tokens * group; ++row)
     rotate(unrotated.subspan(row * dim, dim), in.shape.rotary,
-           -double(in.heads[head].position(first_new + row / group)));
+           -double(in.heads[head].slots().position(first_new + row / group)));
   seen.queries = {queries.data(), tokens * group, dim};
   seen.unrotated_queries = {unrotated.data(), tokens * group, dim};
 }

@@ -55,7 +55,7 @@ class Transaction {
     saved_head.copied.resize(in_.nodes.size());
     for (std::size_t node = 0; node < in_.nodes.size(); ++node) {
       const std::size_t size = in_.nodes[node].slot_bytes * saved_head.slots;
-      if (size != 0) std::memcpy(target, store.column(node), size);
+      if (size != 0) std::memcpy(target, store.slots().column(node), size);
       target += size;
       saved_head.copied[node] = restores(node) && !in_.memory[head].states[node]->empty();
       if (!saved_head.copied[node]) continue;

@@ -53,8 +53,8 @@ class PolicyParser {
     return result;
   }
 
-  Part part(std::string_view stage, std::size_t depth) const {
-    if (depth > Deepest) complain(ErrorCode::invalid_argument, {"policies inside policies are nested too deep"}, stage);
+  Part part(std::string_view stage, std::size_t nesting) const {
+    if (nesting > Deepest) complain(ErrorCode::invalid_argument, {"policies inside policies are nested too deep"}, stage);
     stage = without_parentheses(stage);
     const std::string_view name = split_once(stage, ':').first;
     if (name.empty()) complain(ErrorCode::invalid_argument, {"a policy is missing"}, stage, "", registry_.names());
@@ -68,7 +68,7 @@ class PolicyParser {
     const std::vector<std::string_view> pieces = split(split_once(stage, ':').second, ',');
     for (const std::string_view piece : pieces)
       if (const ParameterRow* row = find_row(*part.entry, split_once(piece, '=').first); row && is_inner(*row))
-        read_inner(piece, *row, part, depth);
+        read_inner(piece, *row, part, nesting);
     for (const std::string_view piece : pieces) {
       const ParameterRow* row = find_row(*part.entry, split_once(piece, '=').first);
       if (!row || !is_inner(*row)) read(piece, part);
@@ -80,14 +80,14 @@ class PolicyParser {
   static bool is_inner(const ParameterRow& row) { return is_member(row) || is_members(row); }
 
   /// Reads a word whose value is a policy, or several.
-  void read_inner(std::string_view piece, const ParameterRow& row, Part& part, std::size_t depth) const {
+  void read_inner(std::string_view piece, const ParameterRow& row, Part& part, std::size_t nesting) const {
     refuse_repetition(part, row, piece);
     const auto [key, value] = split_once(piece, '=');
     Part::Inner inner{&row, {}};
     const std::vector<std::string_view> texts = is_members(row) ? split(value, '+') : std::vector{value};
     for (const std::string_view text : texts) {
       if (text.empty()) complain_of_value(part, row, piece, value);
-      inner.parts.push_back(this->part(text, depth + 1));
+      inner.parts.push_back(this->part(text, nesting + 1));
     }
     part.inner.push_back(std::move(inner));
     part.words.push_back({std::string(key), std::string(value)});

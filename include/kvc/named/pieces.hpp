@@ -21,11 +21,11 @@ inline std::string_view trimmed(std::string_view text) {
 /// The pieces between separators that stand in no parentheses, without the spaces around them.
 inline std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> pieces;
-  std::size_t begin = 0, depth = 0;
+  std::size_t begin = 0, nesting = 0;
   for (std::size_t i = 0; i < text.size(); ++i) {
-    depth += text[i] == '(';
-    depth -= text[i] == ')';
-    if (text[i] != separator || depth != 0) continue;
+    nesting += text[i] == '(';
+    nesting -= text[i] == ')';
+    if (text[i] != separator || nesting != 0) continue;
     pieces.push_back(trimmed(text.substr(begin, i - begin)));
     begin = i + 1;
   }
@@ -43,11 +43,11 @@ inline std::pair<std::string_view, std::string_view> split_once(std::string_view
 /// What stands between the parentheses around a value, or the value itself if it has none.
 inline std::string_view without_parentheses(std::string_view value) {
   if (value.empty() || value.front() != '(') return value;
-  std::size_t depth = 0;
+  std::size_t nesting = 0;
   for (std::size_t i = 0; i < value.size(); ++i) {
-    depth += value[i] == '(';
-    depth -= value[i] == ')';
-    if (depth == 0) return i + 1 == value.size() ? trimmed(value.substr(1, value.size() - 2)) : value;
+    nesting += value[i] == '(';
+    nesting -= value[i] == ')';
+    if (nesting == 0) return i + 1 == value.size() ? trimmed(value.substr(1, value.size() - 2)) : value;
   }
   return value;
 }

@@ -3,25 +3,22 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <memory_resource>
-#include <optional>
 #include <span>
-#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "kvc/codec/make.hpp"
 #include "kvc/shape.hpp"
-#include "kvc/storage/column.hpp"
 #include "kvc/storage/compaction.hpp"
+#include "kvc/storage/make_store.hpp"
 #include "kvc/storage/placement.hpp"
 #include "kvc/storage/row_store.hpp"
 #include "kvc/storage/runs.hpp"
 #include "kvc/storage/sealing.hpp"
 #include "kvc/storage/sharing.hpp"
+#include "kvc/storage/slot_table.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -39,22 +36,17 @@ class HeadStore {
             std::vector<std::vector<std::byte>> slot_defaults, std::pmr::memory_resource* memory)
       : keys_(make_store(streams.key, Role::key, shape.head_dim, dense, memory)),
         values_(make_store(streams.value, Role::value, shape.values_dim(), dense, memory)),
-        defaults_(std::move(slot_defaults)),
-        columns_(defaults_.size()) {}
+        slots_(std::move(slot_defaults)) {}
 
-  std::size_t size() const { return positions_.size(); }
+  std::size_t size() const { return slots_.size(); }
   std::size_t seen() const { return seen_; }
   const RowStore& keys() const { return keys_; }
   const RowStore& values() const { return values_; }
   /// Whether every slot has the same row number for its key and its value.
   bool in_step() const { return in_step_; }
-  Position position(std::size_t slot) const { return positions_[slot]; }
-  const IndexMap& positions() const { return positions_; }
-  std::span<const float> multiplicity() const { return multiplicity_; }
-  /// Class of precision of every slot; empty while all are of class 0.
-  std::span<const std::uint8_t> precision() const { return precision_; }
-  std::byte* column(std::size_t index) { return columns_[index].data(); }
-  const std::byte* column(std::size_t index) const { return columns_[index].data(); }
+  const SlotTable& slots() const { return slots_; }
+  /// The column of a policy, to be written.
+  std::byte* column(std::size_t index) { return slots_.column(index); }
   /// Classes of precision besides class 0 that set_precision() takes.
   std::size_t precision_classes() const {
     return std::max(keys_.table().stream.classes.size(), values_.table().stream.classes.size());
@@ -81,17 +73,12 @@ class HeadStore {
         key_rows.reserve_append(end, reuses_keys);
         value_rows.reserve_append(end, reuses_values);
       }
-      reserve_slots(positions);
+      slots_.reserve_append(positions);
       reserved.used = true;
     }
     key_rows.append(keys, reuses_keys);
     value_rows.append(values, reuses_values);
-    for (const Position position : positions) positions_.push_back(position);
-    if (!multiplicity_.empty()) multiplicity_.resize(size(), 1.0f);
-    if (!precision_.empty()) precision_.resize(size(), 0);
-    for (std::size_t c = 0; c < columns_.size(); ++c)
-      for (std::size_t i = 0; i < keys.count; ++i)
-        columns_[c].insert(columns_[c].end(), defaults_[c].begin(), defaults_[c].end());
+    slots_.append(positions);
     seen_ += keys.count;
     if (size() != 0) in_step_ = in_step_ && keys_.map()[size() - 1] == values_.map()[size() - 1];
   }
@@ -107,15 +94,14 @@ class HeadStore {
             Placement::mark(values_.table()),
             size(),
             seen_,
-            positions_.identity(),
+            slots_.positions().identity(),
             in_step_};
   }
   /// Takes back all that was appended since the mark. Nothing but append() may have happened.
   void revert(const Mark& mark) noexcept {
     Placement(keys_.table()).revert(mark.keys);
     Placement(values_.table()).revert(mark.values);
-    positions_.revert(mark.slots, mark.identity);
-    resize_columns(mark.slots);
+    slots_.revert(mark.slots, mark.identity);
     seen_ = mark.seen;
     in_step_ = mark.in_step;
   }
@@ -126,10 +112,7 @@ class HeadStore {
     *this = other;
     keys_.table().reserve_as(other.keys_.table());
     values_.table().reserve_as(other.values_.table());
-    positions_.reserve(other.positions_.capacity());
-    multiplicity_.reserve(other.multiplicity_.capacity());
-    precision_.reserve(other.precision_.capacity());
-    for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].reserve(other.columns_[c].capacity());
+    slots_.reserve_as(other.slots_);
   }
 
   /// Lets go of all rows, so that the blocks that this copy shares belong to others alone again.
@@ -149,14 +132,14 @@ class HeadStore {
   void reserve_for_keep(std::span<const std::uint8_t> flags) {
     Placement(keys_.table()).reserve_keep(flags);
     Placement(values_.table()).reserve_keep(flags);
-    positions_.reserve_keep(flags);
+    slots_.reserve_keep(flags);
   }
   /// Drops the slots whose flag is 0. Needs keeps_in_place() to be true and reserve_for_keep().
   void keep_in_place(std::span<const std::uint8_t> flags) noexcept {
     const bool alike = in_step_ && keys_.moves_like(values_);
     Placement(keys_.table()).keep(flags);
     Placement(values_.table()).keep(flags);
-    keep_columns(flags);
+    slots_.keep(flags);
     if (!alike) check_step();
   }
   /// Drops the slots whose flag is 0. With `compact`, rows that stay move together, in slot order, on each side of which
@@ -167,7 +150,7 @@ class HeadStore {
       keep_compact(flags, workspace, saved);
     else
       keep_both(flags, workspace);
-    keep_columns(flags);
+    slots_.keep(flags);
     if (!alike) check_step();
   }
 
@@ -178,8 +161,7 @@ class HeadStore {
     value_rows.reserve_truncate(slots);
     key_rows.truncate(slots);
     value_rows.truncate(slots);
-    positions_.truncate(slots);
-    resize_columns(slots);
+    slots_.truncate(slots);
     seen_ -= tokens;
     check_step();
   }
@@ -197,13 +179,8 @@ class HeadStore {
     if (!value.empty()) value_rows.rewrite(slot, {value.data(), 1, value.size()});
     check_step();
   }
-  void set_multiplicity(std::size_t slot, float tokens) {
-    if (multiplicity_.empty()) {
-      multiplicity_.reserve(size() + size() / 16 + 1);  // a head that stays about this long never grows it
-      multiplicity_.assign(size(), 1.0f);
-    }
-    multiplicity_[slot] = tokens;
-  }
+  /// The slot stands for so many tokens.
+  void set_multiplicity(std::size_t slot, float tokens) { slots_.set_multiplicity(slot, tokens); }
   /// What the slot is sealed with, once it is: 0 is Stream::format, c > 0 is Stream::classes[c - 1]. A slot that is sealed
   /// already keeps its codes.
   void set_precision(std::size_t slot, std::uint8_t number) {
@@ -211,18 +188,13 @@ class HeadStore {
       if (const std::size_t known = store->table().stream.classes.size(); known != 0 && number > known)
         fail(ErrorCode::invalid_argument,
              {"set_precision: class ", number, ", but a stream has ", known, " classes besides class 0"});
-    if (precision_.empty()) {
-      if (number == 0) return;
-      precision_.reserve(size() + size() / 16 + 1);
-      precision_.assign(size(), 0);
-    }
-    precision_[slot] = number;
+    slots_.set_precision(slot, number);
   }
 
   /// Whether seal() would do anything.
   bool seal_due(bool prompt_end) const {
-    return Sealing::is_due(keys_.table(), precision_, prompt_end) ||
-           Sealing::is_due(values_.table(), precision_, prompt_end);
+    return Sealing::is_due(keys_.table(), slots_.precision(), prompt_end) ||
+           Sealing::is_due(values_.table(), slots_.precision(), prompt_end);
   }
   void seal(bool prompt_end, Workspace& workspace, bool saved = false) {
     SealStep step(*this, prompt_end, workspace);
@@ -231,8 +203,8 @@ class HeadStore {
       step.prepare();
       return step.commit();
     }
-    change_both(saved, [&](RowStore& store) { Sealing(store.table(), step.columns_, prompt_end, step.frame_).run(); },
-                [] {});
+    change_both(
+        saved, [&](RowStore& store) { Sealing(store.table(), step.columns_, prompt_end, step.frame_).run(); }, [] {});
     check_step();
   }
   /// A seal in two halves: what may throw, and what cannot. Nothing else may happen to the head between the two.
@@ -241,7 +213,7 @@ class HeadStore {
     SealStep(HeadStore& store, bool prompt_end, Workspace& workspace)
         : store_(store),
           frame_(workspace),
-          columns_{store.positions_, store.precision_},
+          columns_{store.slots_.positions(), store.slots_.precision()},
           keys_(store.keys_.table(), columns_, prompt_end, frame_),
           values_(store.values_.table(), columns_, prompt_end, frame_) {}
 
@@ -291,13 +263,13 @@ class HeadStore {
   /// What is added to the logit of every key row: log(multiplicity), -inf for dead rows; `size` of them, of which those
   /// behind the last row are -inf too. Empty if it is 0 everywhere.
   std::span<float> key_bias(std::size_t size, Workspace::Frame& frame) const {
-    if (multiplicity_.empty() && keys_.dead_rows() == 0) return {};
+    if (slots_.multiplicity().empty() && keys_.dead_rows() == 0) return {};
     const std::span<float> memory = frame.filled(size, -std::numeric_limits<float>::infinity());
     float* bias = memory.data();
     keys_.map().for_each_entry([bias](std::size_t, std::size_t row) { bias[row] = 0; });
-    for (std::size_t slot = 0; slot < multiplicity_.size(); ++slot)
-      if (multiplicity_[slot] != 1.0f)
-        bias[static_cast<std::size_t>(keys_.map()[slot])] = std::log(multiplicity_[slot]);
+    const std::span<const float> multiplicity = slots_.multiplicity();
+    for (std::size_t slot = 0; slot < multiplicity.size(); ++slot)
+      if (multiplicity[slot] != 1.0f) bias[static_cast<std::size_t>(keys_.map()[slot])] = std::log(multiplicity[slot]);
     return memory;
   }
 
@@ -305,8 +277,7 @@ class HeadStore {
   void reserve(std::size_t slots, bool reorders) {
     keys_.reserve(slots, reorders);
     values_.reserve(slots, reorders);
-    if (reorders) positions_.reserve(slots);
-    for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].reserve(slots * defaults_[c].size());
+    slots_.reserve(slots, reorders);
   }
 
   Stats stats(const CacheShape& shape) const {
@@ -316,8 +287,7 @@ class HeadStore {
     stats.dense_bytes = seen_ * (shape.head_dim + shape.values_dim()) * 2;
     keys_.add_to(stats);
     values_.add_to(stats);
-    stats.metadata += positions_.bytes() + multiplicity_.capacity() * sizeof(float) + precision_.capacity();
-    for (const auto& column : columns_) stats.metadata += column.size();
+    stats.metadata += slots_.bytes();
     return stats;
   }
 
@@ -332,50 +302,6 @@ class HeadStore {
       values.undo_reserve();
     }
   };
-
-  static const char* side_of(Role role) { return role == Role::key ? "key" : "value"; }
-  /// The codecs of a stream by class of precision; empty if none seals.
-  static std::vector<RowTable::SealedCodec> sealed_codecs(const Stream& stream, Role role, std::size_t dim) {
-    std::vector<RowTable::SealedCodec> codecs;
-    const auto add = [&](const std::optional<Format>& format) {
-      auto& made = codecs.emplace_back();
-      if (!format || format->get_if<Dense>()) return;
-      made.codec = make_codec(*format, role, dim);
-      if (stream.batch == 0 || stream.batch % made.codec->granule() != 0)
-        fail(ErrorCode::invalid_argument,
-             {"Stream (", side_of(role), "): batch (", stream.batch,
-              ") must be a positive multiple of the tokens that share a scale (", made.codec->granule(), ")"});
-    };
-    add(stream.format);
-    for (const auto& format : stream.classes) add(format);
-    if (codecs.size() > 256)
-      fail(ErrorCode::invalid_argument, {"Stream (", side_of(role), "): ", codecs.size() - 1,
-                                         " classes of precision; there may be 255 besides class 0"});
-    if (std::ranges::none_of(codecs, [](const auto& each) { return each.codec != nullptr; })) codecs.clear();
-    return codecs;
-  }
-  static RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense,
-                             std::pmr::memory_resource* memory) {
-    // A Dense stream only chooses the element type; anything else is sealed out of dense rows.
-    const auto* own = stream.format ? stream.format->get_if<Dense>() : nullptr;
-    const Dense& plain = own ? *own : dense;
-    const bool widens = plain.type == Scalar::f16 && plain.widens;
-    return {make_codec(plain, role, dim), widens ? make_codec(Dense{Scalar::f32}, role, dim) : nullptr,
-            sealed_codecs(stream, role, dim), stream, memory};
-  }
-  static void set_stream(RowStore& store, const Stream& stream, Role role) {
-    if (store.sealed_rows() != 0)
-      fail(ErrorCode::invalid_argument, {"set_streams: ", store.sealed_rows(), " ", side_of(role),
-                                         " rows are sealed already; only a head without any can change its format"});
-    if (stream.format && stream.format->get_if<Dense>())
-      if (const auto dense = make_codec(*stream.format, role, store.dim());
-          dense->name() != store.plain_codec()->name())
-        fail(ErrorCode::invalid_argument, {"set_streams: ", side_of(role), " rows are stored in ",
-                                           store.plain_codec()->name(), " and cannot become ", dense->name()});
-    store.table().sealed = sealed_codecs(stream, role, store.dim());
-    store.table().stream = stream;
-    if (store.seals()) store.table().free.clear();
-  }
 
   /// A copy that can take the original's place and then has as much room as it.
   static RowStore copy_of(const RowStore& store) {
@@ -430,39 +356,9 @@ class HeadStore {
       placement.keep(flags);
       compaction.move(moved);
     };
-    change_both(saved, change, [&] { positions_.reserve_keep(flags); });
+    change_both(saved, change, [&] { slots_.reserve_keep(flags); });
   }
 
-  /// Room for more slots at these positions in everything but the rows.
-  void reserve_slots(std::span<const Position> positions) {
-    const auto grow = [](auto& column, std::size_t by) {
-      const std::size_t needed = column.size() + by;
-      if (column.capacity() < needed) column.reserve(std::max(needed, 2 * column.size()));
-    };
-    bool breaks = false;
-    for (std::size_t i = 0; i < positions.size(); ++i) breaks |= positions[i] != static_cast<Position>(size() + i);
-    positions_.reserve_more(positions.size(), breaks);
-    if (!multiplicity_.empty()) grow(multiplicity_, positions.size());
-    if (!precision_.empty()) grow(precision_, positions.size());
-    for (std::size_t c = 0; c < columns_.size(); ++c) grow(columns_[c], positions.size() * defaults_[c].size());
-  }
-  void keep_columns(std::span<const std::uint8_t> flags) noexcept {
-    positions_.keep(flags);
-    const std::size_t kept =
-        detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
-          if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
-          if (!precision_.empty()) std::memmove(&precision_[to], &precision_[from], count);
-          for (std::size_t c = 0; c < columns_.size(); ++c)
-            if (const std::size_t bytes = defaults_[c].size())
-              std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
-        });
-    resize_columns(kept);
-  }
-  void resize_columns(std::size_t slots) noexcept {
-    if (!multiplicity_.empty()) multiplicity_.resize(slots);
-    if (!precision_.empty()) precision_.resize(slots);
-    for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].resize(slots * defaults_[c].size());
-  }
   void check_step() noexcept {
     const IndexMap &k = keys_.map(), &v = values_.map();
     in_step_ = keys_.rows() == values_.rows();
@@ -470,15 +366,11 @@ class HeadStore {
   }
 
   RowStore keys_, values_;
-  IndexMap positions_;
-  std::vector<float> multiplicity_;
-  std::vector<std::uint8_t> precision_;
-  std::vector<std::vector<std::byte>> defaults_;
-  std::vector<Column> columns_;
+  SlotTable slots_;
   std::size_t seen_ = 0;
   bool in_step_ = true;
 };
 
 static_assert(std::is_nothrow_move_assignable_v<HeadStore>);
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -1,0 +1,129 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kvc/storage/column.hpp"
+#include "kvc/storage/index_map.hpp"
+#include "kvc/storage/runs.hpp"
+
+namespace kvc::inline KVC_ABI {
+
+/// What a head knows of its slots besides their rows: the position of each, how many tokens it stands for, its class of precision,
+/// and the columns that policies keep. Slots stand in ascending position. Functions whose names begin with `reserve` may throw
+/// and change nothing that can be seen; the change itself then asks for no memory.
+class SlotTable {
+ public:
+  /// `defaults`: for every column of a policy, the bytes a new slot starts with.
+  explicit SlotTable(std::vector<std::vector<std::byte>> defaults)
+      : defaults_(std::move(defaults)), columns_(defaults_.size()) {}
+
+  std::size_t size() const { return positions_.size(); }
+  Position position(std::size_t slot) const { return positions_[slot]; }
+  const IndexMap& positions() const { return positions_; }
+  /// Tokens that each slot stands for; empty while that is 1 everywhere.
+  std::span<const float> multiplicity() const { return multiplicity_; }
+  /// Class of precision of every slot; empty while all are of class 0.
+  std::span<const std::uint8_t> precision() const { return precision_; }
+  std::byte* column(std::size_t index) { return columns_[index].data(); }
+  const std::byte* column(std::size_t index) const { return columns_[index].data(); }
+
+  void set_multiplicity(std::size_t slot, float tokens) {
+    if (multiplicity_.empty()) fill(multiplicity_, 1.0f);
+    multiplicity_[slot] = tokens;
+  }
+  void set_precision(std::size_t slot, std::uint8_t number) {
+    if (precision_.empty() && number == 0) return;
+    if (precision_.empty()) fill(precision_, std::uint8_t{0});
+    precision_[slot] = number;
+  }
+
+  void reserve_append(std::span<const Position> positions) {
+    const auto grow = [](auto& column, std::size_t by) {
+      const std::size_t needed = column.size() + by;
+      if (column.capacity() < needed) column.reserve(std::max(needed, 2 * column.size()));
+    };
+    bool breaks = false;
+    for (std::size_t i = 0; i < positions.size(); ++i) breaks |= positions[i] != static_cast<Position>(size() + i);
+    positions_.reserve_more(positions.size(), breaks);
+    if (!multiplicity_.empty()) grow(multiplicity_, positions.size());
+    if (!precision_.empty()) grow(precision_, positions.size());
+    for (std::size_t c = 0; c < columns_.size(); ++c) grow(columns_[c], positions.size() * defaults_[c].size());
+  }
+  void append(std::span<const Position> positions) noexcept {
+    for (const Position position : positions) positions_.push_back(position);
+    if (!multiplicity_.empty()) multiplicity_.resize(size(), 1.0f);
+    if (!precision_.empty()) precision_.resize(size(), 0);
+    for (std::size_t c = 0; c < columns_.size(); ++c)
+      for (std::size_t i = 0; i < positions.size(); ++i)
+        columns_[c].insert(columns_[c].end(), defaults_[c].begin(), defaults_[c].end());
+  }
+
+  void reserve_keep(std::span<const std::uint8_t> flags) { positions_.reserve_keep(flags); }
+  /// Drops the slots whose flag is 0.
+  void keep(std::span<const std::uint8_t> flags) noexcept {
+    positions_.keep(flags);
+    const std::size_t kept =
+        detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
+          if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
+          if (!precision_.empty()) std::memmove(&precision_[to], &precision_[from], count);
+          for (std::size_t c = 0; c < columns_.size(); ++c)
+            if (const std::size_t bytes = defaults_[c].size())
+              std::memmove(columns_[c].data() + to * bytes, columns_[c].data() + from * bytes, count * bytes);
+        });
+    resize_columns(kept);
+  }
+  /// Drops the newest slots, so that `slots` stay.
+  void truncate(std::size_t slots) noexcept {
+    positions_.truncate(slots);
+    resize_columns(slots);
+  }
+  /// Takes back what was appended to `slots` slots, whose positions were their numbers or not (`identity`).
+  void revert(std::size_t slots, bool identity) noexcept {
+    positions_.revert(slots, identity);
+    resize_columns(slots);
+  }
+
+  /// Room for `slots` slots; `reorders`: evictions will break the order of the positions.
+  void reserve(std::size_t slots, bool reorders) {
+    if (reorders) positions_.reserve(slots);
+    for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].reserve(slots * defaults_[c].size());
+  }
+  /// As much room as another table has.
+  void reserve_as(const SlotTable& other) {
+    positions_.reserve(other.positions_.capacity());
+    multiplicity_.reserve(other.multiplicity_.capacity());
+    precision_.reserve(other.precision_.capacity());
+    for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].reserve(other.columns_[c].capacity());
+  }
+  std::size_t bytes() const {
+    std::size_t sum = positions_.bytes() + multiplicity_.capacity() * sizeof(float) + precision_.capacity();
+    for (const auto& column : columns_) sum += column.size();
+    return sum;
+  }
+
+ private:
+  /// Gives a column its first entries. A head that stays about this long never grows it.
+  template <class T>
+  void fill(std::vector<T>& column, T value) const {
+    column.reserve(size() + size() / 16 + 1);
+    column.assign(size(), value);
+  }
+  void resize_columns(std::size_t slots) noexcept {
+    if (!multiplicity_.empty()) multiplicity_.resize(slots);
+    if (!precision_.empty()) precision_.resize(slots);
+    for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].resize(slots * defaults_[c].size());
+  }
+
+  IndexMap positions_;
+  std::vector<float> multiplicity_;
+  std::vector<std::uint8_t> precision_;
+  std::vector<std::vector<std::byte>> defaults_;
+  std::vector<Column> columns_;
+};
+
+}  // namespace kvc::inline KVC_ABI
