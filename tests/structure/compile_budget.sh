@@ -4,11 +4,11 @@
 # (Debian: apt-get install time).
 #
 # Seconds are a processor's, divided by those of compile_budget/calibration.cpp in the same run, so that a budget holds
-# on slow and on busy machines. Of the calibration the lesser of two runs counts, and a case that is over its seconds
-# gets a second run too. Megabytes are the compiler's peak, kilobytes the object's code and constants. The budgets are
-# 15 % more than what g++ 12 took at -O2 on 2026-11-28, when the calibration took 4.1 s: 1.24, 4.05, 0.43, 0.56 and 0.40
-# times the calibration; 462, 675, 256, 294 and 270 MB; 0, 348, 0, 16 and 0.1 KB. A file that only includes the library
-# must have no code at all.
+# on slow and on busy machines. A case that is over its seconds is tried twice more, each time next to a calibration of
+# its own, for a machine may become busy in between. Megabytes are the compiler's peak, kilobytes the object's code and
+# constants. The budgets are 15 % more than what g++ 12 took at -O2 on 2026-11-28, when the calibration took 4.1 s:
+# 1.24, 4.05, 0.43, 0.56 and 0.40 times the calibration; 462, 675, 256, 294 and 270 MB; 0, 348, 0, 16 and 0.1 KB.
+# A file that only includes the library must have no code at all.
 #
 #   case               source         flags            ratio   MB   KB
 budgets='
@@ -36,10 +36,10 @@ mkdir -p "$2"
 cd "$2"
 
 compile() { # compile SOURCE [FLAG]: to object.o; into $seconds and $megabytes
-  source=$1
+  compiled=$1
   shift
   # shellcheck disable=SC2086 # a compiler may have flags
-  $clock -o cost.txt -f '%U %S %M' $compiler -std=c++20 -O2 "$@" -I"$include" -c "$sources/$source.cpp" -o object.o
+  $clock -o cost.txt -f '%U %S %M' $compiler -std=c++20 -O2 "$@" -I"$include" -c "$sources/$compiled.cpp" -o object.o
   seconds=$(awk '{ print $1 + $2 }' cost.txt)
   megabytes=$(awk '{ printf "%d", $3 / 1024 }' cost.txt)
 }
@@ -49,24 +49,31 @@ exceeds() { # exceeds NUMBER BUDGET
 
 compile calibration
 calibration=$seconds
-compile calibration
-calibration=$(echo "$calibration $seconds" | awk '{ print $1 < $2 ? $1 : $2 }')
 
 row='%-22s %8s %8s %9s %5s %7s %7s %9s\n'
 # shellcheck disable=SC2059 # a format on purpose
-printf "$row" case seconds ratio budget MB budget KB budget
-printf "$row" calibration "$calibration" 1
+{
+  printf "$row" case seconds ratio budget MB budget KB budget
+  printf "$row" calibration "$calibration" 1
+}
 over=""
 while read -r name source flags most_ratio most_megabytes most_kilobytes; do
   [ -n "$name" ] || continue
   [ "$flags" != - ] || flags=""
-  for try in first second; do
+  tries=3
+  while :; do
+    # shellcheck disable=SC2086 # no flag or one
     compile "$source" $flags
-    ratio=$(echo "$seconds $calibration" | awk '{ printf "%.2f", $1 / $2 }')
-    exceeds "$ratio" "$most_ratio" || break
+    used=$seconds
+    ratio=$(echo "$used $calibration" | awk '{ printf "%.2f", $1 / $2 }')
+    tries=$((tries - 1))
+    if [ $tries = 0 ] || ! exceeds "$ratio" "$most_ratio"; then break; fi
+    compile calibration
+    calibration=$seconds
   done
   kilobytes=$(size object.o | awk 'END { printf "%.1f", $1 / 1000 }')
-  printf "$row" "$name" "$seconds" "$ratio" "$most_ratio" "$megabytes" "$most_megabytes" "$kilobytes" "$most_kilobytes"
+  # shellcheck disable=SC2059 # a format on purpose
+  printf "$row" "$name" "$used" "$ratio" "$most_ratio" "$megabytes" "$most_megabytes" "$kilobytes" "$most_kilobytes"
   ! exceeds "$ratio" "$most_ratio" || over="$over, seconds of $name"
   ! exceeds "$megabytes" "$most_megabytes" || over="$over, memory of $name"
   ! exceeds "$kilobytes" "$most_kilobytes" || over="$over, code of $name"
