@@ -112,28 +112,10 @@ constexpr Kernels changed(Kernels table, Change change) {
 // and they are local, so that a program that never asks for a table compiles none of its kernels.
 
 /// The table of a level that this architecture has; the portable one otherwise.
-inline const Table& compiled_table(Isa isa) {
-  static constexpr Table Portable = {.name = "portable",
-                                     .dense_product = portable::dense_product,
-                                     .dense_encode = portable::dense_encode,
-                                     .dense_decode = portable::dense_decode,
-                                     .softmax_update = portable::softmax_update,
-                                     .scale_rows = portable::scale_rows,
-                                     .exponentials = portable::exponentials,
-                                     .column_maxima = portable::column_maxima,
-                                     .softcap = portable::softcap,
-                                     .all_within = portable::all_within};
+inline const Table& compiled_table([[maybe_unused]] Isa isa) {
+  static constexpr Table Portable = portable::own_table("portable");
 #if defined(__x86_64__)
-  static constexpr Table Avx2 = {.name = "avx2",
-                                 .dense_product = avx2::dense_product,
-                                 .dense_encode = avx2::dense_encode,
-                                 .dense_decode = avx2::dense_decode,
-                                 .softmax_update = avx2::softmax_update,
-                                 .scale_rows = avx2::scale_rows,
-                                 .exponentials = avx2::exponentials,
-                                 .column_maxima = avx2::column_maxima,
-                                 .softcap = avx2::softcap,
-                                 .all_within = avx2::all_within};
+  static constexpr Table Avx2 = avx2::own_table("avx2");
   // What is bound by memory, or by steps that gain nothing from wider registers, stays AVX2's.
   static constexpr Table Avx512 = changed(Avx2, [](Table& table) {
     table.name = "avx512";
@@ -147,75 +129,49 @@ inline const Table& compiled_table(Isa isa) {
     table.enter = amx::enter;
     table.leave = amx::leave;
   });
-  switch (isa) {
-    case Isa::avx2: return Avx2;
-    case Isa::avx512: return Avx512;
-    case Isa::avx512vnni: return Avx512Vnni;
-    case Isa::amx: return Amx;
-    default: return Portable;
-  }
+  if (isa == Isa::avx2) return Avx2;
+  if (isa == Isa::avx512) return Avx512;
+  if (isa == Isa::avx512vnni) return Avx512Vnni;
+  if (isa == Isa::amx) return Amx;
 #elif defined(__aarch64__)
-  static constexpr Table Neon = {.name = "neon",
-                                 .dense_product = neon::dense_product,
-                                 .dense_encode = neon::dense_encode,
-                                 .dense_decode = neon::dense_decode,
-                                 .softmax_update = neon::softmax_update,
-                                 .scale_rows = neon::scale_rows,
-                                 .exponentials = neon::exponentials,
-                                 .column_maxima = neon::column_maxima,
-                                 .softcap = neon::softcap,
-                                 .all_within = neon::all_within};
+  static constexpr Table Neon = neon::own_table("neon");
   static constexpr Table NeonDotprod = changed(Neon, [](Table& table) { table.name = "neondotprod"; });
-  switch (isa) {
-    case Isa::neon: return Neon;
-    case Isa::neondotprod: return NeonDotprod;
-    default: return Portable;
-  }
-#else
-  static_cast<void>(isa);
-  return Portable;
+  if (isa == Isa::neon) return Neon;
+  if (isa == Isa::neondotprod) return NeonDotprod;
 #endif
+  return Portable;
 }
 
 /// The same of the kernels over codes.
-inline const PackedTable& compiled_packed_table(Isa isa) {
-  static constexpr PackedTable Portable = {
-      .product = portable::exact_product, .encode = portable::packed_encode, .decode = portable::packed_decode};
+inline const PackedTable& compiled_packed_table([[maybe_unused]] Isa isa) {
+  static constexpr PackedTable Portable = portable::own_packed_table();
 #if defined(__x86_64__)
-  static constexpr PackedTable Avx2 = {.product = avx2::packed_product,
-                                       .encode = avx2::packed_encode,
-                                       .decode = avx2::packed_decode,
-                                       .multiplies_integers = true};
-  static constexpr PackedTable Avx512 = {.product = avx512::packed_product,
-                                         .encode = avx512::packed_encode,
-                                         .decode = avx512::packed_decode,
-                                         .multiplies_integers = true};
+  static constexpr PackedTable Avx2 = changed(avx2::own_packed_table(), [](PackedTable& table) {
+    table.product = avx2::packed_product;
+    table.multiplies_integers = true;
+  });
+  static constexpr PackedTable Avx512 = changed(Avx2, [](PackedTable& table) {
+    table.product = avx512::packed_product;
+    table.encode = avx512::packed_encode;
+    table.decode = avx512::packed_decode;
+  });
   static constexpr PackedTable Avx512Vnni =
       changed(Avx512, [](PackedTable& table) { table.product = avx512vnni::packed_product; });
   static constexpr PackedTable Amx = changed(Avx512Vnni, [](PackedTable& table) { table.product = amx::packed_product; });
-  switch (isa) {
-    case Isa::avx2: return Avx2;
-    case Isa::avx512: return Avx512;
-    case Isa::avx512vnni: return Avx512Vnni;
-    case Isa::amx: return Amx;
-    default: return Portable;
-  }
+  if (isa == Isa::avx2) return Avx2;
+  if (isa == Isa::avx512) return Avx512;
+  if (isa == Isa::avx512vnni) return Avx512Vnni;
+  if (isa == Isa::amx) return Amx;
 #elif defined(__aarch64__)
-  static constexpr PackedTable Neon = {
-      .product = neon::exact_product, .encode = neon::packed_encode, .decode = neon::packed_decode};
+  static constexpr PackedTable Neon = neon::own_packed_table();
   static constexpr PackedTable NeonDotprod = changed(Neon, [](PackedTable& table) {
     table.product = neondotprod::packed_product;
     table.multiplies_integers = true;
   });
-  switch (isa) {
-    case Isa::neon: return Neon;
-    case Isa::neondotprod: return NeonDotprod;
-    default: return Portable;
-  }
-#else
-  static_cast<void>(isa);
-  return Portable;
+  if (isa == Isa::neon) return Neon;
+  if (isa == Isa::neondotprod) return NeonDotprod;
 #endif
+  return Portable;
 }
 
 }  // namespace kvc::kernels

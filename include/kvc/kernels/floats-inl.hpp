@@ -12,3 +12,24 @@
 #include "kvc/kernels/packed/encode_tokens-inl.hpp"
 #include "kvc/kernels/packed/encode-inl.hpp"
 #include "kvc/kernels/softmax-inl.hpp"
+
+namespace kvc::inline KVC_ABI::kernels::KVC_TARGET {
+
+/// The kernels above as a table, which levels that compute some of it otherwise then change.
+constexpr Table own_table(const char* name) {
+  return {.name = name,
+          .dense_product = dense_product,
+          .dense_encode = dense_encode,
+          .dense_decode = dense_decode,
+          .softmax_update = softmax_update,
+          .scale_rows = scale_rows,
+          .exponentials = exponentials,
+          .column_maxima = column_maxima,
+          .softcap = softcap,
+          .all_within = all_within};
+}
+constexpr PackedTable own_packed_table() {
+  return {.product = exact_product, .encode = packed_encode, .decode = packed_decode};
+}
+
+}  // namespace kvc::inline KVC_ABI::kernels::KVC_TARGET

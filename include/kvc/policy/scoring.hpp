@@ -75,8 +75,8 @@ inline constexpr std::size_t SlotsAtOnce = 16;
 /// Of `count` scores score(slot), the slot that loses against all others: NaN before the lowest score, the newer of equals.
 template <class Score>
 std::size_t lowest(std::size_t count, Score score) {
-  constexpr std::size_t Length =
-      16 * SlotsAtOnce;  // of these slots only those that hold the lowest score are searched for it
+  // The slots are taken in stretches of this length; only the stretch with the lowest score is then searched for the slot.
+  constexpr std::size_t Length = 16 * SlotsAtOnce;
   std::size_t lowest_begin = 0;
   float bound = Protected;
   for (std::size_t begin = 0; begin < count; begin += Length) {

@@ -205,10 +205,7 @@ class StageOf final : public Stage {
     return {};
   }
   When when() const override {
-    if constexpr (requires {
-                    { policy_.when } -> std::convertible_to<When>;
-                  })
-      return policy_.when;
+    if constexpr (requires { requires std::convertible_to<decltype(policy_.when), When>; }) return policy_.when;
     return When::prompt_end;
   }
   Positions positions() const override {

@@ -124,14 +124,15 @@ struct BothNames : P, VerbNames {};
 template <class P>
 using NameHost = std::conditional_t<std::is_final_v<P>, std::type_identity<void>, std::type_identity<BothNames<P>>>;
 
-#define KVC_NAMED_VERB(verb)                                                                    \
-  template <class P>                                                                            \
-  concept Holds_##verb = requires {                                                             \
-    requires std::is_member_object_pointer_v<decltype(&P::verb)>;                               \
-  };                                                                                            \
-  template <class P>                                                                            \
-  concept Named_##verb = !Holds_##verb<P> && ((std::is_final_v<P> && requires { &P::verb; }) || \
-                                              (!std::is_final_v<P> && !requires { &NameHost<P>::type::verb; }));
+// clang-format off: version 14 tears requirements apart.
+#define KVC_NAMED_VERB(verb)                                                                        \
+  template <class P>                                                                                \
+  concept Holds_##verb = requires { requires std::is_member_object_pointer_v<decltype(&P::verb)>; }; \
+  template <class P>                                                                                \
+  concept Named_##verb = !Holds_##verb<P> &&                                                        \
+                         ((std::is_final_v<P> && requires { &P::verb; }) ||                         \
+                          (!std::is_final_v<P> && !requires { &NameHost<P>::type::verb; }));
+// clang-format on
 KVC_NAMED_VERB(needs)
 KVC_NAMED_VERB(members)
 KVC_NAMED_VERB(observe)
@@ -150,14 +151,12 @@ KVC_NAMED_VERB(select)
 KVC_NAMED_VERB(validate)
 #undef KVC_NAMED_VERB
 /// A public function whose name is nearly a verb's.
-#define KVC_MISTAKEN_VERB(name)                                   \
-  template <class P>                                              \
-  concept Mistakes_##name = requires {                            \
-    &P::name;                                                     \
-  }                                                               \
-  &&!requires {                                                   \
-    requires std::is_member_object_pointer_v<decltype(&P::name)>; \
-  };
+// clang-format off
+#define KVC_MISTAKEN_VERB(name)                                                                         \
+  template <class P>                                                                                    \
+  concept Mistakes_##name =                                                                             \
+      requires { &P::name; } && !requires { requires std::is_member_object_pointer_v<decltype(&P::name)>; };
+// clang-format on
 KVC_MISTAKEN_VERB(scores)
 KVC_MISTAKEN_VERB(observes)
 KVC_MISTAKEN_VERB(evicts)
