@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvc/shape.hpp"
 #include "kvc/storage/column.hpp"
 #include "kvc/storage/index_map.hpp"
 #include "kvc/storage/runs.hpp"
