@@ -1,6 +1,6 @@
 #pragma once
-/// The namespace that everything of the library lies in, `kvc::inline KVC_ABI`: its name holds the version and the instruction
-/// sets that the command line turned on, for example `v0_1_base` or `v0_1_avx2_fma_bmi`. Users never write it.
+/// The namespace that everything of the library lies in, `kvc::inline KVC_ABI`: its name holds the version, the instruction
+/// sets that the command line turned on and whether exceptions are off, for example `v0_1_base` or `v0_1_avx2_fma_bmi`. Users never write it.
 ///
 /// Files that were compiled with different -m flags then share no function of the library. If they did, the linker
 /// would keep one copy of each inline function, and a copy with AVX instructions could run on a machine that lacks
@@ -55,6 +55,13 @@
 #define KVC_ABI_EXTRA
 #endif
 
-#define KVC_ABI_TOKENS(major, minor, level, extra) v##major##_##minor##_##level##extra
-#define KVC_ABI_NAME(major, minor, level, extra) KVC_ABI_TOKENS(major, minor, level, extra)
-#define KVC_ABI KVC_ABI_NAME(KVC_VERSION_MAJOR, KVC_VERSION_MINOR, KVC_ABI_LEVEL, KVC_ABI_EXTRA)
+// Files without exceptions report errors otherwise, so the functions that do must be their own.
+#if defined(__cpp_exceptions)
+#define KVC_ABI_ERRORS
+#else
+#define KVC_ABI_ERRORS _noexceptions
+#endif
+
+#define KVC_ABI_TOKENS(major, minor, level, extra, errors) v##major##_##minor##_##level##extra##errors
+#define KVC_ABI_NAME(major, minor, level, extra, errors) KVC_ABI_TOKENS(major, minor, level, extra, errors)
+#define KVC_ABI KVC_ABI_NAME(KVC_VERSION_MAJOR, KVC_VERSION_MINOR, KVC_ABI_LEVEL, KVC_ABI_EXTRA, KVC_ABI_ERRORS)

@@ -30,9 +30,11 @@ constexpr float largest_magnitude(Scalar type) {
 /// Rows as they are, in one of three element types.
 struct Dense {
   Scalar type = Scalar::f16;
-  /// f16 alone: a head keeps its rows in f32 where the first of them has an element of magnitude 128 or more. The steps of f16
-  /// are 1/8 there and grow with the magnitude, so that what differs between such rows would be rounded away; the biases of
-  /// some models' keys are like that.
+  /// Of CacheOptions::dense in f16: a head keeps its keys, or its values, in f32 where the first of them has an element of
+  /// magnitude 128 or more. The steps of f16 are 1/8 there and grow with the magnitude, so that what differs between such rows
+  /// would be rounded away; the biases of some models' keys are like that. Such rows take twice the bytes, as stats() shows.
+  /// The first row alone decides, until the head is empty again, so that it does not matter how a prompt is cut: a first row
+  /// that is small where the others are large leaves them in f16.
   bool widens = true;
   friend bool operator==(const Dense&, const Dense&) = default;
 };
@@ -152,7 +154,10 @@ KVC_FORWARD std::shared_ptr<const Codec> make_codec(const std::shared_ptr<const 
 class Format {
  public:
   template <class Description>
-    requires(!std::convertible_to<Description, std::shared_ptr<const Codec>> && !std::same_as<Description, Format>)
+    requires(!std::convertible_to<Description, std::shared_ptr<const Codec>> && !std::same_as<Description, Format> &&
+             requires(const Description& description, Role role, std::size_t dim) {
+               { make_codec(description, role, dim) } -> std::convertible_to<std::shared_ptr<const Codec>>;
+             })
   Format(Description description) : Format(std::make_shared<const Description>(std::move(description)), nullptr) {}
   template <std::derived_from<Codec> Own>
   Format(std::shared_ptr<Own> codec)
@@ -163,10 +168,10 @@ class Format {
   const Description* get_if() const {
     return type_ == &TypeOf<Description> ? static_cast<const Description*>(description_.get()) : nullptr;
   }
-  /// The codec for rows of `dim` floats. Throws Error if the format cannot encode them.
-  std::shared_ptr<const Codec> codec(Role role, std::size_t dim) const { return make_(description_.get(), role, dim); }
-
  private:
+  template <std::same_as<Format> F>
+  friend std::shared_ptr<const Codec> make_codec(const F& format, Role role, std::size_t dim);
+
   /// Its address stands for the type, also where the compiler keeps no information of types.
   template <class Description>
   static inline char TypeOf = 0;

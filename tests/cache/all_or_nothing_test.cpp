@@ -1,10 +1,16 @@
 #include "catch_shim.hpp"
 
+#include <atomic>
 #include <cstddef>
+#include <functional>
 #include <memory_resource>
 #include <new>
+#include <optional>
+#include <semaphore>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/error.hpp"
@@ -12,6 +18,7 @@
 #include "kvc/policies/h2o.hpp"
 #include "kvc/policies/kivi.hpp"
 #include "support/allocation_counter.hpp"
+#include "support/random_tokens.hpp"
 #include "support/script.hpp"
 
 // A call either does all it says or throws and leaves the cache as it was, whatever fails in the middle of it: memory, a policy,
@@ -228,4 +235,68 @@ TEST_CASE("A call in which a policy throws leaves the cache as it was", "[all_or
   ThrowingPlaces fault(countdown);
   const auto policy = H2O{.budget = 60} | Moody{.countdown = &countdown} | KIVI{.group = 16, .residual = 16};
   check_script(stages_of(policy), {}, executor, true, fault);
+}
+
+namespace {
+
+/// Runs bodies one after the other, and `hook` before body 1 of call 1.
+struct HookedExecutor final : Executor {
+  std::size_t calls = 0;
+  std::function<void()> hook;
+  void parallel_for(std::size_t count, FunctionRef<void(std::size_t)> body) override {
+    const std::size_t call = calls++;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (call == 1 && i == 1 && hook) std::exchange(hook, nullptr)();
+      body(i);
+    }
+  }
+};
+
+/// Drops the oldest slot after every token. Where a test wants it, observe() waits in the middle of a pass.
+struct WaitsOnce {
+  std::atomic<bool>* waits;
+  std::binary_semaphore *arrived, *leaves;
+  When when = When::every_pass;
+  void observe(Head<WaitsOnce>&, const Observation&) const {
+    if (!waits->exchange(false)) return;
+    arrived->release();
+    leaves->acquire();
+  }
+  void evict(Head<WaitsOnce>& head, Plan& plan) const {
+    if (head.acts && head.event == Event::decode) plan.drop(0);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("Plans that are carried out in place ask for no memory, even while a fork holds every workspace") {
+  const CacheShape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 16};
+  const RandomTokens text(shape, 60, 41);
+  std::atomic<bool> waits{false};
+  std::binary_semaphore arrived{0}, leaves{0};
+  HookedExecutor executor;
+  KVCache cache(shape, WaitsOnce{&waits, &arrived, &leaves}, {.executor = &executor});
+  Outputs out(shape, 1), fork_out(shape, 1);
+  cache.prefill(0, text.tokens(0, 40), {});
+  cache.reserve(100);
+  cache.decode(0, text.tokens(40, 1), out.rows(0, 1));
+  auto fork = cache.fork();
+  std::thread other;
+  std::optional<AllocationFault> fault;
+  executor.calls = 0;
+  executor.hook = [&] {
+    waits = true;
+    other = std::thread([&] { fork.decode(0, text.tokens(41, 1), fork_out.rows(0, 1)); });
+    arrived.acquire();
+    fault.emplace(0, true);
+  };
+  cache.decode(0, text.tokens(41, 1), out.rows(0, 1));
+  CHECK(fault.has_value());
+  fault.reset();
+  leaves.release();
+  other.join();
+  for (const HeadId id : {HeadId{0, 0}, HeadId{0, 1}}) {
+    CHECK(cache.positions(id).size() == 40);
+    CHECK(cache.positions(id) == fork.positions(id));
+  }
 }

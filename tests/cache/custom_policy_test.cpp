@@ -481,3 +481,17 @@ TEST_CASE("Budgets that a policy allocates over a layer, or over the cache, are 
   CHECK(slots_after(UnevenInCache{} | KIVI{.group = 8, .residual = 8}) ==
         std::vector<std::size_t>{10, 13, 16, 19, 22, 25});
 }
+
+namespace {
+struct Counter {
+  struct Slot {
+    char small = 0;
+  };
+  void observe(Head<Counter>&, const Observation&) const {}
+};
+}  // namespace
+/// For type_name_test.cpp, which has a policy of the same name.
+kvc::TypeName type_of_another_counter();
+kvc::TypeName type_of_another_counter() {
+  return kvc::type_of<Counter>();
+}

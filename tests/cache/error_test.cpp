@@ -35,6 +35,13 @@ std::pair<ErrorCode, std::string> thrown(Call call) {
 
 using Thrown = std::pair<ErrorCode, std::string>;
 
+/// A copy of rows whose element `index` is NaN.
+std::vector<float> spoilt(ConstRows rows, std::size_t index) {
+  std::vector<float> copy(rows.data, rows.data + rows.count * rows.dim);
+  copy[index] = std::numeric_limits<float>::quiet_NaN();
+  return copy;
+}
+
 /// A cache in the middle of its life, its twin, and tokens and room that can be spoilt.
 struct Fixture {
   RandomTokens text{Small, 100, 61};
@@ -129,7 +136,8 @@ TEST_CASE("Room of the wrong shape for the output is refused") {
   const Thrown expected{ErrorCode::shape_mismatch, "decode: out: got [2, 95], expected [2, 96]"};
   CHECK(thrown([&] { f.cache.decode(0, f.tokens, narrow); }) == expected);
   CHECK(thrown([&] { f.cache.prefill(0, f.tokens, few); }).second == "prefill: out: got [1, 96], expected [2, 96]");
-  CHECK(thrown([&] { f.cache.decode(0, f.tokens, none); }).second == "decode: out: got [0, 0] without data, expected [2, 96]");
+  CHECK(thrown([&] { f.cache.decode(0, f.tokens, none); }).second ==
+        "decode: out: got [0, 0] without data, expected [2, 96]");
   CHECK(thrown([&] { f.cache.attend(0, f.tokens.q, narrow); }).second == "attend: out: got [2, 95], expected [2, 96]");
   CHECK(f.unchanged());
 }
@@ -222,7 +230,9 @@ TEST_CASE("While drafts wait for accept() nothing else may change the cache") {
   Fixture f;
   for (std::size_t layer = 0; layer < 2; ++layer) f.cache.draft(layer, f.tokens, f.room);
   const auto waiting = [](const char* call) {
-    return Thrown(ErrorCode::invalid_argument, std::string(call) + ": drafted tokens are waiting; call accept() first");
+    return Thrown(ErrorCode::invalid_argument, std::string(call) +
+                                                   ": drafted tokens are waiting; call accept() first, or "
+                                                   "accept(0), which drops them");
   };
   CHECK(thrown([&] { f.cache.decode(0, f.tokens, f.room); }) == waiting("decode"));
   CHECK(thrown([&] { f.cache.prefill(0, f.tokens, f.room); }) == waiting("prefill"));
@@ -233,7 +243,8 @@ TEST_CASE("While drafts wait for accept() nothing else may change the cache") {
   SerialExecutor serial;
   CHECK(thrown([&] { decode_batch(batch, 0, f.tokens, f.room, serial); }) == waiting("decode_batch"));
   const Thrown too_many{ErrorCode::invalid_argument,
-                        "accept: asked for 3 of 2 drafted tokens; every layer must have drafted the same"};
+                        "accept: asked for 3 tokens, but layer 0 has drafted 2 and layer 0 2: every layer must have "
+                        "drafted the same; accept(0) drops what they drafted"};
   CHECK(thrown([&] { f.cache.accept(3); }) == too_many);
   f.cache.accept(0);
   CHECK(f.unchanged());
@@ -248,12 +259,23 @@ TEST_CASE("accept() refuses layers that drafted differently") {
   CHECK(f.unchanged());
 }
 
+TEST_CASE("accept(0) drops what some layers drafted before another refused") {
+  Fixture f;
+  f.cache.draft(0, f.tokens, f.room);
+  const std::vector<float> keys = spoilt(f.tokens.k, 0);
+  f.tokens.k = {keys.data(), 2, KeyDim};
+  CHECK(thrown([&] { f.cache.draft(1, f.tokens, f.room); }).first == ErrorCode::non_finite);
+  f.cache.accept(0);
+  CHECK(f.unchanged());
+}
+
 TEST_CASE("Truncating a waiting draft leaves the rest of it waiting") {
   Fixture f;
   for (std::size_t layer = 0; layer < 2; ++layer) f.cache.draft(layer, f.tokens, f.room);
   static_cast<void>(f.cache.truncate(51));
   CHECK(thrown([&] { f.cache.accept(2); }).second ==
-        "accept: asked for 2 of 1 drafted tokens; every layer must have drafted the same");
+        "accept: asked for 2 tokens, but layer 0 has drafted 1 and layer 0 1: every layer must have drafted the same; "
+        "accept(0) drops what they drafted");
   f.cache.accept(1);
   for (std::size_t layer = 0; layer < 2; ++layer) f.twin.decode(layer, f.text.tokens(50, 1), {f.out.data(), 1, OutDim});
   CHECK(f.cache.positions({1, 1}) == f.twin.positions({1, 1}));
@@ -266,7 +288,7 @@ TEST_CASE(
   SerialExecutor serial;
   CacheCore* two[] = {&f.cache, &f.twin};
   CHECK(thrown([&] { decode_batch(std::span(two).first(1), 0, f.tokens, f.room, serial); }) ==
-        Thrown(ErrorCode::shape_mismatch, "decode_batch: got 2 rows, expected one per cache (1)"));
+        Thrown(ErrorCode::shape_mismatch, "decode_batch: q: got 2 rows, expected one per cache (1)"));
   KVCache wider(CacheShape{.layers = 2, .query_heads = 4, .kv_heads = 4, .head_dim = 16, .value_dim = 24}, Full{});
   CacheCore* mixed[] = {&f.cache, &wider};
   CHECK(thrown([&] { decode_batch(mixed, 0, f.tokens, f.room, serial); }) ==
@@ -293,4 +315,17 @@ TEST_CASE("Shapes and policies that cannot work are refused at construction") {
   CHECK(thrown([] { KVCache cache(CacheShape{.head_dim = 20}, Full{}); }).first == ErrorCode::invalid_argument);
   CHECK(thrown([] { KVCache cache(Small, StreamingLLM{.budget = 3}); }).first == ErrorCode::impossible_budget);
   CHECK(thrown([] { KVCache cache(Small, KIVI{.group = 32}); }).first == ErrorCode::invalid_argument);
+}
+
+TEST_CASE("decode_batch names the argument, and the row as the engine counts it") {
+  Fixture f;
+  SerialExecutor serial;
+  CacheCore* two[] = {&f.cache, &f.twin};
+  CHECK(thrown([&] {
+          decode_batch(two, 0, f.tokens, {f.room.data, 1, OutDim}, serial);
+        }) == Thrown(ErrorCode::shape_mismatch, "decode_batch: out: got 1 rows, expected one per cache (2)"));
+  const std::vector<float> keys = spoilt(f.tokens.k, KeyDim + 7);
+  f.tokens.k = {keys.data(), 2, KeyDim};
+  CHECK(thrown([&] { decode_batch(two, 0, f.tokens, f.room, serial); }).second ==
+        "decode_batch: k: row 1, column 7 is NaN; nothing was appended");
 }

@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <random>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -216,6 +218,9 @@ TEST_CASE("Rows whose offset leaves f16 no digits for what differs between them 
   }
   KVCache plain(Small, Full{}, {.dense = {.widens = false}});
   CHECK(text.worst_error(plain, 40) > 0.2f);
+  // A type that the policy names is kept.
+  KVCache named(Small, Full{.type = Scalar::f16});
+  CHECK(text.worst_error(named, 40) > 0.2f);
   KVCache small(Small, Full{});
   CHECK(OffsetTokens(64, 100).worst_error(small, 40) <= 0.03126f);
   CHECK(small.key_rows({0, 0}).dense_codec()->name() == "f16");
@@ -229,6 +234,177 @@ TEST_CASE("Codes of rows with a large offset are as exact as their bits allow, w
       // A minimum in f16 lies up to half a unit below the least element: the range that the codes cover grows by as much.
       CHECK(text.worst_error(cache, 40) <= (metadata == Scalar::f16 ? 1.5f : 1.0f) * step / 2 * 1.02f);
     }
+}
+
+TEST_CASE("What a wide head's plain format cannot hold is refused in every part of a prompt, or in none") {
+  OffsetTokens text(64, 600);
+  text.keys[40 * 32] = 70'000;
+  for (const std::size_t cut : {0u, 40u}) {
+    KVCache cache(Small, Full{});
+    if (cut != 0) cache.prefill(0, text.tokens(0, cut), {}, false);
+    CHECK(refusal([&] { cache.prefill(0, text.tokens(cut, 64 - cut), {}); }) == ErrorCode::non_finite);
+  }
+}
+
+TEST_CASE("Numbers whose sums or products would overflow are refused before they do") {
+  const OffsetTokens plain(40, 1);
+  const CacheOptions wide{.dense = {Scalar::f32}};
+  OffsetTokens large = plain;
+  std::ranges::fill(large.values, 1e38f);
+  KVCache cache(Small, Full{}, wide);
+  CHECK(refusal([&] { cache.prefill(0, large.tokens(0, 40), {}); }) == ErrorCode::non_finite);
+  std::ranges::fill(large.values, 7e28f);
+  std::ranges::fill(large.keys, 1e30f);
+  std::ranges::fill(large.queries, 1e7f);
+  CHECK(refusal([&] { cache.prefill(0, large.tokens(0, 40), {}); }) == std::nullopt);
+  Outputs out(Small, 1);
+  CHECK(refusal([&] { cache.prefill(1, plain.tokens(0, 40), {}); }) == std::nullopt);
+  cache.decode(0, large.tokens(0, 1), out.rows(0, 1));
+  for (const float x : out.values()) CHECK(x == Approx(7e28f));
+  std::ranges::fill(large.queries, 1e8f);
+  CHECK(refusal([&] { cache.attend(0, large.tokens(0, 1).q, out.rows(0, 1)); }) == ErrorCode::non_finite);
+}
+
+namespace {
+
+/// Throws where a test says so; otherwise it does nothing.
+struct Throws {
+  const bool* now;
+  void evict(Head<Throws>& head, Plan&) const {
+    if (head.acts && *now) throw 1;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("What attention kept for a call that was refused serves no later one") {
+  const CacheShape shape{.query_heads = 4, .kv_heads = 1, .head_dim = 16};
+  const RandomTokens text(shape, 400, 21);
+  bool now = false;
+  KVCache cache(shape, Throws{&now} | SnapKV{.budget = 96}), twin = cache.fork();
+  for (KVCache<Pipeline<Throws, SnapKV>>* each : {&cache, &twin}) each->prefill(0, text.tokens(0, 200), {}, false);
+  now = true;
+  CHECK_THROWS_AS(cache.prefill(0, text.tokens(200, 200), {}), int);
+  now = false;
+  cache.compress();
+  twin.compress();
+  CHECK(cache.positions({0, 0}) == twin.positions({0, 0}));
+}
+
+namespace {
+
+/// Gives slots classes of precision, then seals with streams that `fitted` gives.
+struct Classes {
+  std::vector<std::optional<Format>> classes, fitted;
+  Scalar metadata = Scalar::f16, fitted_metadata = Scalar::f16;
+  Streams streams(const std::vector<std::optional<Format>>& others, Scalar type) const {
+    const Stream stream{.format = GroupQuant{.bits = 8, .axis = Axis::token, .group = 16, .metadata = type},
+                        .batch = 16,
+                        .classes = others};
+    return {stream, stream};
+  }
+  void evict(Head<Classes>& head, Plan& plan) const {
+    for (std::size_t slot = 0; slot < head.size() && !classes.empty(); ++slot)
+      plan.precision(slot, static_cast<std::uint8_t>(slot % (classes.size() + 1)));
+  }
+  Streams quantize(HeadId, const CacheShape&) const { return streams(classes, metadata); }
+  Streams fit(const Head<Classes>&) const { return streams(fitted, fitted_metadata); }
+};
+const GroupQuant Four{.bits = 4, .axis = Axis::token, .group = 16}, Two{.bits = 2, .axis = Axis::token, .group = 16};
+
+}  // namespace
+
+TEST_CASE("Streams that are fitted to a head must have its classes, and hold its rows") {
+  OffsetTokens text(64, 1);
+  KVCache classes(Small, Classes{{Four, Two}, {Four}});
+  CHECK(refusal([&] { classes.prefill(0, text.tokens(0, 64), {}); }) == ErrorCode::invalid_argument);
+  text.values[5] = 1e6f;
+  KVCache rows(Small, Classes{{}, {}, Scalar::f32, Scalar::f16}, {.dense = {Scalar::f32}});
+  CHECK(refusal([&] { rows.prefill(0, text.tokens(0, 64), {}); }) == ErrorCode::non_finite);
+}
+
+namespace own {
+
+struct Nothing {};
+std::shared_ptr<const Codec> make_codec(const Nothing&, Role, std::size_t) {
+  return nullptr;
+}
+struct Shorter {};
+std::shared_ptr<const Codec> make_codec(const Shorter&, Role role, std::size_t dim) {
+  return kvc::make_codec(GroupQuant{.axis = Axis::token, .group = 8}, role, dim / 2);
+}
+template <class Description>
+struct Sealed {
+  std::optional<Description> format = Description{};
+  Streams quantize(HeadId, const CacheShape&) const {
+    Streams streams;
+    streams.key.format = streams.value.format = format;
+    return streams;
+  }
+};
+
+}  // namespace own
+
+TEST_CASE("A user's make_codec() that returns nothing, or a codec of other rows, is refused") {
+  CHECK(refusal([] { KVCache(Small, own::Sealed<own::Nothing>{}); }) == ErrorCode::invalid_argument);
+  CHECK(refusal([] { KVCache(Small, own::Sealed<own::Shorter>{}); }) == ErrorCode::shape_mismatch);
+}
+
+TEST_CASE("Streams whose sinks and recent slots are without end seal nothing and reserve little") {
+  struct Endless {
+    Stream stream;
+    Streams quantize(HeadId, const CacheShape&) const { return {stream, stream}; }
+  };
+  const RandomTokens text(Small, 64, 13);
+  constexpr std::size_t Most = std::numeric_limits<std::size_t>::max();
+  for (const auto& [sinks, recent, batch] :
+       {std::tuple{std::size_t{4}, Most, std::size_t{1}}, {Most, Most, 1}, {0, 0, Most}, {0, 0, Most / 2 + 1}}) {
+    KVCache cache(Small, Endless{{.format = Four, .sinks = sinks, .recent = recent, .batch = batch}});
+    prefill(cache, text, 0, 64);
+    CHECK(cache.key_rows({0, 0}).sealed_rows() == 0);
+    cache.reserve(100);
+    CHECK(cache.stats().bytes() + cache.stats().spare < 1'000'000);
+  }
+}
+
+namespace {
+
+/// Shares one direction that two layers cannot share.
+struct Shares {
+  int how = 0;
+  bool pairs(std::size_t layer, const CacheShape&) const { return layer == 1; }
+  void merge(const Head<Shares>&, const Head<Shares>& here, PairPlan& plan) const {
+    std::vector<float> direction(here.shape->head_dim, 0.25f);
+    if (how == 0) direction[3] = std::numeric_limits<float>::quiet_NaN();
+    if (how == 1) direction.pop_back();
+    plan.share_key(how == 2 ? here.size() : 3, direction, how == 3 ? std::numeric_limits<float>::infinity() : 1, 1);
+    if (how == 4) plan.share_key(3, direction, 1, 1);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("The plan of a pair that no two layers can carry out is refused") {
+  const RandomTokens text(Small, 30, 14);
+  for (int how = 0; how < 5; ++how) {
+    KVCache cache(Small, Shares{how});
+    cache.prefill(0, text.tokens(0, 30), {});
+    INFO("how " << how);
+    CHECK(refusal([&] { cache.prefill(1, text.tokens(0, 30), {}); }) == ErrorCode::invalid_argument);
+  }
+}
+
+TEST_CASE("MiniCache keeps what its norms cannot hold, and directions as exactly as the wider of its layers") {
+  const OffsetTokens below(64, 600), here(64, 1);
+  KVCache cache(Small, MiniCache{.t = 0, .start = 0, .retention = Retention::none});
+  cache.prefill(0, below.tokens(0, 64), {});
+  cache.prefill(1, here.tokens(0, 64), {});
+  std::vector<float> k(64 * 16), v(64 * 16);
+  cache.gather({0, 0}, {k.data(), 64, 16}, {v.data(), 64, 16});
+  float worst = 0;
+  for (std::size_t t = 0; t < 64; ++t)
+    for (std::size_t c = 0; c < 16; ++c) worst = std::max(worst, std::abs(k[t * 16 + c] - below.keys[t * 32 + c]));
+  CHECK(worst < 1e-3f);
 }
 
 TEST_CASE("Layers out of order are refused") {

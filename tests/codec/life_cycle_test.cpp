@@ -305,3 +305,46 @@ TEST_CASE("A codec's limit is the largest element that reads back finite") {
       }
     }
 }
+
+TEST_CASE("A rotated codec serves rows that were moved together after it sealed its first") {
+  Subject subject(sealed(hadamard(Role::key, 8)), sealed(hadamard(Role::value, 8), 10, 32));
+  subject.append_random(100);
+  subject.head.seal(true, subject.workspace);
+  subject.head.truncate(0, 100);
+  subject.keys.clear();
+  subject.values.clear();
+  subject.next = 0;
+  subject.append_random(200);
+  std::vector<std::uint8_t> flags(200, 1);
+  flags[17] = 0;
+  subject.head.keep(flags, true, subject.workspace);  // nothing is sealed: all rows move
+  subject.head.seal(true, subject.workspace);
+  REQUIRE(subject.head.keys().sealed_rows() > 100);
+  CHECK(subject.distance(3) < 2e-5);
+}
+
+TEST_CASE("A codec in a basis of its own that does not read it back is refused, not believed") {
+  struct Forgetful final : Codec {
+    std::size_t prepared, summed;
+    Forgetful(std::size_t prepared_floats, std::size_t sum_floats) : prepared(prepared_floats), summed(sum_floats) {}
+    std::string name() const override { return "forgetful"; }
+    std::size_t dim() const override { return Dim; }
+    std::size_t block_bytes(std::size_t capacity) const override { return capacity; }
+    void encode(ConstRows, std::byte*, std::size_t, std::size_t) const override {}
+    void decode(const std::byte*, std::size_t, std::size_t, Rows<float>) const override {}
+    std::size_t prepared_dim() const override { return prepared; }
+    std::size_t sum_dim() const override { return summed; }
+  };
+  const auto message = [](auto call) -> std::string {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(message([] { Forgetful(Dim, 0).scores(nullptr, 0, 0, 0, {}, {}); }) ==
+        "Codec forgetful: prepared_dim() is not 0, so scores() must be overridden");
+  CHECK(message([] { Forgetful(0, Dim).accumulate(nullptr, 0, 0, 0, {}, {}); }) ==
+        "Codec forgetful: sum_dim() is not 0, so accumulate() must be overridden");
+}

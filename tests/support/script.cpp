@@ -124,7 +124,7 @@ void add_stats(std::vector<std::size_t>& numbers, const kvc::Stats& stats) {
 template <class P>
 void add_slots(std::vector<unsigned char>& bytes, const kvc::CacheCore& cache, kvc::HeadId id) {
   for (const auto& stage : cache.stages())
-    if (stage->type() == kvc::type_name<P>()) {
+    if (stage->type() == kvc::type_of<P>()) {
       for (const std::byte byte : std::as_bytes(cache.template slots<P>(id)))
         bytes.push_back(static_cast<unsigned char>(byte));
     }

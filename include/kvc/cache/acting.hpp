@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
-#include <limits>
 #include <span>
 
 #include "kvc/cache/checks.hpp"
@@ -17,25 +16,30 @@
 namespace kvc::inline KVC_ABI::cache {
 
 /// Refuses a plan that no head can carry out.
-inline void check_plan(const Inside& in, std::size_t stage, const HeadStore& store, const Plan& plan) {
+inline void check_plan(const Inside& in, std::size_t stage, std::size_t head, const Plan& plan) {
+  const HeadStore& store = in.heads[head];
   const auto refuse = [&](std::size_t slot, std::initializer_list<Fragment> what) {
-    fail(ErrorCode::invalid_argument, {in.stages[stage]->type(), ": the plan for slot ", slot, " ", joined(what)});
+    fail(ErrorCode::invalid_argument, {in.stages[stage]->type().text, ": the plan for slot ", slot, " ", joined(what)});
   };
-  constexpr float Largest = std::numeric_limits<float>::max();
-  const float key_limit = std::min(store.key_limit(), Largest), value_limit = std::min(store.value_limit(), Largest);
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
+    const std::size_t layer = in.layer_of(head);
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), key_limit))
+    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), layer_limit(in, layer, Role::key)))
       refuse(rewrite.slot, {"has a key that is not finite, or larger than its format holds"});
-    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), value_limit))
+    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), layer_limit(in, layer, Role::value)))
       refuse(rewrite.slot, {"has a value that is not finite, or larger than its format holds"});
   }
   for (const auto& [slot, tokens] : plan.multiplicities())
-    if (slot >= store.size() || !(tokens > 0) || !std::isfinite(tokens))
+    if (slot >= store.size())
+      refuse(slot, {"has a multiplicity, but the head has ", store.size(), " slots"});
+    else if (!(tokens > 0) || !std::isfinite(tokens))
       refuse(slot, {"has a multiplicity of ", tokens, ", which must be positive and finite"});
   for (const auto& [slot, precision_class] : plan.precisions())
-    if (slot >= store.size() || precision_class > store.precision_classes())
-      refuse(slot, {"has precision class ", precision_class, ", beyond the stream's classes"});
+    if (slot >= store.size())
+      refuse(slot, {"has a precision class, but the head has ", store.size(), " slots"});
+    else if (precision_class > store.precision_classes())
+      refuse(slot, {"has precision class ", precision_class, ", but the streams have ", store.precision_classes(),
+                    " besides class 0"});
 }
 
 /// Lets one stage plan for one head. `scored`: what a joint verb said about the head's slots; without data the stage is asked
@@ -59,7 +63,7 @@ inline bool plan_head(Inside& in, std::size_t stage, std::size_t head, const Occ
   }
   work.plan.reset(any.view);
   policy.evict(any, work.plan);
-  check_plan(in, stage, in.heads[head], work.plan);
+  check_plan(in, stage, head, work.plan);
   const auto chosen = work.plan.chosen();
   return work.plan.rewrites() != 0 || !work.plan.multiplicities().empty() || !work.plan.precisions().empty() ||
          detail::first_unset(chosen) != chosen.size();

@@ -45,10 +45,15 @@ class BatchItems {
 /// Refuses a batch that cannot be done, before any of its caches changes.
 inline void check_batch(std::span<Inside* const> caches, std::size_t layer, const Tokens& tokens,
                         const Rows<float>& out) {
-  if (tokens.q.count != caches.size() || tokens.k.count != caches.size() || tokens.v.count != caches.size() ||
-      out.count != caches.size())
-    fail(ErrorCode::shape_mismatch,
-         {"decode_batch: got ", tokens.k.count, " rows, expected one per cache (", caches.size(), ")"});
+  const auto check_count = [&](const char* name, std::size_t count) {
+    if (count != caches.size())
+      fail(ErrorCode::shape_mismatch,
+           {"decode_batch: ", name, ": got ", count, " rows, expected one per cache (", caches.size(), ")"});
+  };
+  check_count("q", tokens.q.count);
+  check_count("k", tokens.k.count);
+  check_count("v", tokens.v.count);
+  check_count("out", out.count);
   if (!tokens.positions.empty() && tokens.positions.size() != caches.size())
     fail(ErrorCode::shape_mismatch, {"decode_batch: Tokens::positions: got ", tokens.positions.size(),
                                      ", expected one per cache (", caches.size(), ") or none"});
@@ -64,7 +69,7 @@ inline void check_batch(std::span<Inside* const> caches, std::size_t layer, cons
     fail(ErrorCode::missing_feed, {"decode_batch: Tokens::scores: got ", tokens.scores.size(),
                                    " numbers, expected [caches, kv_heads] = ", caches.size() * heads});
   for (std::size_t b = 0; b < caches.size(); ++b) {
-    check_tokens(*caches[b], "decode_batch", layer, part_of(tokens, b, 1, heads), out.subrows(b, 1), false);
+    check_tokens(*caches[b], "decode_batch", layer, part_of(tokens, b, 1, heads), out.subrows(b, 1), false, true, b);
     check_no_drafts(*caches[b], "decode_batch");
   }
 }

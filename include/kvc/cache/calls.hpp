@@ -230,10 +230,13 @@ KVC_FORWARD void CacheCore::draft(std::size_t layer, const Tokens& tokens, Rows<
 
 KVC_FORWARD void CacheCore::accept(std::size_t tokens) {
   cache::Inside& in = *inside_;
-  for (const cache::LayerState& state : in.layers)
-    if (state.drafted_tokens() != in.layers[0].drafted_tokens() || tokens > state.drafted_tokens())
-      fail(ErrorCode::invalid_argument, {"accept: asked for ", tokens, " of ", state.drafted_tokens(),
-                                         " drafted tokens; every layer must have drafted the same"});
+  for (std::size_t layer = 0; layer < in.shape.layers && tokens != 0; ++layer) {
+    const std::size_t drafted = in.layers[layer].drafted_tokens(), expected = in.layers[0].drafted_tokens();
+    if (drafted != expected || tokens > drafted)
+      fail(ErrorCode::invalid_argument,
+           {"accept: asked for ", tokens, " tokens, but layer ", layer, " has drafted ", drafted, " and layer 0 ",
+            expected, ": every layer must have drafted the same; accept(0) drops what they drafted"});
+  }
   cache::guarded("accept", [&] {
     cache::Transaction transaction(in);
     std::vector<cache::Finished> all;
@@ -281,7 +284,7 @@ KVC_FORWARD void CacheCore::attend(std::size_t layer, ConstRows queries, Rows<fl
   cache::check_layer(in, layer);
   cache::check_rows({"attend", "queries"}, queries, queries.count, shape.query_heads * shape.head_dim);
   cache::check_rows({"attend", "out"}, out, queries.count, shape.query_heads * shape.values_dim());
-  if (in.options.check_finite) cache::check_values({"attend", "queries"}, queries, std::numeric_limits<float>::max());
+  if (in.options.check_finite) cache::check_values({"attend", "queries"}, queries, cache::query_limit(in, layer));
   if (!lse.empty() && lse.size() != queries.count * shape.query_heads)
     fail(ErrorCode::shape_mismatch, {"attend: lse: got ", lse.size(),
                                      " numbers, expected [tokens, query_heads] = ", queries.count * shape.query_heads});
@@ -378,7 +381,7 @@ KVC_FORWARD const RowStore& CacheCore::value_rows(HeadId id) const {
 
 namespace cache {
 /// Number of the node with that policy type that works on a head's layer.
-inline std::size_t node_of(const Inside& in, std::string_view policy, HeadId id) {
+inline std::size_t node_of(const Inside& in, const TypeName& policy, HeadId id) {
   for (std::size_t node = 0; node < in.nodes.size(); ++node)
     if (in.nodes[node].stage->type() == policy && works_on(in, node, id.layer)) return node;
   fail(ErrorCode::unknown_name, "the policy asked for is not a stage of this cache, nor a member of one");
@@ -388,10 +391,10 @@ inline std::size_t node_of(const Inside& in, std::string_view policy, HeadId id)
 KVC_FORWARD std::size_t CacheCore::slot_count(HeadId id) const {
   return inside_->heads[cache::index_of(*inside_, id)].size();
 }
-KVC_FORWARD const std::byte* CacheCore::slot_bytes(std::string_view policy, HeadId id) const {
+KVC_FORWARD const std::byte* CacheCore::slot_bytes(const TypeName& policy, HeadId id) const {
   return inside_->heads[cache::index_of(*inside_, id)].column(cache::node_of(*inside_, policy, id));
 }
-KVC_FORWARD const AnyState& CacheCore::any_state(std::string_view policy, HeadId id) const {
+KVC_FORWARD const AnyState& CacheCore::any_state(const TypeName& policy, HeadId id) const {
   return *inside_->memory[cache::index_of(*inside_, id)].states[cache::node_of(*inside_, policy, id)];
 }
 

@@ -26,12 +26,14 @@ inline void check_layer(const Inside& in, std::size_t layer) {
 inline void check_no_drafts(const Inside& in, const char* call) {
   for (const LayerState& state : in.layers)
     if (state.drafted_tokens() != 0)
-      fail(ErrorCode::invalid_argument, {call, ": drafted tokens are waiting; call accept() first"});
+      fail(ErrorCode::invalid_argument,
+           {call, ": drafted tokens are waiting; call accept() first, or accept(0), which drops them"});
 }
 
 /// An argument of a call.
 struct Argument {
   const char *call, *name;
+  std::size_t first_row = 0;  ///< number in the argument of the first row that is looked at
 };
 
 /// Refuses rows that are not [count, dim], or that would run into each other.
@@ -52,12 +54,15 @@ void check_rows(const Argument& argument, const Rows<T>& rows, std::size_t count
   std::size_t column = 0;
   while (std::fabs(rows[row][column]) <= limit) ++column;
   const float value = rows[row][column];
-  const std::string place = joined({argument.call, ": ", argument.name, ": row ", row, ", column ", column, " is "});
+  const std::string place =
+      joined({argument.call, ": ", argument.name, ": row ", argument.first_row + row, ", column ", column, " is "});
   if (!std::isfinite(value))
     fail(ErrorCode::non_finite, {place, std::isnan(value) ? "NaN" : "infinite", "; nothing was appended"});
-  fail(ErrorCode::non_finite, {place, value, ", beyond ", limit,
-                               ", the most that the cache's formats hold: CacheOptions::dense = {Scalar::f32}, and "
-                               "f32 metadata of a quantizer, hold more; nothing was appended"});
+  fail(ErrorCode::non_finite,
+       {place, value, ", beyond ", limit,
+        ", the most that the formats of the layer hold (Codec::limit), or that its products stay finite with; "
+        "CacheOptions::dense = {Scalar::f32} holds more than f16, and so does f32 metadata of a "
+        "quantizer; nothing was appended"});
 }
 
 /// Refuses NaN and infinity, and what the format of the rows cannot hold: a magnitude above `limit`.
@@ -66,12 +71,17 @@ inline void check_values(const Argument& argument, const ConstRows& rows, float 
     if (!kernels::active().all_within(rows[row].data(), rows.dim, limit)) refuse_row(argument, rows, row, limit);
 }
 
-/// The largest magnitude that the formats of a layer's keys, or values, can hold.
+/// The largest magnitude of a layer's keys, or values: what their formats hold, and no more than sums stay finite with. Weights
+/// of at most 2^31 tokens add up 2^31 times a value; keys leave queries of up to 2^28 / head_dim their room (query_limit).
 inline float layer_limit(const Inside& in, std::size_t layer, Role role) {
-  float limit = std::numeric_limits<float>::max();
+  float limit = role == Role::key ? 0x1p100f : 0x1p96f;
   for (const HeadStore& store : in.heads_of(layer))
     limit = std::min(limit, role == Role::key ? store.key_limit() : store.value_limit());
   return limit;
+}
+/// The largest magnitude of a query whose product with every key of the layer is finite.
+inline float query_limit(const Inside& in, std::size_t layer) {
+  return std::numeric_limits<float>::max() / layer_limit(in, layer, Role::key) / static_cast<float>(in.shape.head_dim);
 }
 
 inline void check_positions(const Inside& in, const char* call, std::size_t layer, const Tokens& tokens) {
@@ -116,8 +126,9 @@ inline void check_order(const Inside& in, const char* call, std::size_t layer, s
 }
 
 /// Everything that can be wrong about the arguments of prefill, decode, draft and probe. `stays`: whether the tokens do.
+/// `first_row`: the number of the first token in the arguments that the engine gave.
 inline void check_tokens(const Inside& in, const char* call, std::size_t layer, const Tokens& tokens,
-                         const Rows<float>& out, bool out_optional, bool stays = true) {
+                         const Rows<float>& out, bool out_optional, bool stays = true, std::size_t first_row = 0) {
   const CacheShape& shape = in.shape;
   check_layer(in, layer);
   const std::size_t count = tokens.k.count;
@@ -130,9 +141,9 @@ inline void check_tokens(const Inside& in, const char* call, std::size_t layer, 
   check_positions(in, call, layer, tokens);
   check_scores(in, call, tokens);
   if (in.options.check_finite) {
-    check_values({call, "q"}, tokens.q, std::numeric_limits<float>::max());
-    check_values({call, "k"}, tokens.k, layer_limit(in, layer, Role::key));
-    check_values({call, "v"}, tokens.v, layer_limit(in, layer, Role::value));
+    check_values({call, "q", first_row}, tokens.q, query_limit(in, layer));
+    check_values({call, "k", first_row}, tokens.k, layer_limit(in, layer, Role::key));
+    check_values({call, "v", first_row}, tokens.v, layer_limit(in, layer, Role::value));
   }
 }
 

@@ -47,6 +47,7 @@ class CacheCore {
   /// Appends and attends as decode does, but the policy sleeps until accept(): speculative decoding.
   void draft(std::size_t layer, const Tokens& tokens, Rows<float> out);
   /// Of the drafted tokens keeps the first `tokens`; the policy now observes them and acts. Of the others no trace is left.
+  /// accept(0) drops them all, also where a draft was refused before every layer had it.
   void accept(std::size_t tokens);
   /// Queries that leave nothing behind: their tokens are appended, attended to, observed with the positions asked about
   /// [begin, end), and dropped again. The protocol of policies that learn from probes (KVzip; needs_probe() tells):
@@ -64,11 +65,13 @@ class CacheCore {
   /// Tells the policy that `tokens` tokens are about to come (StreamingLLM's evict_for_space).
   void make_room(std::size_t tokens);
   /// Forgets every token from position `from` on. Returns whether the cache is exactly what it was before they came: not if
-  /// a policy acted on them or because of them.
+  /// a policy acted on them or because of them, or rows were sealed since.
   [[nodiscard]] bool truncate(Position from);
   /// Forgets everything; memory stays with the cache.
   void clear();
-  /// Obtains the memory that a sequence of `tokens` tokens needs, so that decode steps up to there allocate nothing.
+  /// Obtains the memory that a sequence of `tokens` tokens needs, so that decode steps up to there allocate nothing, except
+  /// the first of a kind: the first step, and a head's first seal, still obtain working memory. Heads that keep f32 rows in
+  /// an f16 cache (Dense::widens) are known once they have a row: call it again then.
   void reserve(std::size_t tokens);
 
   const CacheShape& shape() const;
@@ -82,7 +85,7 @@ class CacheCore {
   /// Dense copies of all keys [slots, head_dim] and values [slots, value_dim] of a head, in slot order.
   void gather(HeadId id, Rows<float> keys, Rows<float> values) const;
   /// The rows of a head as they lie in memory, for engines with kernels of their own: segments of blocks, and the row of
-  /// every slot (kvc/storage/row_store.hpp).
+  /// every slot. Include kvc/storage/row_store.hpp to read them.
   const RowStore& key_rows(HeadId id) const;
   const RowStore& value_rows(HeadId id) const;
 
@@ -90,11 +93,11 @@ class CacheCore {
   /// nor a member of one.
   template <class P>
   std::span<const Slot<P>> slots(HeadId id) const {
-    return {reinterpret_cast<const Slot<P>*>(slot_bytes(type_name<P>(), id)), slot_count(id)};
+    return {reinterpret_cast<const Slot<P>*>(slot_bytes(type_of<P>(), id)), slot_count(id)};
   }
   template <class P>
   const State<P>& state(HeadId id) const {
-    return static_cast<const StateBox<P>&>(any_state(type_name<P>(), id)).value;
+    return static_cast<const StateBox<P>&>(any_state(type_of<P>(), id)).value;
   }
 
   friend void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
@@ -105,8 +108,8 @@ class CacheCore {
 
  private:
   std::size_t slot_count(HeadId id) const;
-  const std::byte* slot_bytes(std::string_view policy, HeadId id) const;
-  const AnyState& any_state(std::string_view policy, HeadId id) const;
+  const std::byte* slot_bytes(const TypeName& policy, HeadId id) const;
+  const AnyState& any_state(const TypeName& policy, HeadId id) const;
 
   std::unique_ptr<cache::Inside> inside_;
 };

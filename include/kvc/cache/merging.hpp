@@ -1,11 +1,14 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "kvc/cache/checks.hpp"
 #include "kvc/cache/observing.hpp"
 #include "kvc/cache/sealing.hpp"
 #include "kvc/cache/transaction.hpp"
@@ -28,11 +31,39 @@ inline bool merge_due(const Inside& in, std::size_t layer, Event event) {
   return event != Event::decode || state.next_position - state.merged_until >= Position{RowStore::OpenRows};
 }
 
+/// Refuses a plan that two layers cannot carry out.
+inline void check_pair_plan(const Inside& in, std::size_t stage, std::size_t here, const PairPlan& plan) {
+  const auto check = [&](Role role, std::span<const PairPlan::Shared> rows) {
+    const std::size_t dim = role == Role::key ? in.shape.head_dim : in.shape.values_dim();
+    const float limit = layer_limit(in, in.layer_of(here), role);
+    std::size_t next = plan.first();
+    for (const PairPlan::Shared& row : rows) {
+      const auto refuse = [&](std::string_view what) {
+        fail(ErrorCode::invalid_argument, {in.stages[stage]->type().text, ": the plan of a pair shares the ",
+                                           role == Role::key ? "key" : "value", " of slot ", row.slot, " ", what});
+      };
+      if (row.slot < next || row.slot >= in.heads[here].size())
+        refuse("which must be one of those offered, in ascending order");
+      if (row.direction.size() != dim) refuse("with a direction that has not as many elements as the rows");
+      if (!kernels::active().all_within(row.direction.data(), dim, limit))
+        refuse("with a direction that is not finite, or larger than its format holds");
+      if (!std::isfinite(row.norm_below) || !std::isfinite(row.norm_here)) refuse("with a norm that is not finite");
+      next = row.slot + 1;
+    }
+  };
+  check(Role::key, plan.keys());
+  check(Role::value, plan.values());
+}
+
 /// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
 inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t here,
                        std::span<const PairPlan::Shared> shared, Workspace& workspace) {
   if (shared.empty()) return;
-  const RowStore& store = role == Role::key ? in.heads[here].keys() : in.heads[here].values();
+  const auto side = [&](std::size_t head) -> const RowStore& {
+    return role == Role::key ? in.heads[head].keys() : in.heads[head].values();
+  };
+  // A direction is as exact as the wider of both layers' rows.
+  const RowStore& store = side(below).is_wide() ? side(below) : side(here);
   in.attention_of(here).window_tokens = 0;
   std::vector<SharedRows> blocks_below, blocks_here;
   std::vector<float> directions;
@@ -83,6 +114,7 @@ inline void merge_layers(Inside& in, std::size_t layer, const Occasion& occasion
         in.stages[stage]->merge(any_head(in, node, below, occasion.event, feed_below),
                                 any_head(in, node, here, occasion.event, feed_here), plan);
       }
+      check_pair_plan(in, stage, here, plan);
       share_rows(in, Role::key, below, here, plan.keys(), *workspace);
       share_rows(in, Role::value, below, here, plan.values(), *workspace);
     }

@@ -179,8 +179,7 @@ inline void finish_head(Inside& in, std::size_t head, const Occasion& occasion, 
                         Transaction& transaction) {
   HeadWork& work = in.work_of(head);
   if (!work.planned && !work.seals) return;
-  const WorkspacePool::Lease workspace(*in.workspaces);
-  if (what == Remaining::in_place) {
+  if (what == Remaining::in_place) {  // nothing here may ask for memory
     if (work.planned) in.heads[head].keep_in_place(work.plan.chosen());
     if (work.seals) work.seal->step->commit();
     work.seal->step.reset();
@@ -188,6 +187,7 @@ inline void finish_head(Inside& in, std::size_t head, const Occasion& occasion, 
     in.memory[head].changed = true;
     return;
   }
+  const WorkspacePool::Lease workspace(*in.workspaces);
   work.seal->step.reset();
   transaction.before_act(head);
   if (work.planned) {

@@ -143,6 +143,8 @@ class Transaction {
     for (std::size_t head = first_; head < first_ + count_; ++head) roll_back_head(head);
     if (layers_.empty()) roll_back_layer(layer_);
     for (SavedLayer& saved_layer : layers_) roll_back_layer(saved_layer);
+    // What attention kept of the newest queries was kept for the call that is taken back.
+    for (attention::HeadAttention& attention : in_.attention) attention.window_tokens = 0;
   }
   void roll_back_layer(SavedLayer& saved_layer) noexcept {
     LayerState& state = in_.layers[saved_layer.layer];

@@ -15,8 +15,8 @@
 namespace kvc::inline KVC_ABI {
 
 /// How a block of rows is laid out in bytes, with the kernels that read it: a value, chosen per head and for keys and values
-/// apart. A user's own codec needs block_bytes, encode and decode; scores and accumulate then decode a few rows at a time
-/// and run the dense kernels on them.
+/// apart. A user's own codec needs name, dim, block_bytes, encode and decode; scores and accumulate then decode a few rows
+/// at a time and run the dense kernels on them.
 /// A block has room for `capacity` rows; every call says which of them it means. Codecs are immutable and thread-safe.
 /// They run in the middle of attention: one that uses AMX tiles itself must leave the thread's tile configuration as it was.
 ///
@@ -62,9 +62,10 @@ class Codec {
     static_cast<void>(prepared);
   }
   /// results[i][r] (+)= queries[i] · row(first + r) for r < count. Queries are prepared, if prepared_dim() is not 0: such a
-  /// codec overrides this.
+  /// codec must override this, or Error(incompatible) says so.
   virtual void scores(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
                       const kernels::Coefficients& queries, const kernels::Results& results) const {
+    if (prepared_dim() != 0) fail_without("prepared_dim()", "scores()");
     with_decoded(block, capacity, first,
                  [&](const detail::DecodedProduct& product) { product.scores(count, queries, results); });
   }
@@ -72,9 +73,10 @@ class Codec {
   /// Floats of a sum; 0: accumulate() adds up rows themselves, and finish() is not called.
   virtual std::size_t sum_dim() const { return 0; }
   /// results[i] (+)= sum over r < count of weights[i][r] * row(first + r), or sums of sum_dim() floats that finish() turns
-  /// into it: such a codec overrides this.
+  /// into it: such a codec must override this, or Error(incompatible) says so.
   virtual void accumulate(const std::byte* block, std::size_t capacity, std::size_t first, std::size_t count,
                           const kernels::Coefficients& weights, const kernels::Results& results) const {
+    if (sum_dim() != 0) fail_without("sum_dim()", "accumulate()");
     with_decoded(block, capacity, first,
                  [&](const detail::DecodedProduct& product) { product.accumulate(count, weights, results); });
   }
@@ -93,6 +95,9 @@ class Codec {
   }
 
  private:
+  [[noreturn, gnu::cold]] void fail_without(const char* has, const char* lacks) const {
+    fail(ErrorCode::incompatible, {"Codec ", name(), ": ", has, " is not 0, so ", lacks, " must be overridden"});
+  }
   template <class Work>
   void with_decoded(const std::byte* block, std::size_t capacity, std::size_t first, Work work) const {
     if (dim() > detail::DecodedProduct::TileFloats)
@@ -104,4 +109,4 @@ class Codec {
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -132,7 +132,7 @@ struct PolicyEntry {
   std::shared_ptr<const void> start;                            ///< the policy before a text changes it
   std::shared_ptr<void> (*copy)(const void* policy) = nullptr;  ///< of a policy of this entry's type
   std::shared_ptr<const Stage> (*stage)(const void* policy) = nullptr;
-  std::string_view type;                                ///< Stage::type() of its stages
+  TypeName type;                                        ///< Stage::type() of its stages
   const void* (*policy)(const Stage& stage) = nullptr;  ///< inside a stage of that type
 };
 
@@ -158,7 +158,7 @@ PolicyEntry entry_of(std::string name, std::string help, const P& start = {}) {
           .start = copy_policy<P>(&start),
           .copy = copy_policy<P>,
           .stage = stage_of<P>,
-          .type = type_name<P>(),
+          .type = type_of<P>(),
           .policy = policy_of<P>};
 }
 

@@ -9,7 +9,7 @@ namespace kvc::inline KVC_ABI {
 /// quant/new_pack.py. Keys are sealed `residual` at a time once so many are dense (0 to residual - 1 stay dense); of
 /// the values exactly the newest `residual` stay dense. Scales and minima are stored in their input type, fp16, as
 /// here; `.metadata = Scalar::f32` is their code run in float. A constant group decodes exactly, where theirs divides 0
-/// by 0.
+/// by 0. Behind a policy whose budget is not above `residual`, nothing is left to be sealed: KIVI then saves no bytes.
 struct KIVI {
   unsigned bits = 2;
   std::optional<unsigned> key_bits = std::nullopt, value_bits = std::nullopt;

@@ -1,5 +1,7 @@
 #pragma once
+#include <algorithm>
 #include <charconv>
+#include <limits>
 #include <string_view>
 #include <system_error>
 
@@ -131,7 +133,8 @@ struct MiniCache {
     const std::vector<std::uint8_t> retained = choose_retained(distances, retention, gamma, ratio);
     std::vector<float> direction(here.dim);
     for (std::size_t i = 0; i < here.count; ++i) {
-      if (retained[i]) continue;
+      // A row whose norm no float holds stays as it is.
+      if (retained[i] || std::max(rows[i].norm_below, rows[i].norm_here) > std::numeric_limits<float>::max()) continue;
       slerp(below[i], here[i], rows[i], t, direction);
       share(i, std::span<const float>(direction), rows[i]);
     }

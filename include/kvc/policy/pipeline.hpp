@@ -99,7 +99,7 @@ class StageOnLayers final : public Stage {
     return changed ? std::make_shared<const StageOnLayers>(std::move(changed), first_, last_) : nullptr;
   }
 
-  std::string_view type() const override { return stage_->type(); }
+  TypeName type() const override { return stage_->type(); }
   Verbs verbs() const override { return stage_->verbs(); }
   Needs needs() const override { return stage_->needs(); }
   When when() const override { return stage_->when(); }
@@ -182,7 +182,7 @@ inline void check_layer_stages(const Stages& stages, std::size_t layer) {
     quantizers += verbs.quantize;
     selectors += verbs.select;
     if (stage->wants_equal_slots() == EqualSlots::layer && equal == EqualSlots::none)
-      fail(ErrorCode::incompatible, {stage->type(),
+      fail(ErrorCode::incompatible, {stage->type().text,
                                      " reads the heads of a layer slot by slot, but a stage before it leaves them "
                                      "different positions"});
     equal = std::min(equal, stage->keeps_equal_slots());

@@ -78,10 +78,29 @@ struct StateBox final : AnyState {
   void close_prompt() override { prompt.reset(); }
 };
 
-/// The name of a type, which tells policies apart without RTTI, also across shared libraries.
+/// The name of a type, without RTTI.
 template <class T>
 constexpr std::string_view type_name() {
-  return __PRETTY_FUNCTION__;
+  const std::string_view function = __PRETTY_FUNCTION__;  // "… [with T = Name; …]" or "… [T = Name]"
+  const std::size_t begin = function.find("T = "), end = std::min(function.find(';'), function.rfind(']'));
+  if (begin == function.npos || end == function.npos) return function;
+  return function.substr(begin + 4, end - begin - 4);
+}
+
+/// What tells the types of policies apart: their names, also across shared libraries. In anonymous namespaces several files may
+/// have types of one name, so there the file counts too.
+struct TypeName {
+  std::string_view text;
+  const void* file = nullptr;  ///< an address that no other file has; null for types that the whole program shares
+
+  friend bool operator==(const TypeName&, const TypeName&) = default;
+};
+template <class P>
+inline constexpr char AddressOf = 0;
+template <class P>
+TypeName type_of() {
+  const std::string_view text = type_name<P>();
+  return {text, text.find("anonymous") == text.npos ? nullptr : &AddressOf<P>};
 }
 
 /// A policy with its type erased, once: the core runs a list of these, so that pipelines do not multiply code.
@@ -101,8 +120,8 @@ class Stage {
   };
 
   virtual ~Stage() = default;
-  /// type_name() of the policy.
-  virtual std::string_view type() const = 0;
+  /// type_of() the policy.
+  virtual TypeName type() const = 0;
   virtual Verbs verbs() const = 0;
   virtual Needs needs() const = 0;
   virtual When when() const = 0;
@@ -184,7 +203,7 @@ class StageOf final : public Stage {
   StageOf(const StageOf&) = delete;
   const P& policy() const { return policy_; }
 
-  std::string_view type() const override { return type_name<P>(); }
+  TypeName type() const override { return type_of<P>(); }
   Verbs verbs() const override {
     return {.observe = Observes<P>,
             .score = ScoresHead<P>,
@@ -357,7 +376,7 @@ inline std::size_t stage_count(const Stage& stage) {
 
 inline void Member::score(std::span<const AnyHead> heads, ScoreSpans scores) const {
   const Stage::Verbs verbs = stage_->verbs();
-  if (!verbs.scores()) fail(ErrorCode::incompatible, {"Member: ", stage_->type(), " does not score"});
+  if (!verbs.scores()) fail(ErrorCode::incompatible, {"Member: ", stage_->type().text, " does not score"});
   Workspace workspace;
   if (verbs.score_all) return stage_->score_all(heads, scores, workspace);
   for (std::size_t begin = 0, end = 0; begin < heads.size(); begin = end) {

@@ -77,6 +77,7 @@ class Compaction {
   /// The rows of the slots whose flag is not 0 lie together in slot order, in new blocks.
   void compact_to(std::span<const std::uint8_t> flags) {
     RowTable fresh{table_.dense, table_.plain, table_.wide, table_.sealed, table_.stream, table_.memory};
+    fresh.transforming = table_.transforming;  // its codecs were noted when they were asked, once
     fresh.reserve_as(table_);
     constexpr std::size_t AtOnce = RowTable::PromptRows;
     Workspace::Frame frame(workspace_);

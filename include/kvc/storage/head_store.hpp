@@ -185,9 +185,7 @@ class HeadStore {
   /// already keeps its codes.
   void set_precision(std::size_t slot, std::uint8_t number) {
     for (const RowStore* store : {&keys_, &values_})
-      if (const std::size_t known = store->table().stream.classes.size(); known != 0 && number > known)
-        fail(ErrorCode::invalid_argument,
-             {"set_precision: class ", number, ", but a stream has ", known, " classes besides class 0"});
+      require_class("set_precision", number, store->table().stream.classes.size());
     slots_.set_precision(slot, number);
   }
 
@@ -251,8 +249,13 @@ class HeadStore {
     check_step();
   }
 
-  /// Seals with other formats from now on. Nothing may be sealed yet, and the type of dense rows stays as it is.
+  /// Seals with other formats from now on. Nothing may be sealed yet, the type of dense rows stays as it is, and the formats must
+  /// hold the rows and have the classes of precision that there are. Throws Error otherwise.
   void set_streams(const Streams& streams) {
+    for (const std::uint8_t number : slots_.precision()) {
+      require_class("set_streams", number, streams.key.classes.size());
+      require_class("set_streams", number, streams.value.classes.size());
+    }
     RowStore keys = copy_of(keys_), values = copy_of(values_);
     set_stream(keys, streams.key, Role::key);
     set_stream(values, streams.value, Role::value);
@@ -302,6 +305,12 @@ class HeadStore {
       values.undo_reserve();
     }
   };
+
+  static void require_class(const char* call, std::uint8_t number, std::size_t classes) {
+    if (classes != 0 && number > classes)
+      fail(ErrorCode::invalid_argument,
+           {call, ": class ", number, ", but a stream has ", classes, " classes besides class 0"});
+  }
 
   /// A copy that can take the original's place and then has as much room as it.
   static RowStore copy_of(const RowStore& store) {

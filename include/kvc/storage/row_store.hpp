@@ -38,15 +38,18 @@ class RowStore {
   /// Codecs of this head's blocks that transform queries (keys) or sums (values): see Codec::prepare.
   std::span<const std::shared_ptr<const Codec>> transforming() const { return table_.transforming; }
   const std::shared_ptr<const Codec>& dense_codec() const { return table_.dense; }
+  /// Whether the dense rows are kept wide.
+  bool is_wide() const { return table_.dense == table_.wide; }
   /// The dense codec of rows that are not wide.
   const std::shared_ptr<const Codec>& plain_codec() const { return table_.plain; }
   /// What directions shared between layers are encoded with.
   const std::shared_ptr<const Codec>& sharing_codec() const {
     return table_.seals() && table_.sealed[0].codec ? table_.sealed[0].codec : table_.dense;
   }
-  /// The largest magnitude of an element that is read back finite, whatever becomes of its row.
+  /// The largest magnitude of an element that is read back finite, whatever becomes of its row. That of wide rows does not
+  /// count, or it would matter how a prompt is cut.
   float limit() const {
-    float least = (table_.segments.empty() ? table_.plain : table_.dense)->limit();
+    float least = table_.plain->limit();
     for (const auto& sealed : table_.sealed)
       if (sealed.codec) least = std::min(least, sealed.codec->limit());
     return least;
@@ -83,10 +86,13 @@ class RowStore {
       return;
     }
     constexpr std::size_t Transient = RowTable::TransientRows;
-    const std::size_t live = std::min(slots, stream.sinks + stream.recent + stream.batch) + 2 * Transient;
+    // Each is at most `slots` here, so that no sum of settings wraps around.
+    const std::size_t sinks = std::min(stream.sinks, slots), recent = std::min(stream.recent, slots),
+                      batch = std::min(stream.batch, slots);
+    const std::size_t live = std::min(slots, sinks + recent + batch) + 2 * Transient;
     visit(table_.dense->block_bytes(Transient), divide_up(live, Transient) + 1);
     for (const auto& sealed : table_.sealed) {
-      if (!sealed.codec) continue;
+      if (!sealed.codec || stream.batch > slots) continue;  // too few slots to fill a batch
       for (std::size_t at = 0, capacity = 0; at <= slots + stream.batch; at += capacity) {
         capacity = table_.sealed_capacity(*sealed.codec, stream.batch, at);
         visit(sealed.codec->block_bytes(capacity), 1);

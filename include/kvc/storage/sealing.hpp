@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -145,7 +146,7 @@ class Sealing {
   static void for_each_candidate(const RowTable& table, std::span<const std::uint8_t> precision, Visit visit) {
     const Stream& stream = table.stream;
     const std::size_t slots = table.map.size();
-    if (slots <= stream.sinks + stream.recent) return;
+    if (slots <= stream.sinks || slots - stream.sinks <= stream.recent) return;
     const std::size_t sealed_dead = table.dead_rows() == 0 ? 0 : table.segments.sealed_dead();
     // From the newest backwards: the dense slots lie together at the end, so this stops early.
     std::size_t dense_left = slots - (table.segments.sealed_rows() - sealed_dead);
@@ -154,7 +155,7 @@ class Sealing {
     for (std::size_t slot = slots; slot-- > stream.sinks && dense_left > 0;) {
       if (table.segments.in_sealed(table.row_of(slot))) continue;
       --dense_left;
-      if (slot + stream.recent < slots && !visit(slot, classed ? precision[slot] : std::size_t{0})) return;
+      if (slots - slot > stream.recent && !visit(slot, classed ? precision[slot] : std::size_t{0})) return;
     }
   }
 
@@ -210,6 +211,12 @@ class Sealing {
              {"Codec ", own.codec->name(), ": fit() returned ", fitted->name(), " of ", fitted->dim(),
               " floats and a granule of ", fitted->granule(), "; the rows have ", table_.dim(),
               " floats, and the granule must divide the batch (", table_.stream.batch, ")"});
+      for (std::size_t i = 0; i < rows.count; ++i)
+        for (const float x : rows[i])
+          if (!(std::abs(x) <= fitted->limit()))
+            fail(ErrorCode::non_finite,
+                 {"Codec ", own.codec->name(), ": fit() returned ", fitted->name(), ", which holds ", fitted->limit(),
+                  " at most, for rows with an element of ", x});
       own.codec = std::move(fitted);
     }
     own.asked = true;
@@ -291,4 +298,4 @@ class Sealing {
   Piece piece_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI
