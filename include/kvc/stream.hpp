@@ -17,6 +17,9 @@ struct Stream {
   std::size_t sinks = 0, recent = 0, batch = 1;
   /// Slots are sealed at the end of a prompt only: those of generated tokens stay dense until the next prompt ends.
   bool prompt_only = false;
+  /// At the end of a prompt all slots but the sinks and the newest `recent` are sealed, also the last ones, which do not fill
+  /// a batch. The format must be able to encode so few (Codec::shorter), as GroupQuant is.
+  bool whole_prompt = false;
   /// Formats of the classes of precision 1, 2, … of a head's slots; class 0 is `format`. Slots of a class without a format,
   /// or with a Dense one, stay dense. Every class counts its own batches.
   std::vector<std::optional<Format>> classes = {};

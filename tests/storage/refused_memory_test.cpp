@@ -51,8 +51,9 @@ struct Bits {
   explicit Bits(const HeadStore& head)
       : keys(head.size() * Shape.head_dim),
         values(head.size() * Shape.head_dim),
-        multiplicity(head.slots().multiplicity().begin(), head.slots().multiplicity().end()),
+        multiplicity(head.slots().multiplicity().empty() ? 0 : head.size()),
         precision(head.slots().precision().begin(), head.slots().precision().end()) {
+    head.slots().multiplicity().copy_to(multiplicity);
     head.keys().gather(0, {keys.data(), head.size(), Shape.head_dim});
     head.values().gather(0, {values.data(), head.size(), Shape.head_dim});
     for (std::size_t slot = 0; slot < head.size(); ++slot) {

@@ -98,6 +98,7 @@ inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& work
     const auto behind = chosen.begin() + static_cast<std::ptrdiff_t>(slot);
     store.set_multiplicity(static_cast<std::size_t>(std::count(chosen.begin(), behind, std::uint8_t{1})), tokens);
   }
+  if (event == Event::prompt_end && in.demands.rests) store.pack_positions();
   in.memory[head].changed = true;
   if (from < chosen.size()) index_head(in, head, from, event, workspace);
 }
@@ -192,8 +193,7 @@ inline void finish_layer(Inside& in, std::size_t layer, Event event) noexcept {
   if (event != Event::prompt_end) return;
   for (attention::HeadAttention& attention : in.attention) attention.window_tokens = 0;
   std::vector<float>().swap(state.window);
-  std::vector<float>().swap(state.references);
-  std::vector<Position>().swap(state.reference_positions);
+  state.references = {};
   state.window_tokens = state.prompt_tokens = 0;
   close_prompt(in, layer);
 }

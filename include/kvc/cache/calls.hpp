@@ -135,7 +135,7 @@ inline void truncate_queries(Inside& in, LayerState& state, Position from) noexc
     while (!positions.empty() && positions.back() >= from) positions.pop_back();
     return positions.size();
   };
-  state.references.resize(keep_before(state.reference_positions) * dim);
+  state.references.cut(keep_before(state.references.positions), dim);
   // Drafted tokens came last; those that are left still wait for accept().
   const std::size_t waiting = keep_before(state.drafted_positions);
   state.drafted.resize(waiting * dim);
@@ -362,7 +362,7 @@ KVC_FORWARD Stats CacheCore::stats(HeadId id) const {
 KVC_FORWARD std::vector<Position> CacheCore::positions(HeadId id) const {
   const HeadStore& head = inside_->heads[cache::index_of(*inside_, id)];
   std::vector<Position> positions(head.size());
-  for (std::size_t slot = 0; slot < head.size(); ++slot) positions[slot] = head.slots().position(slot);
+  head.slots().positions().copy_to(positions);
   return positions;
 }
 KVC_FORWARD void CacheCore::gather(HeadId id, Rows<float> keys, Rows<float> values) const {

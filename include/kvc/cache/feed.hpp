@@ -18,10 +18,26 @@ class HeadFeed final : public HeadSource {
         local_(head % in.shape.kv_heads),
         state_(&in.layers[in.layer_of(head)]),
         attention_(&in.attention[head % in.shape.kv_heads]),
+        ramp_(&in.ramp),
         frame_(&frame) {}
 
   /// Decodes keys into `memory` from now on, which its owner keeps for the next feed.
   void reuse(std::vector<float>& memory) { reused_ = &memory; }
+
+  /// The positions of the head's slots.
+  std::span<const Position> positions() {
+    const PositionList& list = store_->slots().positions();
+    if (list.identity()) return std::span<const Position>(*ramp_).first(store_->size());
+    if (!list.packed()) return list.entries();
+    if (positions_.empty()) list.copy_to(positions_ = frame_->take<Position>(store_->size()));
+    return positions_;
+  }
+  /// How many tokens each slot stands for; empty: one.
+  std::span<const float> multiplicity() {
+    const Multiplicity& tokens = store_->slots().multiplicity();
+    if (!tokens.empty() && multiplicity_.empty()) tokens.copy_to(multiplicity_ = frame_->take(store_->size()));
+    return multiplicity_;
+  }
 
   ConstRows keys_from(std::size_t first) override { return decoded_from(first, store_->keys(), keys_, reused_); }
   ConstRows values_from(std::size_t first) override { return decoded_from(first, store_->values(), values_, nullptr); }
@@ -103,14 +119,14 @@ class HeadFeed final : public HeadSource {
     return {logits_.data(), tokens * group, slots};
   }
   ReferenceQueries reference_queries() override {
-    const std::size_t tokens = state_->reference_positions.size(), dim = settings_.shape->head_dim,
+    const std::size_t tokens = state_->references.positions.size(), dim = settings_.shape->head_dim,
                       group = settings_.shape->group(), layer_dim = settings_.shape->query_heads * dim;
-    if (tokens == 0) return {{nullptr, 0, dim}, {}};
+    if (tokens == 0) return {{nullptr, 0, dim}, {}, {}};
     const auto rows = frame_->take(tokens * group * dim);
     for (std::size_t t = 0; t < tokens; ++t)
-      std::copy_n(state_->references.data() + t * layer_dim + local_ * group * dim, group * dim,
+      std::copy_n(state_->references.queries.data() + t * layer_dim + local_ * group * dim, group * dim,
                   rows.begin() + std::ptrdiff_t(t * group * dim));
-    return {{rows.data(), tokens * group, dim}, state_->reference_positions};
+    return {{rows.data(), tokens * group, dim}, state_->references.positions, state_->references.numbers};
   }
 
  private:
@@ -154,7 +170,10 @@ class HeadFeed final : public HeadSource {
   std::size_t local_;
   const LayerState* state_;
   const attention::HeadAttention* attention_;
+  const std::vector<Position>* ramp_;
   Workspace::Frame* frame_;
+  std::span<Position> positions_;
+  std::span<float> multiplicity_;
   Decoded keys_, values_;
   std::span<float> unrotated_, logits_, products_;
   std::size_t logits_window_ = 0;

@@ -31,9 +31,26 @@ struct Node {
 struct Demands {
   std::size_t query_window = 0;
   std::size_t query_stride = 0;  ///< the smallest that a node asks for; all nodes see the same reference queries
+  std::size_t query_most = 0;    ///< the largest limit of those nodes; 0: none
   bool queries = false, external_scores = false;
   bool observes = false, selects = false, indexes = false, shrinks = false, merges = false;
+  bool rests = true;       ///< whether no stage drops slots while tokens are generated
   bool remembers = false;  ///< whether some node keeps slots or a state
+};
+
+/// Every `stride`-th query of an open prompt and of its probes.
+struct References {
+  std::vector<float> queries;  ///< [tokens, query_heads * head_dim]
+  std::vector<Position> positions;
+  std::vector<std::uint32_t> numbers;  ///< of the tokens, among those of the prompt and its probes
+  std::size_t stride = 0;              ///< 0: none was kept yet
+
+  /// The first `tokens` stay.
+  void cut(std::size_t tokens, std::size_t dim) noexcept {
+    queries.resize(tokens * dim);
+    positions.resize(tokens);
+    numbers.resize(tokens);
+  }
 };
 
 /// What a layer remembers between calls.
@@ -46,9 +63,8 @@ struct LayerState {
 
   std::vector<float> window;  ///< the last queries of the open prompt [window_tokens, query_heads * head_dim]
   std::size_t window_tokens = 0;
-  std::vector<float> references;  ///< every so-many-th query of the open prompt [tokens, query_heads * head_dim]
-  std::vector<Position> reference_positions;
-  std::size_t prompt_tokens = 0;  ///< how many tokens the open prompt and its probes have; query_stride counts them
+  References references;
+  std::size_t prompt_tokens = 0;  ///< how many tokens the open prompt and its probes have
 
   std::vector<float> drafted;         ///< queries of the drafted tokens
   std::vector<float> drafted_scores;  ///< their external scores

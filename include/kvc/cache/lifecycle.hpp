@@ -26,14 +26,20 @@ inline Demands demands_of(const std::vector<Node>& nodes) {
   for (const Node& node : nodes) {
     const Needs& needs = node.needs;
     all.query_window = std::max(all.query_window, needs.query_window);
-    if (needs.query_stride != 0)
-      all.query_stride = all.query_stride == 0 ? needs.query_stride : std::min(all.query_stride, needs.query_stride);
+    if (needs.query_stride != 0) {
+      const bool first = all.query_stride == 0, endless = needs.query_most == 0 || (!first && all.query_most == 0);
+      all.query_most = endless ? 0 : std::max(all.query_most, needs.query_most);
+      all.query_stride = first ? needs.query_stride : std::min(all.query_stride, needs.query_stride);
+    }
     all.queries |= needs.queries;
     all.external_scores |= needs.external_scores;
     all.observes |= node.verbs.observe;
     all.selects |= node.verbs.select;
     all.indexes |= node.verbs.index;
     all.shrinks |= node.verbs.evict;
+    const When when = node.stage->when();
+    all.rests &= node.stage->positions() == Positions::original &&
+                 !(node.verbs.evict && (acts_after(when, Event::decode) || acts_after(when, Event::make_room)));
     all.merges |= node.verbs.merge;
     const std::unique_ptr<AnyState> state = node.stage->new_state();
     state->open_prompt();  // what it keeps while a prompt is open counts too
@@ -204,7 +210,8 @@ inline Stats layer_stats(const Inside& in, std::size_t layer) {
   for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head)
     sum += head_stats(in, head);
   const LayerState& state = in.layers[layer];
-  sum.metadata += (state.window.capacity() + state.references.capacity() + state.drafted.capacity()) * sizeof(float);
+  sum.metadata +=
+      (state.window.capacity() + state.references.queries.capacity() + state.drafted.capacity()) * sizeof(float);
   return sum;
 }
 inline Stats cache_stats(const Inside& in) {

@@ -10,7 +10,7 @@
 namespace kvc::inline KVC_ABI::cache {
 
 /// A head as one node sees it. `incoming` belongs to Event::make_room.
-inline AnyHead any_head(Inside& in, std::size_t node, std::size_t head, Event event, HeadSource& source,
+inline AnyHead any_head(Inside& in, std::size_t node, std::size_t head, Event event, HeadFeed& feed,
                         std::size_t incoming = 0) {
   HeadStore& store = in.heads[head];
   HeadMemory& memory = in.memory[head];
@@ -24,10 +24,9 @@ inline AnyHead any_head(Inside& in, std::size_t node, std::size_t head, Event ev
   view.seen = store.seen();
   view.incoming = incoming;
   view.shape = &in.shape;
-  view.positions = store.slots().positions().identity() ? std::span<const Position>(in.ramp).first(store.size())
-                                                : store.slots().positions().entries();
-  view.multiplicity = store.slots().multiplicity();
-  view.source = &source;
+  view.positions = feed.positions();
+  view.multiplicity = feed.multiplicity();
+  view.source = &feed;
   const bool own = in.stage_node[owner] == node;
   view.budget =
       own && memory.budgets[owner] != Unlimited ? memory.budgets[owner] : stage.budget(view.id, view.seen, in.shape);

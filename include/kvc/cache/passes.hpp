@@ -61,17 +61,41 @@ inline void append_layer(Inside& in, const Pass& pass, Transaction& transaction)
   });
 }
 
+/// Keeps reference queries of a pass. Which ones stay depends on how many tokens there were in all, and not on how they came.
+inline void remember_references(Inside& in, const Pass& pass, Transaction& transaction) {
+  if (in.demands.query_stride == 0) return;
+  LayerState& state = in.layers[pass.layer];
+  const ConstRows queries = pass.tokens->q;
+  const std::size_t dim = in.shape.query_heads * in.shape.head_dim;
+  std::size_t stride = std::max(state.references.stride, in.demands.query_stride);
+  if (const std::size_t most = in.demands.query_most)
+    while (divide_up(state.prompt_tokens + queries.count, stride) > most) stride *= 2;
+  if (const References& old = state.references; old.stride != 0 && old.stride != stride) {
+    References thinned;
+    for (std::size_t i = 0; i < old.positions.size(); ++i) {
+      if (old.numbers[i] % stride != 0) continue;
+      const auto query = old.queries.begin() + static_cast<std::ptrdiff_t>(i * dim);
+      thinned.queries.insert(thinned.queries.end(), query, query + static_cast<std::ptrdiff_t>(dim));
+      thinned.positions.push_back(old.positions[i]);
+      thinned.numbers.push_back(old.numbers[i]);
+    }
+    transaction.replace_references(pass.layer, std::move(thinned));
+  }
+  state.references.stride = stride;
+  for (std::size_t t = 0; t < queries.count; ++t) {
+    if ((state.prompt_tokens + t) % stride != 0) continue;
+    state.references.queries.insert(state.references.queries.end(), queries[t].begin(), queries[t].end());
+    state.references.positions.push_back(pass.positions[t]);
+    state.references.numbers.push_back(static_cast<std::uint32_t>(state.prompt_tokens + t));
+  }
+}
+
 /// Keeps the queries of an open prompt, and of probes behind it, that policies will ask for.
 inline void remember_queries(Inside& in, const Pass& pass, Transaction& transaction) {
   LayerState& state = in.layers[pass.layer];
   const ConstRows queries = pass.tokens->q;
   const std::size_t dim = in.shape.query_heads * in.shape.head_dim;
-  if (const std::size_t stride = in.demands.query_stride)
-    for (std::size_t t = 0; t < queries.count; ++t)
-      if ((state.prompt_tokens + t) % stride == 0) {
-        state.references.insert(state.references.end(), queries[t].begin(), queries[t].end());
-        state.reference_positions.push_back(pass.positions[t]);
-      }
+  remember_references(in, pass, transaction);
   state.prompt_tokens += queries.count;
   const std::size_t capacity = in.demands.query_window;
   if (capacity == 0 || pass.event == Event::probe) return;

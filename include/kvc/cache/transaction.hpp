@@ -93,6 +93,15 @@ class Transaction {
     state.window_tokens = tokens;
   }
 
+  /// The reference queries of a layer become these, fewer than there were.
+  void replace_references(std::size_t layer, References&& references) noexcept {
+    SavedLayer& saved_layer = layers_.empty() ? layer_ : layers_[layer];
+    LayerState& state = in_.layers[layer];
+    if (!saved_layer.references_replaced) std::swap(saved_layer.references_before, state.references);
+    saved_layer.references_replaced = true;
+    state.references = std::move(references);
+  }
+
   /// Cuts off the rows that were appended since before_append(); what policies observed stays.
   void drop_appended() noexcept {
     for (std::size_t head = first_; head < first_ + count_; ++head)
@@ -104,11 +113,12 @@ class Transaction {
  private:
   struct SavedLayer {
     std::size_t layer = 0;
-    std::size_t seen = 0, window_tokens = 0, references = 0, reference_positions = 0, prompt_tokens = 0, drafted = 0,
+    std::size_t seen = 0, window_tokens = 0, references = 0, reference_stride = 0, prompt_tokens = 0, drafted = 0,
                 drafted_scores = 0, drafted_positions = 0;
     Position next_position = 0, changed_at = 0, merged_until = 0;
-    bool window_replaced = false;
+    bool window_replaced = false, references_replaced = false;
     std::vector<float> window = {};
+    References references_before = {};
   };
 
   SavedHead& saved(std::size_t head) { return own_.empty() ? in_.work[head % in_.shape.kv_heads].saved : own_[head]; }
@@ -128,8 +138,8 @@ class Transaction {
     saved_layer.layer = layer;
     saved_layer.seen = state.seen;
     saved_layer.window_tokens = state.window_tokens;
-    saved_layer.references = state.references.size();
-    saved_layer.reference_positions = state.reference_positions.size();
+    saved_layer.references = state.references.positions.size();
+    saved_layer.reference_stride = state.references.stride;
     saved_layer.prompt_tokens = state.prompt_tokens;
     saved_layer.drafted = state.drafted.size();
     saved_layer.drafted_scores = state.drafted_scores.size();
@@ -155,8 +165,9 @@ class Transaction {
     if (saved_layer.window_replaced) state.window.swap(saved_layer.window);
     state.window_tokens = saved_layer.window_tokens;
     state.prompt_tokens = saved_layer.prompt_tokens;
-    state.references.resize(saved_layer.references);
-    state.reference_positions.resize(saved_layer.reference_positions);
+    if (saved_layer.references_replaced) std::swap(state.references, saved_layer.references_before);
+    state.references.cut(saved_layer.references, in_.shape.query_heads * in_.shape.head_dim);
+    state.references.stride = saved_layer.reference_stride;
     state.drafted.resize(saved_layer.drafted);
     state.drafted_scores.resize(saved_layer.drafted_scores);
     state.drafted_positions.resize(saved_layer.drafted_positions);

@@ -94,6 +94,13 @@ class Codec {
     return nullptr;
   }
 
+  /// The codec of the same format for a block of `rows` rows that will never hold more, where this one would waste bytes or
+  /// cannot encode so few (see Stream::whole_prompt); null: this one does.
+  virtual std::shared_ptr<const Codec> shorter(std::size_t rows) const {
+    static_cast<void>(rows);
+    return nullptr;
+  }
+
  private:
   [[noreturn, gnu::cold]] void fail_without(const char* has, const char* lacks) const {
     fail(ErrorCode::incompatible, {"Codec ", name(), ": ", has, " is not 0, so ", lacks, " must be overridden"});

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <memory>
 #include <string>
 
 #include "kvc/codec/axes.hpp"
@@ -40,6 +41,12 @@ class GroupQuantCodec final : public Codec {
     return axes_.role == Role::key ? any.lane_granule() : any.depth_granule();
   }
 
+  std::shared_ptr<const Codec> shorter(std::size_t rows) const override {
+    GroupQuant format = format_;
+    format.group = rows;
+    return std::make_shared<GroupQuantCodec>(format, axes_.role, axes_.dim, kernels_);
+  }
+
   void encode(ConstRows rows, std::byte* block, std::size_t capacity, std::size_t first) const override {
     kernels_().encode(layout(capacity), block, axes_.rows(first, rows.count), axes_.source(rows));
     if (format_.fit != Fit::min_max)
@@ -75,4 +82,4 @@ class GroupQuantCodec final : public Codec {
   Kernels kernels_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

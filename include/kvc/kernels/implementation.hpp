@@ -3,6 +3,7 @@
 /// KVC_COMPILED one file of the program does, through kvc/implementation.hpp.
 #include "kvc/compiled.hpp"
 #include "kvc/kernels/all_targets.hpp"
+#include "kvc/kernels/matrix.hpp"
 
 namespace kvc::inline KVC_ABI::kernels {
 

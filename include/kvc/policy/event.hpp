@@ -68,6 +68,8 @@ struct Needs {
   /// Every so-many-th query of a prompt, and of probes while it is open, is kept until the policy has acted on it
   /// (HeadView::reference_queries); 0: none.
   std::size_t query_stride = 0;
+  /// The most tokens whose queries are kept so: where a prompt and its probes have more, the stride doubles. 0: no limit.
+  std::size_t query_most = 0;
   bool queries = false;          ///< observe() sees the queries of every pass, as they came and without their rotation
   bool external_scores = false;  ///< the engine must pass Tokens::scores
 
@@ -89,8 +91,9 @@ struct Observation {
 
 /// Queries that the core kept, one row per token and query head of the group.
 struct ReferenceQueries {
-  ConstRows queries;                    ///< [tokens * group, head_dim], rotated to their positions
-  std::span<const Position> positions;  ///< [tokens]
+  ConstRows queries;                         ///< [tokens * group, head_dim], rotated to their positions
+  std::span<const Position> positions;       ///< [tokens]
+  std::span<const std::uint32_t> numbers;    ///< [tokens]: which tokens of the prompt and its probes they were, from 0
 };
 
 }  // namespace kvc::inline KVC_ABI

@@ -179,6 +179,8 @@ class HeadStore {
     if (!value.empty()) value_rows.rewrite(slot, {value.data(), 1, value.size()});
     check_step();
   }
+  /// The positions take few bytes from now on; dropping slots costs more then. Throws what allocation throws.
+  void pack_positions() { slots_.pack(); }
   /// The slot stands for so many tokens.
   void set_multiplicity(std::size_t slot, float tokens) { slots_.set_multiplicity(slot, tokens); }
   /// What the slot is sealed with, once it is: 0 is Stream::format, c > 0 is Stream::classes[c - 1]. A slot that is sealed
@@ -270,9 +272,9 @@ class HeadStore {
     const std::span<float> memory = frame.filled(size, -std::numeric_limits<float>::infinity());
     float* bias = memory.data();
     keys_.map().for_each_entry([bias](std::size_t, std::size_t row) { bias[row] = 0; });
-    const std::span<const float> multiplicity = slots_.multiplicity();
-    for (std::size_t slot = 0; slot < multiplicity.size(); ++slot)
-      if (multiplicity[slot] != 1.0f) bias[static_cast<std::size_t>(keys_.map()[slot])] = std::log(multiplicity[slot]);
+    if (const Multiplicity& multiplicity = slots_.multiplicity(); !multiplicity.empty())
+      for (std::size_t slot = 0; slot < slots_.size(); ++slot)
+        bias[static_cast<std::size_t>(keys_.map()[slot])] = multiplicity.logarithm(slot);
     return memory;
   }
 

@@ -29,6 +29,11 @@ inline std::vector<RowTable::SealedCodec> sealed_codecs(const Stream& stream, Ro
       fail(ErrorCode::invalid_argument,
            {"Stream (", side_of(role), "): batch (", stream.batch,
             ") must be a positive multiple of the tokens that share a scale (", made.codec->granule(), ")"});
+    if (stream.whole_prompt && made.codec->granule() > 1 && !made.codec->shorter(1))
+      fail(ErrorCode::invalid_argument, {"Stream (", side_of(role),
+                                         "): whole_prompt needs a format that encodes any number "
+                                         "of tokens, but ",
+                                         made.codec->name(), " encodes multiples of ", made.codec->granule()});
   };
   add(stream.format);
   for (const auto& format : stream.classes) add(format);

@@ -7,13 +7,14 @@
 #include <span>
 #include <utility>
 
+#include "kvc/storage/position_list.hpp"
 #include "kvc/storage/row_table.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// What a row table is told of the slots that it seals.
 struct SlotColumns {
-  const IndexMap& positions;
+  const PositionList& positions;
   std::span<const std::uint8_t> precision;  ///< classes of precision; empty: all 0
 };
 
@@ -26,8 +27,9 @@ class Sealing {
     if (!table.seals() || (table.stream.prompt_only && !prompt_end)) return false;
     std::size_t counts[256] = {};
     bool due = false;
-    for_each_candidate(table, precision, [&](std::size_t, std::size_t number) {
-      due = due || (table.sealed[number].codec && ++counts[number] >= table.stream.batch);
+    const std::size_t batch = batch_of(table, prompt_end);
+    for_each_candidate(table, precision, batch, [&](std::size_t, std::size_t number) {
+      due = due || (table.sealed[number].codec && ++counts[number] >= batch);
       return !due;
     });
     return due;
@@ -35,7 +37,7 @@ class Sealing {
 
   /// Works on `table` as long as `frame` lives.
   Sealing(RowTable& table, const SlotColumns& slots, bool prompt_end, Workspace::Frame& frame)
-      : table_(table), slots_(slots), prompt_end_(prompt_end), frame_(frame) {
+      : table_(table), slots_(slots), prompt_end_(prompt_end), batch_(batch_of(table, prompt_end)), frame_(frame) {
     if (table.seals() && (prompt_end || !table.stream.prompt_only)) begin_class(0);
   }
 
@@ -59,12 +61,10 @@ class Sealing {
     if (in_order_ && first_row() > segment_at().first) prepare_front(frame);
     table_.segments.reserve(2);
     if (!in_order_) table_.map.reserve_more(0, true);
-    const std::size_t open = open_block(count);
-    const auto& sealed = codec().codec;
-    piece_.block =
-        open == None
-            ? Block::make(sealed, table_.sealed_capacity(*sealed, count, table_.segments.sealed_rows()), table_.memory)
-            : nullptr;
+    const bool is_short = count < codec().codec->granule();
+    const std::size_t open = is_short ? None : open_block(count);
+    const auto sealed = is_short ? codec().codec->shorter(count) : codec().codec;
+    if (open == None) piece_.block = Block::make(sealed, capacity_for(*sealed, count), table_.memory);
     Block& block = piece_.block ? *piece_.block : RowTable::own(table_.segments[open]);
     // Rows behind the end of a block are nobody's yet.
     sealed->encode_at(rows, positions, block.data(), block.capacity(), piece_.block ? 0 : table_.segments[open].end);
@@ -106,6 +106,16 @@ class Sealing {
   static bool has_classes(const RowTable& table, std::span<const std::uint8_t> precision) {
     return !precision.empty() && table.sealed.size() > 1;
   }
+  /// Slots are sealed in multiples of this.
+  static std::size_t batch_of(const RowTable& table, bool prompt_end) {
+    return prompt_end && table.stream.whole_prompt ? 1 : table.stream.batch;
+  }
+  /// Rows of a new block for `count` slots. A prompt that is sealed whole is followed by other blocks, so its last one has no
+  /// room to spare.
+  std::size_t capacity_for(const Codec& sealed, std::size_t count) const {
+    if (prompt_end_ && table_.stream.whole_prompt) return count;
+    return table_.sealed_capacity(sealed, count, table_.segments.sealed_rows());
+  }
   const RowTable::SealedCodec& codec() const { return table_.sealed[class_]; }
   std::size_t first_row() const { return table_.row_of(left_.front()); }
   Segment& segment_at() const { return table_.segments[table_.segments.holding(first_row())]; }
@@ -116,7 +126,7 @@ class Sealing {
     for (class_ = number; class_ < table_.sealed.size(); ++class_) {
       if (!codec().codec) continue;
       const auto found = candidates();
-      left_ = found.first(found.size() / table_.stream.batch * table_.stream.batch);
+      left_ = found.first(found.size() / batch_ * batch_);
       if (!left_.empty()) break;
     }
     if (left_.empty()) return;
@@ -133,7 +143,7 @@ class Sealing {
   std::span<const std::uint32_t> candidates() const {
     std::size_t begin = table_.map.size();
     std::span<std::uint32_t> found;
-    for_each_candidate(table_, slots_.precision, [&](std::size_t slot, std::size_t number) {
+    for_each_candidate(table_, slots_.precision, batch_, [&](std::size_t slot, std::size_t number) {
       if (found.empty()) found = frame_.take<std::uint32_t>(begin);
       if (number == class_) found[--begin] = static_cast<std::uint32_t>(slot);
       return true;
@@ -143,14 +153,15 @@ class Sealing {
   /// Calls visit(slot, class) for the dense slots beyond the sinks and without the newest `recent`, newest first, until it
   /// returns false; for none if they are fewer than a batch.
   template <class Visit>
-  static void for_each_candidate(const RowTable& table, std::span<const std::uint8_t> precision, Visit visit) {
+  static void for_each_candidate(const RowTable& table, std::span<const std::uint8_t> precision, std::size_t batch,
+                                 Visit visit) {
     const Stream& stream = table.stream;
     const std::size_t slots = table.map.size();
     if (slots <= stream.sinks || slots - stream.sinks <= stream.recent) return;
     const std::size_t sealed_dead = table.dead_rows() == 0 ? 0 : table.segments.sealed_dead();
     // From the newest backwards: the dense slots lie together at the end, so this stops early.
     std::size_t dense_left = slots - (table.segments.sealed_rows() - sealed_dead);
-    if (dense_left < stream.batch) return;
+    if (dense_left < batch) return;
     const bool classed = has_classes(table, precision);
     for (std::size_t slot = slots; slot-- > stream.sinks && dense_left > 0;) {
       if (table.segments.in_sealed(table.row_of(slot))) continue;
@@ -161,15 +172,16 @@ class Sealing {
 
   /// Rows that would best lie in one block from here on: blocks that end where attention's chunks do are read whole.
   std::size_t piece_rows() const {
-    const std::size_t batch = table_.stream.batch;
+    const std::size_t batch = table_.stream.batch, granule = codec().codec->granule();
     std::size_t rows = std::max(RowTable::PromptRows / batch * batch, batch);
     if (in_order_ && RowTable::PromptRows % rows == 0 && left_.front() % batch == 0) rows -= left_.front() % rows;
-    return std::min(rows, left_.size());
+    rows = std::min(rows, left_.size());
+    return rows < granule ? rows : rows / granule * granule;  // the last few of a prompt make a block of their own
   }
   /// Slots of the next piece: as many as the open block has room for, or all that best lie in a new one.
   std::size_t taken() const {
     const std::size_t open = open_block(codec().codec->granule());
-    if (open == None) return in_piece_;
+    if (open == None || in_piece_ < codec().codec->granule()) return in_piece_;
     const std::size_t granule = codec().codec->granule();
     const std::size_t room = table_.segments[open].block->capacity() - table_.segments[open].end;
     return std::min(in_piece_, room / granule * granule);
@@ -230,8 +242,9 @@ class Sealing {
     const auto values = frame.take(count * table_.dim());
     const Rows<float> rows(values.data(), count, table_.dim());
     segment.decode(segment.first, rows);
-    piece_.front = Block::make(table_.dense, round_up(count, TileLanes), table_.memory);
-    table_.dense->encode(rows, piece_.front->data(), piece_.front->capacity(), 0);
+    auto few = table_.dense->shorter(count);
+    piece_.front = Block::make(few ? std::move(few) : table_.dense, count, table_.memory);
+    piece_.front->codec().encode(rows, piece_.front->data(), count, 0);
   }
 
   void commit_in_order() noexcept {
@@ -292,6 +305,7 @@ class Sealing {
   RowTable& table_;
   SlotColumns slots_;
   bool prompt_end_, in_order_ = false, pending_class_ = false;
+  std::size_t batch_;  // slots are sealed in multiples of this
   Workspace::Frame& frame_;
   std::size_t class_ = 0, in_piece_ = 0;
   std::span<const std::uint32_t> left_;

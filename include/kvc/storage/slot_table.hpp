@@ -9,7 +9,8 @@
 
 #include "kvc/shape.hpp"
 #include "kvc/storage/column.hpp"
-#include "kvc/storage/index_map.hpp"
+#include "kvc/storage/multiplicity.hpp"
+#include "kvc/storage/position_list.hpp"
 #include "kvc/storage/runs.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -25,18 +26,17 @@ class SlotTable {
 
   std::size_t size() const { return positions_.size(); }
   Position position(std::size_t slot) const { return positions_[slot]; }
-  const IndexMap& positions() const { return positions_; }
+  const PositionList& positions() const { return positions_; }
+  /// The positions take few bytes from now on (see PositionList::pack).
+  void pack() { positions_.pack(); }
   /// Tokens that each slot stands for; empty while that is 1 everywhere.
-  std::span<const float> multiplicity() const { return multiplicity_; }
+  const Multiplicity& multiplicity() const { return multiplicity_; }
   /// Class of precision of every slot; empty while all are of class 0.
   std::span<const std::uint8_t> precision() const { return precision_; }
   std::byte* column(std::size_t index) { return columns_[index].data(); }
   const std::byte* column(std::size_t index) const { return columns_[index].data(); }
 
-  void set_multiplicity(std::size_t slot, float tokens) {
-    if (multiplicity_.empty()) fill(multiplicity_, 1.0f);
-    multiplicity_[slot] = tokens;
-  }
+  void set_multiplicity(std::size_t slot, float tokens) { multiplicity_.set(slot, tokens, size()); }
   void set_precision(std::size_t slot, std::uint8_t number) {
     if (precision_.empty() && number == 0) return;
     if (precision_.empty()) fill(precision_, std::uint8_t{0});
@@ -48,16 +48,14 @@ class SlotTable {
       const std::size_t needed = column.size() + by;
       if (column.capacity() < needed) column.reserve(std::max(needed, 2 * column.size()));
     };
-    bool breaks = false;
-    for (std::size_t i = 0; i < positions.size(); ++i) breaks |= positions[i] != static_cast<Position>(size() + i);
-    positions_.reserve_more(positions.size(), breaks);
-    if (!multiplicity_.empty()) grow(multiplicity_, positions.size());
+    positions_.reserve_append(positions);
+    multiplicity_.reserve_append(positions.size());
     if (!precision_.empty()) grow(precision_, positions.size());
     for (std::size_t c = 0; c < columns_.size(); ++c) grow(columns_[c], positions.size() * defaults_[c].size());
   }
   void append(std::span<const Position> positions) noexcept {
     for (const Position position : positions) positions_.push_back(position);
-    if (!multiplicity_.empty()) multiplicity_.resize(size(), 1.0f);
+    multiplicity_.resize(size());
     if (!precision_.empty()) precision_.resize(size(), 0);
     for (std::size_t c = 0; c < columns_.size(); ++c)
       for (std::size_t i = 0; i < positions.size(); ++i)
@@ -70,7 +68,7 @@ class SlotTable {
     positions_.keep(flags);
     const std::size_t kept =
         detail::for_each_moved_run(flags, [&](std::size_t from, std::size_t to, std::size_t count) {
-          if (!multiplicity_.empty()) std::memmove(&multiplicity_[to], &multiplicity_[from], count * sizeof(float));
+          multiplicity_.move(from, to, count);
           if (!precision_.empty()) std::memmove(&precision_[to], &precision_[from], count);
           for (std::size_t c = 0; c < columns_.size(); ++c)
             if (const std::size_t bytes = defaults_[c].size())
@@ -97,12 +95,12 @@ class SlotTable {
   /// As much room as another table has.
   void reserve_as(const SlotTable& other) {
     positions_.reserve(other.positions_.capacity());
-    multiplicity_.reserve(other.multiplicity_.capacity());
+    multiplicity_.reserve_as(other.multiplicity_);
     precision_.reserve(other.precision_.capacity());
     for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].reserve(other.columns_[c].capacity());
   }
   std::size_t bytes() const {
-    std::size_t sum = positions_.bytes() + multiplicity_.capacity() * sizeof(float) + precision_.capacity();
+    std::size_t sum = positions_.bytes() + multiplicity_.bytes() + precision_.capacity();
     for (const auto& column : columns_) sum += column.size();
     return sum;
   }
@@ -115,13 +113,13 @@ class SlotTable {
     column.assign(size(), value);
   }
   void resize_columns(std::size_t slots) noexcept {
-    if (!multiplicity_.empty()) multiplicity_.resize(slots);
+    multiplicity_.resize(slots);
     if (!precision_.empty()) precision_.resize(slots);
     for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].resize(slots * defaults_[c].size());
   }
 
-  IndexMap positions_;
-  std::vector<float> multiplicity_;
+  PositionList positions_;
+  Multiplicity multiplicity_;
   std::vector<std::uint8_t> precision_;
   std::vector<std::vector<std::byte>> defaults_;
   std::vector<Column> columns_;

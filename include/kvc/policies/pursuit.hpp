@@ -1,0 +1,156 @@
+#pragma once
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "kvc/policy/policy.hpp"
+#include "kvc/policy/reference_rows.hpp"
+
+namespace kvc::inline KVC_ABI {
+
+/// Scores a token by what it adds when tokens are chosen one after the other so that attention over the chosen ones gives the
+/// outputs of the whole head: forward selection by orthogonal least squares (Chen, Billings, Luo, "Orthogonal least squares
+/// methods and their application to non-linear system identification", 1989), which Attention Matching (arXiv 2602.16284) does
+/// with orthogonal matching pursuit. A row of the problem is a reference query (see ReferenceRows); a column is a token's shares of
+/// their attention; what is to be reached are the outputs and, as one more number, that the shares add up. A token's score is the
+/// gain of the step that chose it, the squares by which the outputs were missed less; tokens that no step chose score 0.
+/// The gain alone loses what a later question may ask for: it is a member for RankFusion, beside KVzip. Needs Eigen.
+struct Pursuit {
+  Budget budget = 1024;
+  std::size_t sinks = 4;
+  std::size_t steps = 256;
+  std::size_t candidates = 1024;
+  std::size_t rows = 512;
+  double ridge = 0.003;
+
+  static constexpr PolicyName name{"pursuit", "Keeps the tokens out of which attention's outputs are made up best."};
+  static constexpr auto parameters() {
+    return list(parameter("budget", &Pursuit::budget, "Slots that a head keeps when a prompt ends."),
+                parameter("sinks", &Pursuit::sinks, "So many first tokens are chosen first."),
+                parameter("steps", &Pursuit::steps, "So many tokens are chosen at most; all others score 0."),
+                parameter("candidates", &Pursuit::candidates, "Of so many tokens, those with the largest first gain."),
+                parameter("rows", &Pursuit::rows,
+                          "So many tokens' queries are looked at, of the prompt and of probes, at most."),
+                parameter("ridge", &Pursuit::ridge, "What a choice costs, as a share of the mean square of a column."));
+  }
+
+  struct PromptState {
+    ProbeMemory probes;
+    std::size_t bytes() const { return sizeof(PromptState) + probes.bytes(); }
+  };
+  Needs needs() const { return {.query_stride = 2, .query_most = 3 * rows}; }
+  void observe(Head<Pursuit>& head, const Observation& seen) const {
+    if (head.prompt) head.prompt->probes.observe(head, seen);
+  }
+
+  void score(const Head<Pursuit>& head, std::span<float> scores) const {
+    std::ranges::fill(scores, 0.0f);
+    const std::size_t kept = head.reference_queries().positions.size();
+    if (head.prompt == nullptr || kept == 0 || scores.empty()) return;
+    const ReferenceRows references(head, head.prompt->probes, std::max<std::size_t>(1, kept / rows));
+    Search search(*this, references, head.keys());
+    search.run(scores);
+  }
+
+  void validate(const CacheShape& shape) const {
+    require_between("Pursuit: sinks", sinks, 0);
+    require_between("Pursuit: steps", steps, 1);
+    require_between("Pursuit: candidates", candidates, 1);
+    require_between("Pursuit: rows", rows, 1);
+    require_share("Pursuit: ridge", ridge);
+    budget.require(sinks + 1, "Pursuit: sinks + 1", shape);
+  }
+
+ private:
+  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using Index = Eigen::Index;
+
+  /// The problem in normal form, among the candidates: the gram matrix of their columns, and their products with the targets.
+  class Search {
+   public:
+    Search(const Pursuit& policy, const ReferenceRows& references, ConstRows keys)
+        : policy_(policy), columns_(Index(keys.count), Index(references.count())) {
+      const Index rows = Index(references.count());
+      const Eigen::Map<const Eigen::ArrayXf> weights(references.weights().data(), rows);
+      references.shares(keys, rows_of(columns_));
+      columns_.array().rowwise() *= weights.transpose();
+
+      const ConstRows outputs = references.outputs();
+      const Eigen::Map<const Matrix> found(outputs.data, rows, Index(outputs.dim));
+      Matrix targets(rows, found.cols() + 1);
+      targets.leftCols(found.cols()) = found;
+      const Matrix apart = found.rowwise() - found.colwise().mean();
+      targets.rightCols(1).setConstant(0.5f * std::sqrt(apart.rowwise().squaredNorm().mean()));
+      targets.array().colwise() *= weights;
+      products_.resize(columns_.rows(), targets.cols());
+      multiply(rows_of(columns_), rows_of(targets), rows_of(products_));
+      squares_ = columns_.rowwise().squaredNorm();
+      choose_candidates();
+    }
+
+    void run(std::span<float> scores) {
+      const Index count = Index(tokens_.size()), most = std::min<Index>(count, Index(policy_.steps));
+      Matrix gram(count, count);
+      kvc::gram(rows_of(columns_), rows_of(gram));
+      const float ridge = float(policy_.ridge) * squares_.mean(), least = 1e-6f * squares_.maxCoeff() + 1e-12f;
+      squares_.array() += ridge;
+      Eigen::MatrixXf factor(count, most);
+      std::vector<bool> used(tokens_.size());
+      for (Index step = 0; step < most; ++step) {
+        const Eigen::VectorXf gains = products_.rowwise().squaredNorm().cwiseQuotient(squares_);
+        Index chosen = -1;
+        if (step < Index(policy_.sinks) && tokens_[std::size_t(step)] == std::size_t(step))
+          chosen = step;
+        else
+          for (Index i = 0; i < count; ++i)
+            if (!used[std::size_t(i)] && (chosen < 0 || gains[i] > gains[chosen])) chosen = i;
+        used[std::size_t(chosen)] = true;
+        scores[tokens_[std::size_t(chosen)]] = gains[chosen];
+        const float length = std::sqrt(std::max(squares_[chosen], least));
+        auto column = factor.col(step);
+        column = gram.col(chosen);
+        column.noalias() -= factor.leftCols(step) * factor.row(chosen).head(step).transpose();
+        column[chosen] += ridge;
+        column /= length;
+        const Eigen::RowVectorXf explained = products_.row(chosen) / length;
+        products_.noalias() -= column * explained;
+        squares_ = (squares_ - column.cwiseAbs2()).cwiseMax(least);
+      }
+    }
+
+   private:
+    static Rows<float> rows_of(Matrix& matrix) {
+      return {matrix.data(), std::size_t(matrix.rows()), std::size_t(matrix.cols())};
+    }
+
+    /// The first tokens, and those whose first step would gain most, in the order of the text.
+    void choose_candidates() {
+      tokens_.resize(std::size_t(columns_.rows()));
+      std::iota(tokens_.begin(), tokens_.end(), std::size_t{0});
+      if (tokens_.size() <= policy_.candidates) return;
+      const Eigen::VectorXf gains = products_.rowwise().squaredNorm().cwiseQuotient(squares_.cwiseMax(1e-30f));
+      const std::size_t sinks = std::min(policy_.sinks, policy_.candidates);
+      std::ranges::nth_element(tokens_.begin() + std::ptrdiff_t(sinks),
+                               tokens_.begin() + std::ptrdiff_t(policy_.candidates), tokens_.end(),
+                               [&](std::size_t a, std::size_t b) {
+                                 return gains[Index(a)] != gains[Index(b)] ? gains[Index(a)] > gains[Index(b)] : a < b;
+                               });
+      tokens_.resize(policy_.candidates);
+      std::ranges::sort(tokens_);
+      columns_ = Matrix(columns_(tokens_, Eigen::all));
+      products_ = Matrix(products_(tokens_, Eigen::all));
+      squares_ = Eigen::VectorXf(squares_(tokens_));
+    }
+
+    const Pursuit& policy_;
+    std::vector<std::size_t> tokens_;  // the candidates
+    Matrix columns_, products_;        // [candidates, reference rows], [candidates, value_dim + 1]
+    Eigen::VectorXf squares_;
+  };
+};
+
+}  // namespace kvc::inline KVC_ABI

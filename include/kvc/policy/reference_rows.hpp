@@ -1,0 +1,178 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "kvc/matrix.hpp"
+#include "kvc/policy/head.hpp"
+#include "kvc/rotary.hpp"
+
+// Queries against which policies fit what a head keeps: those that later tokens will resemble, with what they find in the head as
+// long as it is whole.
+namespace kvc::inline KVC_ABI {
+
+namespace detail {
+
+/// Products of queries with keys become the logits of attention, in place; `tokens`: how many each key stands for, or empty.
+inline void to_logits(Rows<float> products, const CacheShape& shape, std::span<const float> tokens) {
+  const float scale = shape.logit_scale();
+  for (std::size_t row = 0; row < products.count; ++row)
+    for (std::size_t slot = 0; slot < products.dim; ++slot) {
+      float& logit = products[row][slot];
+      logit *= scale;
+      if (shape.softcap > 0) logit = shape.softcap * std::tanh(logit / shape.softcap);
+      if (!tokens.empty()) logit += std::log(tokens[slot]);
+    }
+}
+/// log of the sum of exp(logit); the logits become exp(logit - largest), and `largest` what was taken off.
+inline float exponentiate_row(std::span<float> logits, float& sum) {
+  const float largest = *std::ranges::max_element(logits);
+  for (float& logit : logits) logit -= largest;
+  exponentiate(logits);
+  sum = 0;
+  for (const float term : logits) sum += term;
+  return largest + std::log(sum);
+}
+
+}  // namespace detail
+
+/// What a policy remembers of probes, so that it can tell later how much of a probe's attention went to the prompt: for each
+/// reference query the log-sum-exp over the probe's own tokens. Part of a PromptState.
+class ProbeMemory {
+ public:
+  /// To be called of every observation.
+  void observe(const HeadView& head, const Observation& seen) {
+    if (seen.event != Event::probe) return;
+    const ReferenceQueries references = head.reference_queries();
+    const ConstRows keys = head.keys_from(seen.first_new);
+    const auto own = head.positions.subspan(seen.first_new);
+    const std::size_t group = head.group();
+    std::vector<float> products(group * keys.count);
+    for (std::size_t t = 0; t < references.positions.size(); ++t) {
+      if (references.numbers[t] < next_number_ || own.empty() || references.positions[t] < own.front()) continue;
+      const auto behind = std::ranges::upper_bound(own, references.positions[t]);
+      const auto visible = static_cast<std::size_t>(behind - own.begin());
+      const Rows<float> logits(products.data(), group, visible);
+      multiply_transposed(references.queries.subrows(t * group, group), keys.subrows(0, visible), logits);
+      detail::to_logits(logits, *head.shape, {});
+      numbers_.push_back(references.numbers[t]);
+      for (std::size_t g = 0; g < group; ++g) {
+        float sum;
+        lse_.push_back(detail::exponentiate_row(logits[g], sum));
+      }
+    }
+    if (!references.numbers.empty()) next_number_ = references.numbers.back() + 1;
+  }
+  /// The log-sum-exp of one query of token `number`; none was observed: -inf.
+  float lse(std::uint32_t number, std::size_t query, std::size_t group) const {
+    const auto at = std::ranges::lower_bound(numbers_, number);
+    if (at == numbers_.end() || *at != number) return -std::numeric_limits<float>::infinity();
+    return lse_[static_cast<std::size_t>(at - numbers_.begin()) * group + query];
+  }
+  bool is_of_probe(std::uint32_t number) const { return std::ranges::binary_search(numbers_, number); }
+  std::size_t bytes() const { return numbers_.capacity() * sizeof(std::uint32_t) + lse_.capacity() * sizeof(float); }
+
+ private:
+  std::uint32_t next_number_ = 0;
+  std::vector<std::uint32_t> numbers_;  // of the tokens that were observed, ascending
+  std::vector<float> lse_;              // [numbers, group]
+};
+
+/// The reference rows of one head, each a query with what it finds in the whole head:
+///   * queries of probes, as they came;
+///   * queries of the prompt, moved: turned back from their position t, and on to position n + (t mod Window) behind the prompt of
+///     n tokens, so that they look at the whole prompt as a later token will.
+/// Each row has a weight in (0, 1): the share of its attention that falls on the prompt. The rest of a probe's falls on the
+/// probe's own tokens; of a moved query's, on the tokens before it in its window of the prompt, which would have moved with it.
+class ReferenceRows {
+ public:
+  static constexpr std::size_t Window = 128;
+
+  /// Of every `step`-th of the tokens that HeadView::reference_queries kept.
+  ReferenceRows(const HeadView& head, const ProbeMemory& probes, std::size_t step = 1) : shape_(head.shape) {
+    const std::size_t dim = head.shape->head_dim, group = head.group();
+    const ReferenceQueries references = head.reference_queries();
+    for (std::size_t t = 0; t < references.positions.size(); t += step)
+      for (std::size_t g = 0; g < group; ++g) {
+        const auto query = references.queries[t * group + g];
+        queries_.insert(queries_.end(), query.begin(), query.end());
+      }
+    count_ = queries_.size() / dim;
+    weights_.resize(count_);
+    for (std::size_t t = 0, row = 0; t < references.positions.size(); t += step, row += group)
+      if (probes.is_of_probe(references.numbers[t]))
+        for (std::size_t g = 0; g < group; ++g) weights_[row + g] = probes.lse(references.numbers[t], g, group);
+      else
+        move(head, references.positions[t], row);
+    find_targets(head);
+  }
+
+  std::size_t count() const { return count_; }
+  /// [count, value_dim]: what attention over the whole head gives.
+  ConstRows outputs() const { return {outputs_.data(), count_, shape_->values_dim()}; }
+  /// [count]
+  std::span<const float> weights() const { return weights_; }
+  /// shares [keys.count, count]: exp(logit - log-sum-exp over the whole head) of every key, a row each, and every reference row.
+  void shares(ConstRows keys, Rows<float> shares) const {
+    multiply_transposed(keys, {queries_.data(), count_, shape_->head_dim}, shares);
+    detail::to_logits(shares, *shape_, {});
+    for (std::size_t key = 0; key < shares.count; ++key) {
+      for (std::size_t row = 0; row < count_; ++row) shares[key][row] -= lse_[row];
+      exponentiate(shares[key]);
+    }
+  }
+
+ private:
+  std::span<float> query(std::size_t row) {
+    return std::span(queries_).subspan(row * shape_->head_dim, shape_->head_dim);
+  }
+  /// The queries of a token of the prompt, which stood at `position`; their weights become what they find in their window.
+  void move(const HeadView& head, Position position, std::size_t first_row) {
+    const auto slot =
+        static_cast<std::size_t>(std::ranges::lower_bound(head.positions, position) - head.positions.begin());
+    const std::size_t begin = slot / Window * Window, end = std::min(slot + 1, head.size());
+    const Position behind = head.positions.back() + 1 + static_cast<Position>(slot % Window);
+    std::vector<float> products(head.group() * (end - begin));
+    const Rows<float> logits(products.data(), head.group(), end - begin);
+    multiply_transposed({query(first_row).data(), head.group(), shape_->head_dim},
+                        head.keys().subrows(begin, end - begin), logits);
+    detail::to_logits(logits, *shape_, {});
+    for (std::size_t g = 0; g < head.group(); ++g) {
+      float sum;
+      weights_[first_row + g] = detail::exponentiate_row(logits[g], sum);
+      rotate(query(first_row + g), shape_->rotary, double(behind) - double(position));
+    }
+  }
+  /// What every row finds in the whole head. A row's weight was the log-sum-exp of what competes with the head.
+  void find_targets(const HeadView& head) {
+    constexpr std::size_t AtOnce = 192;
+    const std::size_t slots = head.size(), dim = shape_->head_dim, value_dim = shape_->values_dim();
+    outputs_.resize(count_ * value_dim);
+    lse_.resize(count_);
+    std::vector<float> memory(std::min(AtOnce, count_) * slots);
+    for (std::size_t first = 0; first < count_; first += AtOnce) {
+      const std::size_t rows = std::min(AtOnce, count_ - first);
+      const Rows<float> logits(memory.data(), rows, slots);
+      multiply_transposed({queries_.data() + first * dim, rows, dim}, head.keys(), logits);
+      detail::to_logits(logits, *shape_, head.multiplicity);
+      for (std::size_t row = 0; row < rows; ++row) {
+        float sum;
+        lse_[first + row] = detail::exponentiate_row(logits[row], sum);
+        for (float& share : logits[row]) share /= sum;
+        float& weight = weights_[first + row];
+        weight = 1 / (1 + std::exp(weight - lse_[first + row]));
+      }
+      multiply(logits, head.values(), {outputs_.data() + first * value_dim, rows, value_dim});
+    }
+  }
+
+  const CacheShape* shape_;
+  std::size_t count_ = 0;
+  std::vector<float> queries_, outputs_, lse_, weights_;
+};
+
+}  // namespace kvc::inline KVC_ABI
