@@ -10,7 +10,6 @@
 #include "literature/duo_attention.hpp"
 #include "literature/expected_attention.hpp"
 #include "literature/keydiff.hpp"
-#include "literature/kvzip.hpp"
 #include "literature/think.hpp"
 #include "literature/tova.hpp"
 
@@ -45,7 +44,6 @@ void make_known() {
   kvc::AnyPolicy::add<TOVA>();
   kvc::AnyPolicy::add<ExpectedAttention>();
   kvc::AnyPolicy::add<KeyDiff>();
-  kvc::AnyPolicy::add<KVzip>();
   kvc::AnyPolicy::add<ThinK>();
   kvc::AnyPolicy::add<DuoAttention>();
 }

@@ -158,6 +158,49 @@ Cases knorm_cases() {
   };
 }
 
+Cases kvzip_cases() {
+  return {
+      {.text = "kvzip:budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "kvzip:budget=1000",
+       .first = 4,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "kvzip:keep=0.3,sinks=2,over=layer,reduce=mean",
+       .acts = Acts::prompt_end,
+       .roomy = "kvzip:keep=1,sinks=2,over=layer,reduce=mean",
+       .first = 2,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "kvzip:budget=30,sinks=0,over=head",
+       .acts = Acts::prompt_end,
+       .roomy = "kvzip:budget=1000,sinks=0,over=head",
+       .compresses = false,
+       .exempt = ranks_freely},
+  };
+}
+
+Cases rank_fusion_cases() {
+  return {
+      {.text = "rank_fusion:policies=knorm+(h2o:recent=0,normalize,when=prompt_end),budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "rank_fusion:policies=knorm+(h2o:recent=0,normalize,when=prompt_end),budget=1000",
+       .exempt = with(ranks_freely, {{ties, "a token seen by more queries has another mean"}})},
+      {.text = "rank_fusion:policies=knorm+kvzip,keep=0.3,over=layer,reduce=mean",
+       .acts = Acts::prompt_end,
+       .roomy = "rank_fusion:policies=knorm+kvzip,keep=1,over=layer,reduce=mean",
+       .first = 4,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "rank_fusion:policies=(snapkv:window=8)+external_scores,budget=30,over=head",
+       .acts = Acts::prompt_end,
+       .roomy = "rank_fusion:policies=(snapkv:window=8)+external_scores,budget=1000,over=head",
+       .last = 8,
+       .compresses = false,
+       .exempt = {{nan_scores, "the other member ranks those tokens too"}}},
+  };
+}
+
 Cases external_scores_cases() {
   const Exemption evicts_in_prompts{chunks, "it evicts between chunks, by the meaning of the parameter"};
   return {
@@ -319,9 +362,9 @@ Cases pipeline_cases() {
 const std::vector<PolicyCase>& all_policies() {
   static const Cases all = [] {
     Cases list;
-    for (const auto& family :
-         {full_cases, streaming_llm_cases, h2o_cases, snapkv_cases, knorm_cases, external_scores_cases, kivi_cases,
-          quest_cases, razor_attention_cases, mini_cache_cases, ada_kv_cases, pipeline_cases}) {
+    for (const auto& family : {full_cases, streaming_llm_cases, h2o_cases, snapkv_cases, knorm_cases, kvzip_cases,
+                               rank_fusion_cases, external_scores_cases, kivi_cases, quest_cases, razor_attention_cases,
+                               mini_cache_cases, ada_kv_cases, pipeline_cases}) {
       const Cases cases = family();
       list.insert(list.end(), cases.begin(), cases.end());
     }

@@ -6,8 +6,10 @@
 #include "kvc/policies/h2o.hpp"
 #include "kvc/policies/kivi.hpp"
 #include "kvc/policies/knorm.hpp"
+#include "kvc/policies/kvzip.hpp"
 #include "kvc/policies/mini_cache.hpp"
 #include "kvc/policies/quest.hpp"
+#include "kvc/policies/rank_fusion.hpp"
 #include "kvc/policies/razor_attention.hpp"
 #include "kvc/policies/snapkv.hpp"
 #include "kvc/policies/streaming_llm.hpp"
@@ -17,7 +19,7 @@ namespace kvc::inline KVC_ABI {
 template <class... Policies>
 struct PolicyList {};
 
-using AllPolicies =
-    PolicyList<AdaKV, ExternalScores, Full, H2O, KIVI, Knorm, MiniCache, Quest, RazorAttention, SnapKV, StreamingLLM>;
+using AllPolicies = PolicyList<AdaKV, ExternalScores, Full, H2O, KIVI, Knorm, KVzip, MiniCache, Quest, RankFusion,
+                               RazorAttention, SnapKV, StreamingLLM>;
 
 }  // namespace kvc::inline KVC_ABI
