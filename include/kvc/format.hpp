@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "kvc/compiled.hpp"
 #include "kvc/error.hpp"
@@ -125,6 +126,13 @@ struct GgmlBlocks {
   }
 };
 
+/// Some channels of every row, in half precision; the others are not stored and read as 0 (ThinK's keys). For keys only: their
+/// products with a query then leave the other channels out.
+struct SomeChannels {
+  std::vector<std::size_t> kept = {};  ///< ascending
+  friend bool operator==(const SomeChannels&, const SomeChannels&) = default;
+};
+
 /// The largest magnitude of an element that reads back finite and no further from its value than the format promises. With
 /// metadata in f32, a quarter of what f32 holds: the difference of two elements, and a code times the scale, must be finite too.
 constexpr float largest_magnitude(const Dense& format) {
@@ -144,11 +152,12 @@ class Codec;
 KVC_FORWARD std::shared_ptr<const Codec> make_codec(const Dense& format, Role role, std::size_t dim);
 KVC_FORWARD std::shared_ptr<const Codec> make_codec(const GroupQuant& format, Role role, std::size_t dim);
 KVC_FORWARD std::shared_ptr<const Codec> make_codec(const GgmlBlocks& format, Role role, std::size_t dim);
+KVC_FORWARD std::shared_ptr<const Codec> make_codec(const SomeChannels& format, Role role, std::size_t dim);
 KVC_FORWARD std::shared_ptr<const Codec> make_codec(const std::shared_ptr<const Codec>& codec, Role role,
                                                     std::size_t dim);
 
-/// How rows are laid out in bytes: any description of which a codec can be made. Dense, GroupQuant and GgmlBlocks are such
-/// descriptions, a codec is one, and so is every copyable type T beside which its author puts
+/// How rows are laid out in bytes: any description of which a codec can be made. Dense, GroupQuant, GgmlBlocks and
+/// SomeChannels are such descriptions, a codec is one, and so is every copyable type T beside which its author puts
 ///     std::shared_ptr<const kvc::Codec> make_codec(const T&, kvc::Role, std::size_t dim);
 /// A header-only program gets the kernels of the formats that it names, and no others.
 class Format {

@@ -7,12 +7,6 @@
 #include "engine/thread_pool.hpp"
 #include "evaluation/comparison.hpp"
 #include "evaluation/json.hpp"
-#include "literature/duo_attention.hpp"
-#include "literature/expected_attention.hpp"
-#include "literature/keydiff.hpp"
-#include "literature/kvzip.hpp"
-#include "literature/think.hpp"
-#include "literature/tova.hpp"
 
 using namespace evaluation;
 
@@ -40,16 +34,6 @@ const std::vector<Cell>& cells() {
   return all;
 }
 
-void make_known() {
-  using namespace literature;
-  kvc::AnyPolicy::add<TOVA>();
-  kvc::AnyPolicy::add<ExpectedAttention>();
-  kvc::AnyPolicy::add<KeyDiff>();
-  kvc::AnyPolicy::add<KVzip>();
-  kvc::AnyPolicy::add<ThinK>();
-  kvc::AnyPolicy::add<DuoAttention>();
-}
-
 /// All heads but those with the lowest of the reference's scores, as many as the share says.
 kvc::HeadTable retrieving_heads(const Json& quality, double streaming) {
   std::vector<double> scores;
@@ -75,7 +59,6 @@ const Json& row_of(const Json& quality, const Cell& cell) {
 }  // namespace
 
 TEST_CASE("Ten cells of the literature have kvpress's perplexity within 0.1 percent", "[model]") {
-  make_known();
   const Json quality = Json::parse(read_text(reference("quality_public.json")));
   std::vector<Contestant> contestants;
   for (const Cell& cell : cells()) {

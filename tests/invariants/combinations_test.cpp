@@ -89,14 +89,16 @@ void check_bytes(const NaivePair& pair, unsigned bits, bool evicts) {
 }
 
 void check_budget(const NaivePair& pair, const PolicyCase& entry) {
-  for (std::uint32_t layer = 0; layer < Shape.layers; ++layer) {
+  const bool whole = pair.cache().stages()[0]->verbs().allocate_all;  // all heads share what they may hold
+  const std::size_t sharing = whole ? Shape.heads() : Shape.kv_heads;
+  for (std::size_t first = 0; first < Shape.heads(); first += sharing) {
     std::size_t slots = 0, allowed = 0;
-    for (std::uint32_t head = 0; head < Shape.kv_heads; ++head) {
-      const HeadId id{layer, head};
+    for (std::size_t head = first; head < first + sharing; ++head) {
+      const HeadId id = Sequence::heads(Shape)[head];
       slots += pair.cache().positions(id).size();
       allowed += entry.slots ? entry.slots : pair.cache().stages()[0]->budget(id, pair.seen(), Shape);
     }
-    CHECK(slots <= allowed + Shape.kv_heads);  // AdaKV rounds each head's share
+    CHECK(slots <= allowed + sharing);  // AdaKV rounds each head's share
   }
 }
 

@@ -109,7 +109,9 @@ TEST_CASE("After reserve() a hundred steady decode steps allocate nothing, whate
   const auto count = [&](const PolicyCase& entry) {
     KVCache cache(Shape, entry.policy());
     cache.reserve(Prompt + Warm + Steps);
-    for (std::size_t layer = 0; layer < Shape.layers; ++layer) cache.prefill(layer, text.tokens(layer, 0, Prompt), {});
+    prefill_whole(
+        cache, [&](std::size_t layer) { return text.tokens(layer, 0, Prompt); },
+        [](std::size_t) { return Rows<float>(); });
     std::size_t before = 0;
     for (std::size_t t = Prompt; t < Prompt + Warm + Steps; ++t) {
       if (t == Prompt + Warm) before = allocation_count;

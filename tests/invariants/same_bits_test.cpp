@@ -123,16 +123,24 @@ TEST_CASE("KV heads in another order give the result in that order") {
   for_each_policy(Invariant::heads, [&](const PolicyCase& entry) {
     Sequence straight(shape, entry.text), reversed(shape, entry.text);
     const auto feed = [&](std::size_t first, std::size_t count) {
+      std::vector<Reversed> others;
+      for (std::size_t layer = 0; layer < shape.layers; ++layer)
+        others.emplace_back(shape, text.tokens(layer, first, count));
+      std::vector<Outputs> as(shape.layers, Outputs(shape, count)), bs = as;
+      const auto tokens = [&](std::size_t layer) { return text.tokens(layer, first, count); };
+      const auto reversed_tokens = [&](std::size_t layer) { return others[layer].tokens(count); };
+      const auto rows_of = [count](std::vector<Outputs>& outs) {
+        return [&outs, count](std::size_t layer) { return outs[layer].rows(0, count); };
+      };
+      if (count > 1) {
+        prefill_whole(straight.cache(), tokens, rows_of(as));
+        prefill_whole(reversed.cache(), reversed_tokens, rows_of(bs));
+      }
       for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-        const Tokens tokens = text.tokens(layer, first, count);
-        const Reversed other(shape, tokens);
-        Outputs a(shape, count), b(shape, count);
-        if (count > 1) {
-          straight.cache().prefill(layer, tokens, a.rows(0, count));
-          reversed.cache().prefill(layer, other.tokens(count), b.rows(0, count));
-        } else {
-          straight.cache().decode(layer, tokens, a.rows(0, 1));
-          reversed.cache().decode(layer, other.tokens(1), b.rows(0, 1));
+        Outputs &a = as[layer], &b = bs[layer];
+        if (count == 1) {
+          straight.cache().decode(layer, tokens(layer), a.rows(0, 1));
+          reversed.cache().decode(layer, reversed_tokens(layer), b.rows(0, 1));
         }
         std::vector<float> expected;
         for (std::size_t t = 0; t < count; ++t)

@@ -4,7 +4,6 @@
 #include "kvc/policies/all.hpp"
 #include "literature/cake.hpp"
 #include "literature/d2o.hpp"
-#include "literature/duo_attention.hpp"
 #include "literature/trial.hpp"
 
 using namespace literature;

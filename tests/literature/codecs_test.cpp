@@ -7,7 +7,6 @@
 #include "literature/importance_tiers.hpp"
 #include "literature/nf4.hpp"
 #include "literature/pre_rotary.hpp"
-#include "literature/think.hpp"
 #include "literature/trial.hpp"
 #include "support/fake_head.hpp"
 

@@ -1,13 +1,14 @@
 // Policies that learn from a probe, and policies made of others.
+#include <map>
+#include <set>
 #include <tuple>
 
 #include "catch_shim.hpp"
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/named/any_policy.hpp"
 #include "kvc/policies/all.hpp"
-#include "literature/kvzip.hpp"
-#include "literature/rank_fusion.hpp"
 #include "literature/trial.hpp"
+#include "support/fake_head.hpp"
 
 using namespace literature;
 
@@ -47,11 +48,31 @@ Received naive(HeadId id) {
   return received;
 }
 
-template <class P>
-std::vector<double> remembered(const CacheCore& cache, HeadId id, float kvc::Slot<P>::*member) {
-  std::vector<double> values;
-  for (const auto& slot : cache.slots<P>(id)) values.push_back(double(slot.*member));
-  return values;
+/// Asks the policy inside it for its scores, and writes them down: layer, head.
+struct Listener {
+  Member inside;
+  std::shared_ptr<std::map<std::pair<std::uint32_t, std::uint32_t>, std::vector<double>>> heard;
+  Budget budget = 100;
+
+  std::span<const Member> members() const { return {&inside, 1}; }
+  void score_all(Cache<Listener> heads, ScoreSpans scores) const {
+    std::vector<AnyHead> same;
+    for (const Head<Listener>& head : heads) same.push_back(head.member(0));
+    inside.score(same, scores);
+    for (std::size_t h = 0; h < heads.size(); ++h)
+      (*heard)[{heads[h].id.layer, heads[h].id.head}].assign(scores[h].begin(), scores[h].end());
+  }
+};
+
+/// What a policy says about the tokens of each head once the prompt from `begin` on has been repeated.
+std::vector<std::vector<double>> scores_of(const Member& policy, std::size_t begin = 0) {
+  const Listener listener{policy, std::make_shared<decltype(Listener::heard)::element_type>()};
+  CacheCore cache(Small, stages_of(listener), Exact);
+  feed_and_probe(cache, begin);
+  cache.compress();
+  std::vector<std::vector<double>> all;
+  for (const HeadId id : heads()) all.push_back(listener.heard->at({id.layer, id.head}));
+  return all;
 }
 
 /// The positions of each head if the best of all scores stay; of equals the older token, then the lower head.
@@ -68,85 +89,174 @@ std::vector<std::vector<Position>> best_of_all(const std::vector<std::vector<dou
 
 }  // namespace
 
-TEST_CASE("KVzip remembers the most that a query of the repetition attends to a token, or the sum over all") {
-  for (const Reduce reduce : {Reduce::max, Reduce::sum}) {
-    CacheCore cache(Small, stages_of(KVzip{.budget = 100, .reduce = reduce}), Exact);
-    feed_and_probe(cache);
-    for (const HeadId id : {HeadId{0, 1}, HeadId{3, 0}}) {
-      const Received received = naive(id);
-      const std::vector<double>& expected = reduce == Reduce::max ? received.most : received.sum;
-      const std::vector<double> got = remembered<KVzip>(cache, id, &KVzip::Slot::attention);
-      REQUIRE(got.size() == PromptTokens);
+TEST_CASE(
+    "KVzip scores by the most that a query of the repetition attends to a token, or by the sum or mean over all") {
+  for (const Reduce reduce : {Reduce::max, Reduce::sum, Reduce::mean}) {
+    const auto scores = scores_of(KVzip{.sinks = 0, .reduce = reduce});
+    for (const std::size_t head : {1u, 6u}) {
+      const Received received = naive(heads()[head]);
+      REQUIRE(scores[head].size() == PromptTokens);
       double worst = 0;
-      for (std::size_t slot = 0; slot < PromptTokens; ++slot)
-        worst = std::max(worst, std::abs(got[slot] - expected[slot]) / expected[slot]);
+      for (std::size_t slot = 0; slot < PromptTokens; ++slot) {
+        const double expected = reduce == Reduce::max   ? received.most[slot]
+                                : reduce == Reduce::sum ? received.sum[slot]
+                                                        : received.sum[slot] / double(PromptTokens);
+        worst = std::max(worst, std::abs(scores[head][slot] - expected) / expected);
+      }
       CHECK(worst < 1e-4);
     }
   }
 }
 
 TEST_CASE("KVzip hears only of the tokens that a probe asks about") {
-  CacheCore cache(Small, stages_of(KVzip{.budget = 100}));
-  feed_and_probe(cache, 200);
-  const std::vector<double> got = remembered<KVzip>(cache, {1, 0}, &KVzip::Slot::attention);
-  CHECK(std::ranges::count(got, 0.0) == 200);
-  CHECK(std::ranges::all_of(std::span(got).first(200), [](double x) { return x == 0; }));
+  const std::vector<double> scores = scores_of(KVzip{.sinks = 0}, 200)[2];
+  CHECK(std::ranges::count(scores, 0.0) == 200);
+  CHECK(std::ranges::all_of(std::span(scores).first(200), [](double x) { return x == 0; }));
 }
 
-TEST_CASE("KVzip keeps the best tokens of all heads and layers, and the first ones of each") {
-  CacheCore cache(Small, stages_of(KVzip{.budget = 100}), Exact);
-  feed_and_probe(cache);
-  std::vector<std::vector<double>> scores;
-  for (const HeadId id : heads()) {
-    scores.push_back(remembered<KVzip>(cache, id, &KVzip::Slot::attention));
-    std::fill_n(scores.back().begin(), 4, HUGE_VAL);
+TEST_CASE("KVzip adds up what several probes show, each about a part of the prompt, in a later prompt too") {
+  CacheCore parts(Small, stages_of(KVzip{.budget = 100}), Exact), whole(Small, stages_of(KVzip{.budget = 100}), Exact);
+  const auto ask = [](CacheCore& cache, std::size_t begin, std::size_t end) {
+    for (std::size_t layer = 0; layer < Small.layers; ++layer)
+      cache.probe(layer, text().tokens(layer, 0, PromptTokens), {}, Position(begin), Position(end));
+  };
+  for (CacheCore* cache : {&parts, &whole})
+    for (std::size_t layer = 0; layer < Small.layers; ++layer)
+      cache->prefill(layer, text().tokens(layer, 0, PromptTokens), {}, false);
+  ask(parts, 0, 120);
+  ask(parts, 120, PromptTokens);
+  ask(whole, 0, PromptTokens);
+  for (CacheCore* cache : {&parts, &whole}) {
+    cache->compress();
+    for (std::size_t layer = 0; layer < Small.layers; ++layer)
+      cache->prefill(layer, text().tokens(layer, PromptTokens, 40), {}, false);
+    ask(*cache, 0, PromptTokens + 40);
+    cache->compress();
   }
-  const auto expected = best_of_all(scores, 800);
-  CHECK(expected[0].size() != expected[1].size());
-  cache.compress();
-  for (std::size_t head = 0; head < 8; ++head) CHECK(cache.positions(heads()[head]) == expected[head]);
+  CHECK(holdings(parts) == holdings(whole));
+  CHECK(whole.stats().slots == 800);
 }
 
-TEST_CASE("Members have slots of their own, which hold what the policies hold alone") {
-  CacheCore fused(Small, stages_of(RankFusion{.policies = {Observed, KVzip{}}, .budget = 100}));
-  CacheCore observed(Small, stages_of(Observed)), zipped(Small, stages_of(KVzip{}));
-  for (CacheCore* cache : {&fused, &observed, &zipped}) feed_and_probe(*cache);
-  for (const HeadId id : heads()) {
-    CHECK(remembered<H2O>(fused, id, &H2O::Slot::mass) == remembered<H2O>(observed, id, &H2O::Slot::mass));
-    CHECK(remembered<KVzip>(fused, id, &KVzip::Slot::attention) ==
-          remembered<KVzip>(zipped, id, &KVzip::Slot::attention));
-  }
-}
-
-TEST_CASE("RankFusion keeps the tokens with the best rank by any of its members, two of one type among them") {
-  const KVzip sums{.reduce = Reduce::sum};
-  CacheCore cache(Small, stages_of(RankFusion{.policies = {Observed, KVzip{}, sums}, .budget = 100}));
-  feed_and_probe(cache);
-  std::vector<std::vector<double>> best(8, std::vector<double>(PromptTokens));
-  for (const auto& [policy, most] : {std::pair{0, false}, {1, true}, {2, false}}) {
-    CacheCore alone(Small, policy == 0 ? stages_of(Observed) : stages_of(most ? KVzip{} : sums));
-    feed_and_probe(alone);
-    std::vector<std::pair<double, std::size_t>> order;
-    for (std::size_t head = 0; head < 8; ++head)
-      for (std::size_t slot = 0; slot < PromptTokens; ++slot) {
-        const float score = policy == 0 ? alone.slots<H2O>(heads()[head])[slot].mass / float(PromptTokens - slot)
-                                        : alone.slots<KVzip>(heads()[head])[slot].attention;
-        order.emplace_back(policy != 0 && slot < 4 ? HUGE_VAL : double(score), head * PromptTokens + slot);
+TEST_CASE(
+    "KVzip keeps the best tokens of all heads and layers, or of a layer, or of a head, and the first ones of each") {
+  std::vector<std::vector<double>> scores = scores_of(KVzip{.sinks = 0});
+  for (std::vector<double>& head : scores) std::fill_n(head.begin(), 4, HUGE_VAL);
+  for (const Scope over : {Scope::cache, Scope::layer, Scope::head}) {
+    CacheCore cache(Small, stages_of(KVzip{.budget = 100, .over = over}), Exact);
+    feed_and_probe(cache);
+    cache.compress();
+    std::set<std::size_t> sizes;
+    const std::size_t together = over == Scope::cache ? 8 : over == Scope::layer ? 2 : 1;
+    for (std::size_t first = 0; first < 8; first += together) {
+      const std::vector<std::vector<double>> some(scores.begin() + std::ptrdiff_t(first),
+                                                  scores.begin() + std::ptrdiff_t(first + together));
+      const auto expected = best_of_all(some, 100 * together);
+      for (std::size_t h = 0; h < together; ++h) {
+        CHECK(cache.positions(heads()[first + h]) == expected[h]);
+        sizes.insert(expected[h].size());
       }
-    std::ranges::sort(order);
-    for (std::size_t rank = 0; rank < order.size(); ++rank) {
-      double& known = best[order[rank].second / PromptTokens][order[rank].second % PromptTokens];
-      known = order[rank].first == HUGE_VAL ? HUGE_VAL : std::max(known, double(rank + 1));
     }
+    CHECK((sizes.size() == 1) == (over == Scope::head));
   }
+}
+
+TEST_CASE("KVzip without a probe is an error where tokens would have to go, and none where there is room") {
+  CacheCore small(Small, stages_of(KVzip{.budget = 100})), roomy(Small, stages_of(KVzip{.budget = PromptTokens}));
+  const auto feed = [](CacheCore& cache) {
+    for (std::size_t layer = 0; layer < Small.layers; ++layer)
+      cache.prefill(layer, text().tokens(layer, 0, PromptTokens), {});
+  };
+  CHECK(support::error_text([&] { feed(small); }) ==
+        "KVzip: nothing is known of the repetition: leave the prompt open, call probe(), then compress()");
+  CHECK(support::error_text([&] { feed(roomy); }) == "none");
+  CHECK(roomy.stats().slots == PromptTokens * 8);
+}
+
+TEST_CASE("What KVzip gathers of a prompt is counted while it is open and gone when it ends, inside RankFusion too") {
+  for (const Stages& stages : {stages_of(KVzip{.budget = 100}), stages_of(RankFusion{{KVzip{}}, 100})}) {
+    CacheCore cache(Small, stages), plain(Small, stages_of(Knorm{.budget = 100}));
+    for (CacheCore* one : {&cache, &plain}) feed_and_probe(*one);
+    CHECK(cache.stats().metadata >= plain.stats().metadata + 8 * PromptTokens * sizeof(float));
+    for (CacheCore* one : {&cache, &plain}) one->compress();
+    CHECK(cache.stats().slots == 800);
+    CHECK(cache.stats().metadata < plain.stats().metadata + 8 * PromptTokens * sizeof(float));
+  }
+}
+
+TEST_CASE("Members see what the policies see alone") {
+  const auto fused = scores_of(RankFusion{.policies = {KVzip{.sinks = 0}}, .over = Scope::head});
+  const auto alone = scores_of(KVzip{.sinks = 0});
+  for (std::size_t head = 0; head < 8; ++head)
+    CHECK(best_positions(fused[head], 50) == best_positions(alone[head], 50));
+}
+
+TEST_CASE("RankFusion fuses the ranks of its members over heads, layers or the cache, by their maximum or their mean") {
+  // Two members are of one type; a rank is the share of tokens that score no better.
+  const std::vector<Member> members{Observed, KVzip{.sinks = 0}, KVzip{.sinks = 0, .reduce = Reduce::sum}};
+  std::vector<std::vector<std::vector<double>>> theirs;
+  for (const Member& member : members) theirs.push_back(scores_of(member));
+  for (const auto& [over, together] : {std::pair{Scope::cache, 8u}, {Scope::layer, 2u}, {Scope::head, 1u}})
+    for (const Reduce reduce : {Reduce::max, Reduce::mean}) {
+      const auto fused = scores_of(RankFusion{members, 100, over, reduce});
+      double worst = 0;
+      for (std::size_t head = 0; head < 8; ++head)
+        for (std::size_t slot = 0; slot < PromptTokens; slot += 7) {
+          double most = 0, sum = 0;
+          for (const auto& scores : theirs) {
+            double beaten = 0;
+            for (std::size_t other = head / together * together; other < (head / together + 1) * together; ++other)
+              for (const double score : scores[other]) beaten += score <= scores[head][slot];
+            const double rank = beaten / double(together * PromptTokens);
+            most = std::max(most, rank);
+            sum += rank;
+          }
+          worst = std::max(worst, std::abs(fused[head][slot] - (reduce == Reduce::max ? most : sum / 3)));
+        }
+      CHECK(worst < 1e-6);
+    }
+}
+
+TEST_CASE("RankFusion keeps the best ranks of the cache, and what a member protects") {
+  const std::vector<Member> members{Observed, KVzip{}};
+  const auto scores = scores_of(RankFusion{members});
+  CHECK(scores[3][3] == HUGE_VAL);
+  const auto expected = best_of_all(scores, 800);
+  CacheCore cache(Small, stages_of(RankFusion{members, 100}), Exact);
+  feed_and_probe(cache);
   cache.compress();
-  const auto expected = best_of_all(best, 800);
   for (std::size_t head = 0; head < 8; ++head) CHECK(cache.positions(heads()[head]) == expected[head]);
+  CHECK(expected[0].size() != expected[1].size());
+}
+
+namespace {
+
+/// Scores NaN, but for every third slot.
+struct MostlyNan {
+  Budget budget = 10;
+  void score(const Head<MostlyNan>& head, std::span<float> scores) const {
+    for (std::size_t slot = 0; slot < head.size(); ++slot) scores[slot] = slot % 3 == 0 ? float(slot % 2) : NAN;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("To RankFusion NaN is the lowest score, and equal scores rank equally") {
+  const std::vector<double> ranks = scores_of(RankFusion{{MostlyNan{}}, 100, Scope::head})[0];
+  for (std::size_t slot = 0; slot < PromptTokens; ++slot)
+    CHECK(ranks[slot] == double(slot % 3 != 0 ? 2.0f / 3 : slot % 2 == 0 ? 250.0f / 300 : 1.0f));
+}
+
+TEST_CASE("RankFusion refuses to be without policies, and policies that do not score or that turn positions") {
+  const auto complaint = [](const std::vector<Member>& policies) {
+    return support::error_text([&] { CacheCore(Small, stages_of(RankFusion{policies})); });
+  };
+  CHECK(complaint({}) == "RankFusion: it needs policies that rank");
+  CHECK(complaint({Knorm{}, StreamingLLM{}}) == "RankFusion: its policies must be policies that score");
+  CHECK(complaint({H2O{.positions = Positions::in_cache}}) == "RankFusion: its policies must use original positions");
+  CHECK(complaint({SnapKV{.window = 2000}}) == "SnapKV: window + 1 (2001) must not exceed the budget (1024)");
 }
 
 TEST_CASE("RankFusion's members can be chosen by name") {
-  AnyPolicy::add<RankFusion>();
-  AnyPolicy::add<KVzip>();
   const AnyPolicy named =
       AnyPolicy::parse("rank_fusion:policies=(h2o:recent=0,normalize,when=prompt_end)+kvzip,budget=100");
   CacheCore by_name(Small, named.stages()),

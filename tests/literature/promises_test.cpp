@@ -8,17 +8,10 @@
 #include "literature/attention_matching.hpp"
 #include "literature/cake.hpp"
 #include "literature/d2o.hpp"
-#include "literature/duo_attention.hpp"
-#include "literature/expected_attention.hpp"
 #include "literature/hadamard.hpp"
 #include "literature/importance_tiers.hpp"
-#include "literature/keydiff.hpp"
-#include "literature/kvzip.hpp"
 #include "literature/nf4.hpp"
 #include "literature/pre_rotary.hpp"
-#include "literature/rank_fusion.hpp"
-#include "literature/think.hpp"
-#include "literature/tova.hpp"
 #include "literature/trial.hpp"
 
 using namespace literature;

@@ -2,9 +2,6 @@
 #include "catch_shim.hpp"
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policies/all.hpp"
-#include "literature/expected_attention.hpp"
-#include "literature/keydiff.hpp"
-#include "literature/tova.hpp"
 #include "literature/trial.hpp"
 #include "support/fake_head.hpp"
 

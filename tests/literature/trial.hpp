@@ -10,6 +10,7 @@
 /// What the tests of this folder do with a cache: a prompt in parts, with a probe where the policy wants one, and
 /// tokens after it.
 namespace literature {
+using namespace kvc;
 
 /// Four layers of two KV heads, whose keys and values are not of the same width.
 inline const kvc::CacheShape Small{

@@ -158,6 +158,115 @@ Cases knorm_cases() {
   };
 }
 
+Cases tova_cases() {
+  return {
+      {.text = "tova:budget=30,when=prompt_end",
+       .acts = Acts::prompt_end,
+       .roomy = "tova:budget=1000,when=prompt_end",
+       .last = 1,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "tova:budget=30",
+       .acts = Acts::every_pass,
+       .roomy = "tova:budget=1000",
+       .compresses = false,
+       .exempt = with(ranks_freely, {{ties, "the last token of a prompt stays, whatever its score"},
+                                     {allocations, "a joint verb's heads are listed anew at every step"}})},
+  };
+}
+
+Cases keydiff_cases() {
+  const Exemption evicts_in_prompts{chunks, "it evicts between chunks, by the meaning of the parameter"};
+  return {
+      {.text = "keydiff:budget=30", .acts = Acts::prompt_end, .roomy = "keydiff:budget=1000", .exempt = ranks_freely},
+      {.text = "keydiff:keep=0.3,when=every_chunk",
+       .acts = Acts::prompt_end,
+       .roomy = "keydiff:keep=1,when=every_chunk",
+       .exempt = with(ranks_freely, {evicts_in_prompts})},
+  };
+}
+
+Cases expected_attention_cases() {
+  return {
+      {.text = "expected_attention:budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "expected_attention:budget=1000",
+       .first = 4,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "expected_attention:keep=0.3,sinks=0,future=16,epsilon=0.01",
+       .acts = Acts::prompt_end,
+       .roomy = "expected_attention:keep=1,sinks=0,future=16,epsilon=0.01",
+       .compresses = false,
+       .exempt = with(ranks_freely, {{ties, "the first of those tokens has another key"}})},
+  };
+}
+
+Cases duo_attention_cases() {
+  return {
+      {.text = "duo_attention:heads=none,sinks=4,recent=26",
+       .acts = Acts::every_pass,
+       .roomy = "duo_attention:heads=none,sinks=4,recent=1000",
+       .slots = 30,
+       .first = 4,
+       .last = 26,
+       .keep = naive::streaming(30),
+       .exempt = streams},
+  };
+}
+
+Cases think_cases() {
+  const std::string why = "each head chooses its own channels, which the naive cache does not model";
+  return {
+      {.text = "think:pruned=0.5,window=8",
+       .roomy = "think:pruned=0,window=8",
+       .exempt = with(keeps_all, {{groups, why}, {short_prompts, why}, {walk, why}})},
+  };
+}
+
+Cases kvzip_cases() {
+  return {
+      {.text = "kvzip:budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "kvzip:budget=1000",
+       .first = 4,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "kvzip:keep=0.3,sinks=2,over=layer,reduce=mean",
+       .acts = Acts::prompt_end,
+       .roomy = "kvzip:keep=1,sinks=2,over=layer,reduce=mean",
+       .first = 2,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "kvzip:budget=30,sinks=0,over=head",
+       .acts = Acts::prompt_end,
+       .roomy = "kvzip:budget=1000,sinks=0,over=head",
+       .compresses = false,
+       .exempt = ranks_freely},
+  };
+}
+
+Cases rank_fusion_cases() {
+  return {
+      {.text = "rank_fusion:policies=knorm+(h2o:recent=0,normalize,when=prompt_end),budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "rank_fusion:policies=knorm+(h2o:recent=0,normalize,when=prompt_end),budget=1000",
+       .exempt = with(ranks_freely, {{ties, "a token seen by more queries has another mean"}})},
+      {.text = "rank_fusion:policies=knorm+kvzip,keep=0.3,over=layer,reduce=mean",
+       .acts = Acts::prompt_end,
+       .roomy = "rank_fusion:policies=knorm+kvzip,keep=1,over=layer,reduce=mean",
+       .first = 4,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "rank_fusion:policies=(snapkv:window=8)+external_scores,budget=30,over=head",
+       .acts = Acts::prompt_end,
+       .roomy = "rank_fusion:policies=(snapkv:window=8)+external_scores,budget=1000,over=head",
+       .last = 8,
+       .compresses = false,
+       .exempt = {{nan_scores, "the other member ranks those tokens too"}}},
+  };
+}
+
 Cases external_scores_cases() {
   const Exemption evicts_in_prompts{chunks, "it evicts between chunks, by the meaning of the parameter"};
   return {
@@ -319,9 +428,10 @@ Cases pipeline_cases() {
 const std::vector<PolicyCase>& all_policies() {
   static const Cases all = [] {
     Cases list;
-    for (const auto& family :
-         {full_cases, streaming_llm_cases, h2o_cases, snapkv_cases, knorm_cases, external_scores_cases, kivi_cases,
-          quest_cases, razor_attention_cases, mini_cache_cases, ada_kv_cases, pipeline_cases}) {
+    for (const auto& family : {full_cases, streaming_llm_cases, h2o_cases, snapkv_cases, knorm_cases, tova_cases,
+                               keydiff_cases, expected_attention_cases, duo_attention_cases, think_cases, kvzip_cases,
+                               rank_fusion_cases, external_scores_cases, kivi_cases, quest_cases, razor_attention_cases,
+                               mini_cache_cases, ada_kv_cases, pipeline_cases}) {
       const Cases cases = family();
       list.insert(list.end(), cases.begin(), cases.end());
     }

@@ -56,6 +56,13 @@ bool NaivePair::seals() const {
 }
 
 void NaivePair::feed(const LayeredTokens::Slice& slice, kvc::Event event) {
+  if (event == kvc::Event::prompt_end && wants_probe(*cache_)) {
+    feed(slice, kvc::Event::prompt_chunk);
+    if (slice.count != 0) probe(slice);
+    return compress();
+  }
+  // Some policies look at all layers before they act on the first.
+  const bool waits = std::ranges::any_of(cache_->stages(), [](const auto& stage) { return stage->verbs().waits(); });
   for (std::uint32_t layer = 0; layer < shape().layers; ++layer) {
     const kvc::Tokens tokens = slice.of(layer);
     Outputs out(shape(), slice.count);
@@ -64,8 +71,9 @@ void NaivePair::feed(const LayeredTokens::Slice& slice, kvc::Event event) {
     else
       cache_->prefill(layer, tokens, out.rows(0, slice.count), event == kvc::Event::prompt_end);
     expect_close(out.values(), answers_of_model(layer, tokens, event), "outputs of new tokens");
-    act(layer, event);
+    if (!waits) act(layer, event);
   }
+  for (std::uint32_t layer = 0; waits && layer < shape().layers; ++layer) act(layer, event);
 }
 
 std::vector<double> NaivePair::answers_of_model(std::size_t layer, const kvc::Tokens& tokens, kvc::Event event) {

@@ -4,6 +4,23 @@
 
 namespace support {
 
+bool wants_probe(const kvc::CacheCore& cache) {
+  return std::ranges::any_of(cache.stages(), [](const auto& stage) { return kvc::needs_probe(*stage); });
+}
+
+void probe_and_compress(kvc::CacheCore& cache, const TokensOfLayer& tokens) {
+  const auto end = static_cast<kvc::Position>(cache.stats(kvc::HeadId{}).seen);
+  for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) cache.probe(layer, tokens(layer), {}, 0, end);
+  cache.compress();
+}
+
+void prefill_whole(kvc::CacheCore& cache, const TokensOfLayer& tokens, const RowsOfLayer& out) {
+  const bool probes = wants_probe(cache);
+  for (std::size_t layer = 0; layer < cache.shape().layers; ++layer)
+    cache.prefill(layer, tokens(layer), out(layer), !probes);
+  if (probes) probe_and_compress(cache, tokens);
+}
+
 Sequence::Sequence(const kvc::CacheShape& shape, const std::string& policy, const kvc::CacheOptions& options)
     : Sequence(std::make_unique<Cache>(shape, kvc::AnyPolicy::parse(policy), options)) {}
 Sequence::Sequence(std::unique_ptr<Cache> cache) : cache_(std::move(cache)), answers_(cache_->shape().layers) {}
@@ -13,14 +30,16 @@ Sequence Sequence::fork() const {
 }
 
 void Sequence::prefill(const LayeredTokens& text, std::size_t first, std::size_t count, std::size_t chunk) {
+  const bool probes = wants_probe(*cache_);
   for (std::size_t at = first; at < first + count; at += chunk) {
     const std::size_t part = std::min(chunk, first + count - at);
     for (std::size_t layer = 0; layer < shape().layers; ++layer) {
       Outputs out(shape(), part);
-      cache_->prefill(layer, text.tokens(layer, at, part), out.rows(0, part), at + part == first + count);
+      cache_->prefill(layer, text.tokens(layer, at, part), out.rows(0, part), at + part == first + count && !probes);
       note(layer, out);
     }
   }
+  if (probes) probe_and_compress(*cache_, [&](std::size_t layer) { return text.tokens(layer, first, count); });
 }
 
 void Sequence::decode(const LayeredTokens& text, std::size_t first, std::size_t count) {

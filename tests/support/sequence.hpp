@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -11,6 +12,17 @@
 #include "support/random_tokens.hpp"
 
 namespace support {
+
+/// Tokens, or room for outputs, of each layer.
+using TokensOfLayer = std::function<kvc::Tokens(std::size_t layer)>;
+using RowsOfLayer = std::function<kvc::Rows<float>(std::size_t layer)>;
+
+/// Whether a policy of the cache, or one inside it, wants to see a probe before it acts.
+bool wants_probe(const kvc::CacheCore& cache);
+/// Asks for these tokens about all that was seen, and ends the prompt.
+void probe_and_compress(kvc::CacheCore& cache, const TokensOfLayer& tokens);
+/// A whole prompt. Policies that want a probe are asked for its tokens once more before it ends.
+void prefill_whole(kvc::CacheCore& cache, const TokensOfLayer& tokens, const RowsOfLayer& out);
 
 /// A cache under a policy, and everything that it answered.
 class Sequence {

@@ -6,6 +6,7 @@
 #include "kvc/codec/dense.hpp"
 #include "kvc/codec/ggml.hpp"
 #include "kvc/codec/group_quant.hpp"
+#include "kvc/codec/some_channels.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -17,6 +18,9 @@ KVC_FORWARD std::shared_ptr<const Codec> make_codec(const GroupQuant& format, Ro
 }
 KVC_FORWARD std::shared_ptr<const Codec> make_codec(const GgmlBlocks& format, Role, std::size_t dim) {
   return std::make_shared<GgmlCodec>(format, dim);
+}
+KVC_FORWARD std::shared_ptr<const Codec> make_codec(const SomeChannels& format, Role role, std::size_t dim) {
+  return std::make_shared<SomeChannelsCodec>(format, role, dim);
 }
 KVC_FORWARD std::shared_ptr<const Codec> make_codec(const std::shared_ptr<const Codec>& codec, Role, std::size_t) {
   return codec;

@@ -1,23 +1,30 @@
 #pragma once
 // The policies of the library. A new one adds its header and its name here, and is then in kvc.hpp and in policy texts.
 #include "kvc/policies/ada_kv.hpp"
+#include "kvc/policies/duo_attention.hpp"
+#include "kvc/policies/expected_attention.hpp"
 #include "kvc/policies/external_scores.hpp"
 #include "kvc/policies/full.hpp"
 #include "kvc/policies/h2o.hpp"
+#include "kvc/policies/keydiff.hpp"
 #include "kvc/policies/kivi.hpp"
 #include "kvc/policies/knorm.hpp"
+#include "kvc/policies/kvzip.hpp"
 #include "kvc/policies/mini_cache.hpp"
 #include "kvc/policies/quest.hpp"
+#include "kvc/policies/rank_fusion.hpp"
 #include "kvc/policies/razor_attention.hpp"
 #include "kvc/policies/snapkv.hpp"
 #include "kvc/policies/streaming_llm.hpp"
+#include "kvc/policies/think.hpp"
+#include "kvc/policies/tova.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 template <class... Policies>
 struct PolicyList {};
 
-using AllPolicies =
-    PolicyList<AdaKV, ExternalScores, Full, H2O, KIVI, Knorm, MiniCache, Quest, RazorAttention, SnapKV, StreamingLLM>;
+using AllPolicies = PolicyList<AdaKV, DuoAttention, ExpectedAttention, ExternalScores, Full, H2O, KeyDiff, KIVI, Knorm,
+                               KVzip, MiniCache, Quest, RankFusion, RazorAttention, SnapKV, StreamingLLM, ThinK, TOVA>;
 
 }  // namespace kvc::inline KVC_ABI

@@ -13,6 +13,26 @@
 
 namespace kvc::inline KVC_ABI {
 
+/// Over which heads something is taken together.
+enum class Scope : std::uint8_t {
+  head,   ///< each head by itself
+  layer,  ///< the heads of a layer
+  cache,  ///< all heads of all layers
+};
+
+constexpr auto words_of(Scope) {
+  return words(word("head", Scope::head), word("layer", Scope::layer), word("cache", Scope::cache));
+}
+
+/// Where the heads end that belong together with heads[begin], in a list that is layer-major.
+template <class P>
+std::size_t scope_end(Cache<P> heads, Scope scope, std::size_t begin) {
+  if (scope == Scope::cache) return heads.size();
+  std::size_t end = begin + 1;
+  while (scope == Scope::layer && end < heads.size() && heads[end].id.layer == heads[begin].id.layer) ++end;
+  return end;
+}
+
 /// What a head is granted whose tokens lose a competition.
 enum class Safeguard : std::uint8_t {
   /// The rule of AdaKV's authors: round((1 - floor) * won + int(floor * equal share)); the sum may be exceeded a little.
@@ -116,5 +136,17 @@ class Competition {
   std::vector<Entrant> entrants_;
   std::size_t held_ = 0, allowed_ = 0;
 };
+
+/// Shares out the budgets of heads whose policy has scored them: the tokens of each scope compete for the slots of its heads.
+template <class P>
+void compete(Cache<P> heads, Scope over, std::span<std::size_t> budgets) {
+  if (over == Scope::head) return;
+  for (std::size_t begin = 0, end = 0; begin < heads.size(); begin = end) {
+    end = scope_end<P>(heads, over, begin);
+    Competition competition;
+    for (std::size_t h = begin; h < end; ++h) competition.enter(heads[h], budgets[h]);
+    competition.share(budgets.subspan(begin, end - begin));
+  }
+}
 
 }  // namespace kvc::inline KVC_ABI

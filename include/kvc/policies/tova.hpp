@@ -1,12 +1,13 @@
 #pragma once
 #include "kvc/policy/policy.hpp"
 
-namespace literature {
-using namespace kvc;
+namespace kvc::inline KVC_ABI {
 
-/// TOVA (Oren et al., "Transformers are Multi-State RNNs", arXiv 2401.06104): the tokens to which the newest query of
-/// the layer attends most, on average over all query heads of the LAYER, so that all its heads keep the same tokens;
-/// after the prompt and after every generated token. As kvpress's TOVAPress, which protects the prompt's last token.
+/// TOVA (Oren et al., "Transformers are Multi-State RNNs", arXiv 2401.06104): the tokens to which the newest query of the layer
+/// attends most, on average over all query heads of the LAYER, so that all its heads keep the same tokens; once a prompt is
+/// complete, and after every generated token. Authors' code: schwartz-lab-NLP/TOVA, src/tova_cache.py. Differs: the prompt's
+/// last token is Protected, as in kvpress's TOVAPress, which acts on prompts only (`.when = When::prompt_end`); a generated
+/// token is not, as in the authors' code. Nothing else is protected, the first tokens included.
 struct TOVA {
   Budget budget = 1024;
   When when = When::every_pass;
@@ -33,7 +34,9 @@ struct TOVA {
       head.slots[slot].weight = reduce_column(newest, slot, Reduce::sum);
   }
 
+  /// Sums over the query heads of the layer. Throws Error(missing_feed) where a prompt's queries are gone.
   void score_layer(Layer<TOVA> heads, ScoreSpans scores) const {
+    if (scores[0].empty()) return;
     const bool prompt = heads[0].event != Event::decode;
     std::ranges::fill(scores[0], 0.0f);
     for (const Head<TOVA>& head : heads) {
@@ -44,7 +47,13 @@ struct TOVA {
     if (prompt) protect_last(scores[0], 1);
     for (const std::span<float> other : scores.subspan(1)) std::ranges::copy(scores[0], other.begin());
   }
-  void validate(const CacheShape& shape) const { budget.require(1, "TOVA: one slot", shape); }
+
+  /// Throws Error if a head may hold nothing, or if the policy should act when no query has come.
+  void validate(const CacheShape& shape) const {
+    if (when == When::make_room)
+      fail(ErrorCode::invalid_argument, "TOVA: when must not be make_room, after which there is no newest query");
+    budget.require(1, "TOVA: one slot", shape);
+  }
 };
 
-}  // namespace literature
+}  // namespace kvc::inline KVC_ABI
