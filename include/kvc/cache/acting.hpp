@@ -198,6 +198,13 @@ inline void finish_layer(Inside& in, std::size_t layer, Event event) noexcept {
   close_prompt(in, layer);
 }
 
+/// Lets go of the ramp where no head's positions are its numbers any more.
+inline void release_ramp(Inside& in) noexcept {
+  for (const HeadStore& store : in.heads)
+    if (store.slots().positions().identity() && store.size() != 0) return;
+  std::vector<Position>().swap(in.ramp);
+}
+
 /// Whether some stage waits for the last layer on this occasion.
 inline bool waits(const Inside& in, Event event) {
   for (std::size_t stage = in.waits_from; stage < in.stages.size(); ++stage)

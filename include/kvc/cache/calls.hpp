@@ -44,6 +44,7 @@ inline bool reaches_other_layers(const Inside& in, const Pass& pass) {
 inline void finish(Inside& in, const Finished& finished, Event event) noexcept {
   for (std::size_t layer = finished.first; layer < finished.first + finished.count; ++layer)
     finish_layer(in, layer, event);
+  if (event == Event::prompt_end) release_ramp(in);
 }
 
 /// The tokens [first, first + count) of a call.

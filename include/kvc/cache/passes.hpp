@@ -17,9 +17,10 @@ inline void begin_pass(Inside& in, Pass& pass) {
   LayerState& state = in.layers[pass.layer];
   const std::size_t count = pass.count();
   std::size_t slots = 0;
-  for (const HeadStore& store : in.heads_of(pass.layer)) slots = std::max(slots, store.size());
-  if (in.ramp.size() < slots + count + 1) {
-    const std::size_t known = in.ramp.size(), needed = slots + count + 1;
+  for (const HeadStore& store : in.heads_of(pass.layer))
+    if (store.slots().positions().identity()) slots = std::max(slots, store.size() + count + 1);
+  if (in.ramp.size() < slots) {
+    const std::size_t known = in.ramp.size(), needed = slots;
     in.ramp.resize(needed + needed / 2 + 64);
     for (std::size_t i = known; i < in.ramp.size(); ++i) in.ramp[i] = static_cast<Position>(i);
   }

@@ -62,7 +62,7 @@ class DenseCodec final : public Codec {
     kernels::active().dense_decode(layout_, block, axes_.rows(first, rows.count), axes_.target(rows));
   }
 
-  std::shared_ptr<const Codec> shorter(std::size_t rows) const override {
+  std::shared_ptr<const Codec> of_rows(std::size_t rows) const override {
     if (axes_.role == Role::value || rows > TileLanes / 2) return nullptr;
     return std::make_shared<FewRowsCodec>(format_, axes_.dim);
   }

@@ -41,7 +41,7 @@ class GroupQuantCodec final : public Codec {
     return axes_.role == Role::key ? any.lane_granule() : any.depth_granule();
   }
 
-  std::shared_ptr<const Codec> shorter(std::size_t rows) const override {
+  std::shared_ptr<const Codec> of_rows(std::size_t rows) const override {
     GroupQuant format = format_;
     format.group = rows;
     return std::make_shared<GroupQuantCodec>(format, axes_.role, axes_.dim, kernels_);

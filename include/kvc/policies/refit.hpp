@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvc/codec/make.hpp"
@@ -15,6 +17,7 @@
 #include "kvc/policy/policy.hpp"
 #include "kvc/policy/reference_rows.hpp"
 #include "kvc/policy/stage.hpp"
+#include "kvc/tiles.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -240,6 +243,7 @@ struct Refit {
     Competition competition;
     for (std::size_t h = 0; h < heads.size(); ++h) competition.enter(heads[h], budgets[h]);
     competition.share(budgets);
+    if (bits != 16) round_to_blocks(heads, budgets);
   }
   void evict(Head<Refit>& head, Plan& plan) const {
     if (!head.acts) return;
@@ -268,9 +272,38 @@ struct Refit {
   }
 
  private:
+  /// A dword row of three-bit codes holds so many values, two rows of a tile so many keys.
+  static constexpr std::size_t BlockTokens = 32;
+
   GroupQuant key_format() const { return {.bits = bits, .axis = Axis::channel, .group = group}; }
   GroupQuant value_format(const CacheShape& shape) const {
     return {.bits = bits, .axis = Axis::token, .group = shape.values_dim()};
+  }
+
+  /// Codes are stored for 32 tokens at a time, so every head keeps, besides its first token, a multiple of that: heads that won
+  /// little round up, and the heads that won most give what it takes. Besides the bytes this helps the fit: a head of a few
+  /// tokens has too few values to fit (docs/policies.md has the figures).
+  static void round_to_blocks(Cache<Refit> heads, std::span<std::size_t> budgets) {
+    std::vector<std::size_t> order;
+    std::size_t owed = 0;
+    for (std::size_t h = 0; h < heads.size(); ++h) {
+      if (budgets[h] < 2 || budgets[h] >= heads[h].size()) continue;
+      const std::size_t rounded = std::min(round_up(budgets[h] - 1, BlockTokens) + 1, heads[h].size());
+      owed += rounded - budgets[h];
+      budgets[h] = rounded;
+      order.push_back(h);
+    }
+    bool gives = true;
+    while (gives && owed >= BlockTokens) {
+      gives = false;
+      std::ranges::stable_sort(order, std::greater<>(), [&](std::size_t h) { return budgets[h]; });
+      for (std::size_t i = 0; i < divide_up(order.size(), 4) && owed >= BlockTokens; ++i) {
+        if (budgets[order[i]] <= 4 * BlockTokens) break;
+        budgets[order[i]] -= BlockTokens;
+        owed -= BlockTokens;
+        gives = true;
+      }
+    }
   }
 
   void match(const Head<Refit>& head, Plan& plan) const {
@@ -301,8 +334,9 @@ struct Refit {
   void read_back(Rows<float> keys) const {
     if (keys.count < 2) return;
     const Rows<float> sealed = keys.subrows(1, keys.count - 1);
-    for (std::size_t begin = 0; begin < sealed.count; begin += group) {
-      const std::size_t count = std::min(group, sealed.count - begin);
+    for (std::size_t begin = 0, count = 0; begin < sealed.count; begin += count) {
+      const std::size_t left = sealed.count - begin;
+      count = left <= group + group / 2 ? left : group;  // as Stream::whole_prompt seals them
       GroupQuant format = key_format();
       format.group = count;
       const auto codec = make_codec(format, Role::key, keys.dim);

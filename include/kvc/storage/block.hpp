@@ -14,15 +14,15 @@ namespace kvc::inline KVC_ABI {
 class Block {
  public:
   Block(std::shared_ptr<const Codec> codec, std::size_t capacity, std::pmr::memory_resource* memory)
-      : codec_(std::move(codec)), capacity_(capacity), bytes_(codec_->block_bytes(capacity)), memory_(memory) {
-    data_ = static_cast<std::byte*>(memory_->allocate(bytes_, 64));
-    std::memset(data_, 0, bytes_);
+      : codec_(std::move(codec)), capacity_(capacity), memory_(memory) {
+    data_ = static_cast<std::byte*>(memory_->allocate(bytes(), 64));
+    std::memset(data_, 0, bytes());
   }
   Block(const Block& other) : Block(other.codec_, other.capacity_, other.memory_) {
-    std::memcpy(data_, other.data_, bytes_);
+    std::memcpy(data_, other.data_, bytes());
   }
   Block& operator=(const Block&) = delete;
-  ~Block() { memory_->deallocate(data_, bytes_, 64); }
+  ~Block() { memory_->deallocate(data_, bytes(), 64); }
 
   static std::shared_ptr<Block> make(std::shared_ptr<const Codec> codec, std::size_t capacity,
                                      std::pmr::memory_resource* memory) {
@@ -39,13 +39,13 @@ class Block {
   const Codec& codec() const { return *codec_; }
   const std::shared_ptr<const Codec>& shared_codec() const { return codec_; }
   std::size_t capacity() const { return capacity_; }
-  std::size_t bytes() const { return bytes_; }
+  std::size_t bytes() const { return codec_->block_bytes(capacity_); }
   const std::byte* data() const { return data_; }
   std::byte* data() { return data_; }
 
  private:
   std::shared_ptr<const Codec> codec_;
-  std::size_t capacity_, bytes_;
+  std::size_t capacity_;
   std::pmr::memory_resource* memory_;
   std::byte* data_;
 };

@@ -29,7 +29,7 @@ inline std::vector<RowTable::SealedCodec> sealed_codecs(const Stream& stream, Ro
       fail(ErrorCode::invalid_argument,
            {"Stream (", side_of(role), "): batch (", stream.batch,
             ") must be a positive multiple of the tokens that share a scale (", made.codec->granule(), ")"});
-    if (stream.whole_prompt && made.codec->granule() > 1 && !made.codec->shorter(1))
+    if (stream.whole_prompt && made.codec->granule() > 1 && !made.codec->of_rows(1))
       fail(ErrorCode::invalid_argument, {"Stream (", side_of(role),
                                          "): whole_prompt needs a format that encodes any number "
                                          "of tokens, but ",

@@ -66,10 +66,10 @@ class Multiplicity {
   std::size_t bytes() const { return halves_.capacity() * sizeof(std::uint16_t) + floats_.capacity() * sizeof(float); }
 
  private:
-  /// Gives a column its first entries. A head that stays about this long never grows it.
+  /// Gives a column its first entries. A head that appends a slot and drops one never grows it.
   template <class T>
   static void fill(std::vector<T>& column, T value, std::size_t slots) {
-    column.reserve(slots + slots / 16 + 1);
+    column.reserve(slots + 2);
     column.assign(slots, value);
   }
   void widen() {

@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "kvc/storage/index_map.hpp"
+#include "kvc/tiles.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// The positions of a head's slots, ascending. They cost nothing while position i is i, four bytes each otherwise, and about one
-/// byte each once pack() was called: then a slot stores how far its position is from the one before, and every AnchorSlots-th the
-/// position itself.
+/// byte each once pack() was called: then a slot stores how far its position is from the one before, and every AnchorSlots-th, and
+/// every one that is further away than a byte can say, the position itself.
 class PositionList {
  public:
   std::size_t size() const { return packed_ ? gaps_.size() : list_.size(); }
@@ -21,62 +22,74 @@ class PositionList {
   std::int32_t operator[](std::size_t i) const {
     if (!packed_) return list_[i];
     std::int32_t position = anchors_[i / AnchorSlots];
-    for (std::size_t at = i / AnchorSlots * AnchorSlots + 1; at <= i; ++at) position += gaps_[at];
+    for (std::size_t at = i / AnchorSlots * AnchorSlots + 1; at <= i; ++at) position = next(position, at);
     return position;
   }
   /// The positions themselves, of a list that is neither packed nor identity.
   std::span<const std::int32_t> entries() const { return list_.entries(); }
   void copy_to(std::span<std::int32_t> positions) const {
     std::int32_t position = 0;
-    for (std::size_t i = 0; i < positions.size(); ++i)
-      positions[i] = position = !packed_               ? list_[i]
-                                : i % AnchorSlots == 0 ? anchors_[i / AnchorSlots]
-                                                       : position + gaps_[i];
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      if (!packed_)
+        position = list_[i];
+      else
+        position = i % AnchorSlots == 0 ? anchors_[i / AnchorSlots] : next(position, i);
+      positions[i] = position;
+    }
   }
-  std::size_t bytes() const { return list_.bytes() + gaps_.capacity() + anchors_.capacity() * sizeof(std::int32_t); }
+  std::size_t bytes() const {
+    return list_.bytes() + gaps_.capacity() + anchors_.capacity() * sizeof(std::int32_t) +
+           far_.capacity() * sizeof(Far);
+  }
   std::size_t capacity() const { return list_.capacity(); }
 
-  /// Takes few bytes from now on, if two neighbours are nowhere more than 255 apart. Any change but growing and truncating
-  /// makes the list an ordinary one again. Throws what allocation throws.
+  /// Takes few bytes from now on. Any change but growing and truncating makes the list an ordinary one again. Throws what
+  /// allocation throws.
   void pack() {
     if (packed_ || list_.identity()) return;
     std::vector<std::uint8_t> gaps;
     std::vector<std::int32_t> anchors;
+    std::vector<Far> far;
     gaps.reserve(std::max(size(), reserved_));
     anchors.reserve(divide_up(std::max(size(), reserved_), AnchorSlots));
     for (std::size_t i = 0; i < size(); ++i) {
-      if (i > 0 && !fits(list_[i - 1], list_[i])) return;
+      const std::int32_t gap = i % AnchorSlots == 0 ? 0 : list_[i] - list_[i - 1];
       if (i % AnchorSlots == 0) anchors.push_back(list_[i]);
-      gaps.push_back(i == 0 ? std::uint8_t{0} : static_cast<std::uint8_t>(list_[i] - list_[i - 1]));
+      if (gap >= FarGap) far.push_back({static_cast<std::uint32_t>(i), list_[i]});
+      gaps.push_back(static_cast<std::uint8_t>(std::min(gap, FarGap)));
     }
+    far.shrink_to_fit();
     gaps_.swap(gaps);
     anchors_.swap(anchors);
+    far_.swap(far);
     packed_ = true;
     list_ = {};
   }
 
   /// Obtains what push_back() of these needs.
   void reserve_append(std::span<const std::int32_t> positions) {
-    bool breaks = false, packs = true;
-    for (std::size_t i = 0; i < positions.size(); ++i) {
-      breaks |= positions[i] != static_cast<std::int32_t>(size() + i);
-      const std::int32_t before = i > 0 ? positions[i - 1] : size() > 0 ? (*this)[size() - 1] : positions[0];
-      packs &= fits(before, positions[i]);
-    }
-    if (packed_ && !packs) unpack();
     if (packed_) {
+      last_ = size() > 0 ? (*this)[size() - 1] : 0;
+      std::size_t far = far_.size();
+      for (std::size_t i = 0; i < positions.size(); ++i)
+        if (positions[i] - (i > 0 ? positions[i - 1] : last_) >= FarGap) ++far;
+      far_.reserve(far);
       const std::size_t needed = size() + positions.size();
       if (gaps_.capacity() < needed) gaps_.reserve(needed + needed / 16);
       if (anchors_.capacity() < divide_up(needed, AnchorSlots)) anchors_.reserve(divide_up(needed, AnchorSlots) + 1);
-      last_ = size() > 0 ? (*this)[size() - 1] : 0;
     } else {
+      bool breaks = false;
+      for (std::size_t i = 0; i < positions.size(); ++i)
+        breaks |= positions[i] != static_cast<std::int32_t>(size() + i);
       list_.reserve_more(positions.size(), breaks);
     }
   }
   void push_back(std::int32_t position) {
     if (!packed_) return list_.push_back(position);
+    const std::int32_t gap = gaps_.size() % AnchorSlots == 0 ? 0 : position - last_;
     if (gaps_.size() % AnchorSlots == 0) anchors_.push_back(position);
-    gaps_.push_back(static_cast<std::uint8_t>(position - last_));
+    if (gap >= FarGap) far_.push_back({static_cast<std::uint32_t>(gaps_.size()), position});
+    gaps_.push_back(static_cast<std::uint8_t>(std::min(gap, FarGap)));
     last_ = position;
   }
 
@@ -87,6 +100,7 @@ class PositionList {
   void keep(std::span<const std::uint8_t> flags) { list_.keep(flags); }
   void truncate(std::size_t size) {
     if (!packed_) return list_.truncate(size);
+    while (!far_.empty() && far_.back().slot >= size) far_.pop_back();
     gaps_.resize(size);
     anchors_.resize(divide_up(size, AnchorSlots));
   }
@@ -102,7 +116,18 @@ class PositionList {
  private:
   static constexpr std::size_t AnchorSlots = 64;
 
-  static bool fits(std::int32_t before, std::int32_t position) { return position - before <= 255; }
+  /// A gap of this and more is not said by the byte.
+  static constexpr std::int32_t FarGap = 255;
+  struct Far {
+    std::uint32_t slot;
+    std::int32_t position;
+  };
+
+  /// The position of slot `i`, which has no anchor, behind one at `position`.
+  std::int32_t next(std::int32_t position, std::size_t i) const {
+    if (gaps_[i] < FarGap) return position + gaps_[i];
+    return std::ranges::lower_bound(far_, static_cast<std::uint32_t>(i), {}, &Far::slot)->position;
+  }
   void unpack() {
     IndexMap list;
     list.reserve(size());
@@ -111,12 +136,14 @@ class PositionList {
     packed_ = false;
     std::vector<std::uint8_t>().swap(gaps_);
     std::vector<std::int32_t>().swap(anchors_);
+    std::vector<Far>().swap(far_);
   }
 
   IndexMap list_;
   bool packed_ = false;
   std::vector<std::uint8_t> gaps_;     // between a slot's position and the one before
   std::vector<std::int32_t> anchors_;  // the position of every AnchorSlots-th slot
+  std::vector<Far> far_;               // slots that are far behind the one before, ascending
   std::size_t reserved_ = 0;           // there shall be room for so many
   std::int32_t last_ = 0;              // while positions are appended: the newest
 };

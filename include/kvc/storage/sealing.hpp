@@ -61,9 +61,8 @@ class Sealing {
     if (in_order_ && first_row() > segment_at().first) prepare_front(frame);
     table_.segments.reserve(2);
     if (!in_order_) table_.map.reserve_more(0, true);
-    const bool is_short = count < codec().codec->granule();
-    const std::size_t open = is_short ? None : open_block(count);
-    const auto sealed = is_short ? codec().codec->shorter(count) : codec().codec;
+    const std::size_t open = is_odd(count) ? None : open_block(count);
+    const auto sealed = is_odd(count) ? codec().codec->of_rows(count) : codec().codec;
     if (open == None) piece_.block = Block::make(sealed, capacity_for(*sealed, count), table_.memory);
     Block& block = piece_.block ? *piece_.block : RowTable::own(table_.segments[open]);
     // Rows behind the end of a block are nobody's yet.
@@ -176,12 +175,19 @@ class Sealing {
     std::size_t rows = std::max(RowTable::PromptRows / batch * batch, batch);
     if (in_order_ && RowTable::PromptRows % rows == 0 && left_.front() % batch == 0) rows -= left_.front() % rows;
     rows = std::min(rows, left_.size());
-    return rows < granule ? rows : rows / granule * granule;  // the last few of a prompt make a block of their own
+    if (rows == left_.size() && left_.size() <= last_rows()) return rows;
+    rows = rows / granule * granule;
+    const std::size_t rest = left_.size() - rows;
+    return rest != 0 && rest + granule <= last_rows() ? rows - granule : rows;
   }
+  /// The most slots that a prompt's last piece may have which is no multiple of the granule: half a granule more than one, so
+  /// that a few left ones do not cost scales of their own.
+  std::size_t last_rows() const { return codec().codec->granule() + codec().codec->granule() / 2; }
+  bool is_odd(std::size_t rows) const { return rows % codec().codec->granule() != 0; }
   /// Slots of the next piece: as many as the open block has room for, or all that best lie in a new one.
   std::size_t taken() const {
     const std::size_t open = open_block(codec().codec->granule());
-    if (open == None || in_piece_ < codec().codec->granule()) return in_piece_;
+    if (open == None || is_odd(in_piece_)) return in_piece_;
     const std::size_t granule = codec().codec->granule();
     const std::size_t room = table_.segments[open].block->capacity() - table_.segments[open].end;
     return std::min(in_piece_, room / granule * granule);
@@ -242,7 +248,7 @@ class Sealing {
     const auto values = frame.take(count * table_.dim());
     const Rows<float> rows(values.data(), count, table_.dim());
     segment.decode(segment.first, rows);
-    auto few = table_.dense->shorter(count);
+    auto few = table_.dense->of_rows(count);
     piece_.front = Block::make(few ? std::move(few) : table_.dense, count, table_.memory);
     piece_.front->codec().encode(rows, piece_.front->data(), count, 0);
   }
