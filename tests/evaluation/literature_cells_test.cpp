@@ -1,5 +1,5 @@
-// Policies of the literature, written on the public interface in tests/literature, against kvpress: the same window,
-// the same protocol, a quarter of the cache.
+// Policies of the literature against kvpress 0.5.5: the same window, the same protocol, a quarter of the cache unless a cell
+// says more.
 #include <cmath>
 
 #include "catch_shim.hpp"
@@ -17,6 +17,7 @@ struct Cell {
   std::string policy, name, setting;
   double keep = 0.25;          ///< of the row; 1: the row has none
   double streaming_heads = 0;  ///< of DuoAttention: the share of heads that keep sinks and newest tokens only
+  double bound = 0.001;        ///< of the perplexity's difference
 };
 
 const std::vector<Cell>& cells() {
@@ -24,6 +25,14 @@ const std::vector<Cell>& cells() {
       {"tova", "tova", ""},
       {"expected_attention", "expected_attention", ""},
       {"keydiff", "keydiff", ""},
+      {"lagkv", "lagkv", ""},
+      // Tokens of six partitions share a rank, and kvpress leaves to a sort whose is the last that stays.
+      {"lagkv", "lagkv", "", 0.5, 0, 0.003},
+      // kvpress keeps 13 of 52 chunks, the last of which has 4 tokens; here the budget is in tokens.
+      {"chunkkv:base=(snapkv:window=64,kernel=5),budget=244", "chunkkv_snapkv", ""},
+      {"simlayerkv:threshold=0.9,recent=256", "simlayerkv", "lazy_threshold=0.9,n_last=1,n_recent=256,n_initial=4", 1},
+      {"simlayerkv:threshold=0.65,recent=256", "simlayerkv", "lazy_threshold=0.65,n_last=1,n_recent=256,n_initial=4",
+       1},
       {"kvzip", "kvzip", ""},
       {"snapkv:keep=0.25,pyramid=20,window=64,kernel=5", "pyramidkv", ""},
       {"ada_kv:base=expected_attention,safeguard=minimum,floor_alpha=0.2", "adakv_expected_attention", ""},
@@ -58,11 +67,12 @@ const Json& row_of(const Json& quality, const Cell& cell) {
 
 }  // namespace
 
-TEST_CASE("Ten cells of the literature have kvpress's perplexity within 0.1 percent", "[model]") {
+TEST_CASE("Fifteen cells of the literature have kvpress's perplexity within 0.1 percent, where ranks tie within 0.3",
+          "[model]") {
   const Json quality = Json::parse(read_text(reference("quality_public.json")));
   std::vector<Contestant> contestants;
   for (const Cell& cell : cells()) {
-    Contestant contestant = read_contestants(cell.policy, {0.25}).at(0);
+    Contestant contestant = read_contestants(cell.policy, {cell.keep == 1 ? 0.25 : cell.keep}).at(0);
     if (cell.streaming_heads > 0) contestant.policy.set_default(retrieving_heads(quality, cell.streaming_heads));
     contestants.push_back(std::move(contestant));
   }
@@ -79,7 +89,7 @@ TEST_CASE("Ten cells of the literature have kvpress's perplexity within 0.1 perc
     const double kl = tally.kl / double(tally.predictions);
     INFO(cells()[i].policy << ": perplexity " << std::exp(tally.mean_nll()) << ", kvpress " << std::exp(row[6].number())
                            << "; KL " << kl << ", kvpress " << row[7].number());
-    CHECK(std::abs(std::exp(tally.mean_nll() - row[6].number()) - 1) < 0.001);
+    CHECK(std::abs(std::exp(tally.mean_nll() - row[6].number()) - 1) < cells()[i].bound);
     CHECK(std::abs(kl - row[7].number()) < 0.0005 + 0.005 * row[7].number());
     if (cells()[i].name != "think") CHECK(std::abs(tally.kept - row[5].number()) < 0.001);
   }

@@ -1,14 +1,22 @@
 #pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <vector>
+
 #include "kvc/policy/policy.hpp"
 
-namespace literature {
-using namespace kvc;
+namespace kvc::inline KVC_ABI {
 
-/// D2O (Wan et al., "D2O: Dynamic Discriminative Operations for Efficient Long-Context Inference of Large Language
-/// Models", arXiv 2406.13035): the tokens with the most attention so far and the newest ones; layers share the budget
-/// by how uneven their attention is, and the first two and the last keep everything. A token that goes is added to the
-/// kept one with the most similar key, if it is more similar than a running mean of such similarities. That mean is
-/// kept per head; the authors take it over all heads.
+/// D2O (Wan et al., "D2O: Dynamic Discriminative Operations for Efficient Long-Context Inference of Large Language Models",
+/// arXiv 2406.13035): the tokens with the most attention so far and the newest ones; layers share the budget by how uneven their
+/// attention is, and the first two and the last keep everything. A token that goes is added to the kept one with the most
+/// similar key, if it is more similar than a running mean of such similarities. Authors' code: AIoT-MLSys-Lab/D2O, whose merged
+/// rows we take: the mean of the kept row and of the others, each times its similarity (the paper's weights are exponentials).
+/// Differs: it begins when the prompt ends, the authors with the first generated token; the running mean is kept per head,
+/// theirs is over all heads; the query heads of a group add up, theirs have keys and values of their own. Rewritten rows are
+/// sealed anew under a quantizer, which costs dead rows.
 struct D2O {
   Budget budget = 1024;
   std::size_t sinks = 4;
@@ -138,4 +146,4 @@ struct D2O {
   }
 };
 
-}  // namespace literature
+}  // namespace kvc::inline KVC_ABI
