@@ -275,6 +275,37 @@ TEST_CASE("ChunkKV refuses bases that do not score, and stages before it that ke
   CHECK(make(SnapKV{.budget = 150} | ChunkKV{.budget = 100}).find("different positions") != std::string::npos);
 }
 
+TEST_CASE("CriticalKV takes half by the scores of its base and half by those times the length of what a value adds") {
+  // A projection that looks at every other channel, differently in each head; nothing is given in the second round.
+  const ValueNorms norms{[](HeadId id, ConstRows values, std::span<float> out) {
+    for (std::size_t slot = 0; slot < out.size(); ++slot) {
+      out[slot] = 0;
+      for (std::size_t c = id.head; c < values.dim; c += 2) out[slot] += std::abs(values[slot][c]);
+    }
+  }};
+  for (const bool given : {true, false}) {
+    CriticalKV policy{.base = Knorm{}, .budget = 100, .epsilon = 12};
+    if (given) policy.norms = norms;
+    CacheCore cache(Small, stages_of(policy), Exact);
+    feed_prompt(cache);
+    for (const HeadId id : heads()) {
+      std::vector<double> scores(PromptTokens);
+      for (std::size_t slot = 0; slot < PromptTokens; ++slot)
+        scores[slot] = -length(key_at(id.layer, id.head, Position(slot)));
+      const std::vector<Position> first = best_positions(scores, 50);
+      for (std::size_t slot = 0; slot < PromptTokens; ++slot) {
+        double added = 0;
+        const auto value = value_at(id.layer, id.head, Position(slot));
+        for (std::size_t c = given ? id.head : 0; c < value.size(); c += given ? 2 : 1)
+          added += std::abs(double(value[c]));
+        scores[slot] = (scores[slot] + 12) * added;
+      }
+      for (const Position slot : first) scores[std::size_t(slot)] = HUGE_VAL;
+      CHECK(cache.positions(id) == best_positions(scores, 100));
+    }
+  }
+}
+
 namespace {
 
 /// R-KV's scores of the tokens at `positions`, of which the last `window` are protected, as they are defined.

@@ -255,6 +255,21 @@ Cases chunkkv_cases() {
   };
 }
 
+Cases criticalkv_cases() {
+  return {
+      {.text = "criticalkv:base=(snapkv:window=8),budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "criticalkv:base=(snapkv:window=8),budget=1000",
+       .last = 8,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "criticalkv:base=(h2o:recent=0,normalize,when=prompt_end),keep=0.3,first_stage=0",
+       .acts = Acts::prompt_end,
+       .roomy = "criticalkv:base=(h2o:recent=0,normalize,when=prompt_end),keep=1,first_stage=0",
+       .exempt = with(ranks_freely, {{ties, "a token seen by more queries has another mean"}})},
+  };
+}
+
 Cases simlayerkv_cases() {
   return {
       {.text = "simlayerkv:threshold=0,recent=27",
@@ -525,6 +540,7 @@ const std::vector<PolicyCase>& all_policies() {
                                keydiff_cases,
                                lagkv_cases,
                                chunkkv_cases,
+                               criticalkv_cases,
                                simlayerkv_cases,
                                r_kv_cases,
                                d2o_cases,

@@ -88,7 +88,11 @@ struct D2O {
       for (const Slot& slot : head.slots) squares += std::pow(double(slot.mass) - mean, 2) / double(head.size());
       variance.push_back(squares);
     }
-    const auto [low, high] = std::ranges::minmax(variance);
+    double low = variance[0], high = low;
+    for (const double x : variance) {
+      low = std::min(low, x);
+      high = std::max(high, x);
+    }
     double sum = 0;
     for (const double x : variance) sum += high > low ? (x - low) / (high - low) / double(heads.size()) : 0;
     return sum;

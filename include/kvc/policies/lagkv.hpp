@@ -76,18 +76,17 @@ struct LagKV {
       const auto channels = double(rows.dim);
       shares[r] = std::sqrt(std::max(0.0, squares - sum * sum / channels) / std::max(1.0, channels - 1));
     }
-    const double largest = *std::ranges::max_element(shares);
-    double sum = 0;
-    for (double& share : shares) sum += share = std::exp(share - largest);
-    for (std::size_t r = 0; r < rows.count; ++r) scores[r] += static_cast<float>(shares[r] / sum / 2);
+    softmax(shares);
+    for (std::size_t r = 0; r < rows.count; ++r) scores[r] += static_cast<float>(shares[r] / 2);
   }
-  /// Scores become ranks: the share of the others that score less. Of equal ones the older ranks higher.
+  /// Scores become ranks: the share of them that is lower.
   static void rank(std::span<float> scores) {
-    std::vector<std::size_t> order(scores.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = order.size() - 1 - i;
-    std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) { return scores[a] < scores[b]; });
-    for (std::size_t i = 0; i < order.size(); ++i)
-      scores[order[i]] = static_cast<float>(double(i) / double(order.size()));
+    std::vector<float> ascending(scores.begin(), scores.end());
+    std::sort(ascending.begin(), ascending.end());
+    for (float& score : scores) {
+      const auto lower = std::lower_bound(ascending.begin(), ascending.end(), score) - ascending.begin();
+      score = static_cast<float>(double(lower) / double(ascending.size()));
+    }
   }
 };
 

@@ -87,17 +87,14 @@ struct RKV {
     const ConstRows products = head.products({head.state->queries.data(), queries, dim});
     const float scale = head.shape->logit_scale(), cap = head.shape->softcap;
     std::vector<float> logits(importance.size());
+    std::vector<double> shares(importance.size());
     for (std::size_t first = 0; first < queries; first += group) {
       reduce_rows(products.subrows(first, group), 0, 1, Reduce::max, logits);
-      float largest = -Protected;
-      for (float& logit : logits) {
-        logit = cap > 0 ? cap * std::tanh(logit * scale / cap) : logit * scale;
-        largest = std::max(largest, logit);
-      }
-      double sum = 0;
-      for (float& logit : logits) sum += double(logit = std::exp(logit - largest));
       for (std::size_t slot = 0; slot < logits.size(); ++slot)
-        importance[slot] += static_cast<float>(double(logits[slot]) / sum * double(group) / double(queries));
+        shares[slot] = double(cap > 0 ? cap * std::tanh(logits[slot] * scale / cap) : logits[slot] * scale);
+      softmax(shares);
+      for (std::size_t slot = 0; slot < logits.size(); ++slot)
+        importance[slot] += static_cast<float>(shares[slot] * double(group) / double(queries));
     }
   }
   /// The softmax over all slots of how similar other keys are to each, on average.
@@ -114,10 +111,7 @@ struct RKV {
       const ConstRows products = head.products({some.data(), count, keys.dim});
       for (std::size_t i = 0; i < count; ++i) add_row(products[i], lengths, begin + i, means);
     }
-    const double largest = *std::ranges::max_element(means);
-    double sum = 0;
-    for (double& mean : means) sum += mean = std::exp(mean - largest);
-    for (double& mean : means) mean /= sum;
+    softmax(means);
     return means;
   }
   /// Adds the cosines of key `own` with the others, but for itself and the newest that it repeats.
