@@ -30,11 +30,13 @@ constexpr Quantizer Quantizers[] = {
 };
 constexpr const char* Mergers[] = {"", " | mini_cache:start=0"};
 
-/// The evictors of the list, without pipelines and with everything that does not evict first: nothing at all.
+/// The evictors of the list that the naive cache models, without pipelines and with everything that does not evict first:
+/// nothing at all.
 std::vector<PolicyCase> evictors() {
   std::vector<PolicyCase> all{{.text = "full"}};
   for (const PolicyCase& entry : all_policies())
-    if (entry.acts != Acts::never && entry.text.find('|') == std::string::npos) all.push_back(entry);
+    if (entry.acts != Acts::never && !entry.exemption(Invariant::walk) && entry.text.find('|') == std::string::npos)
+      all.push_back(entry);
   return all;
 }
 

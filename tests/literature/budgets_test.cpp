@@ -3,7 +3,6 @@
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policies/all.hpp"
 #include "literature/cake.hpp"
-#include "literature/d2o.hpp"
 #include "literature/trial.hpp"
 
 using namespace literature;
@@ -130,4 +129,41 @@ TEST_CASE("D2O spares its first two layers and the last, and evens the others by
   CHECK(sum > 300);
   const auto [least, most] = std::ranges::minmax(std::span(slots).subspan(2, 5));
   CHECK(least < most);
+}
+
+TEST_CASE("SimLayerKV keeps the first and newest tokens of a layer whose last query sees little else, also later") {
+  // The mean over the layer's query heads of the attention to tokens 0 to 3 and to the 60 before the last.
+  std::vector<double> masses(Small.layers);
+  for (std::size_t layer = 0; layer < Small.layers; ++layer)
+    for (std::size_t query = 0; query < Small.query_heads; ++query) {
+      const std::vector<double> attention = attention_from(layer, query, PromptTokens - 1, PromptTokens);
+      for (std::size_t slot = 0; slot + 1 < PromptTokens; ++slot)
+        if (slot < 4 || slot >= PromptTokens - 61) masses[layer] += attention[slot] / double(Small.query_heads);
+    }
+  std::vector<double> sorted = masses;
+  std::ranges::sort(sorted);
+  const double threshold = (sorted[1] + sorted[2]) / 2;
+  CacheCore cache(Small, stages_of(SimLayerKV{.threshold = threshold, .recent = 60}), {.dense = {Scalar::f32}});
+  CacheCore once(Small, stages_of(SimLayerKV{.threshold = threshold, .recent = 60, .when = When::prompt_end}));
+  for (CacheCore* one : {&cache, &once}) {
+    feed_prompt(*one);
+    decode(*one);
+  }
+  for (const HeadId id : heads()) {
+    const bool lazy = masses[id.layer] > threshold;
+    std::vector<Position> expected, whole;
+    for (Position at = 0; at < Position(PromptTokens + DecodedTokens); ++at) {
+      if (!lazy || at < 4 || at >= Position(PromptTokens + DecodedTokens) - 59) expected.push_back(at);
+      if (!lazy || at < 4 || at >= Position(PromptTokens) - 59) whole.push_back(at);
+    }
+    CHECK(cache.positions(id) == expected);
+    CHECK(once.positions(id) == whole);
+  }
+}
+
+TEST_CASE("SimLayerKV keeps everything after a prompt that is too short to judge a layer by") {
+  CacheCore cache(Small, stages_of(SimLayerKV{.threshold = 0, .recent = PromptTokens}));
+  feed_prompt(cache);
+  decode(cache);
+  CHECK(cache.stats().slots == 8 * (PromptTokens + DecodedTokens));
 }

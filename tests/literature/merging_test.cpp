@@ -3,7 +3,6 @@
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policies/all.hpp"
 #include "literature/attention_matching.hpp"
-#include "literature/d2o.hpp"
 #include "literature/trial.hpp"
 #include "support/fake_head.hpp"
 

@@ -7,7 +7,6 @@
 #include "kvc/policies/all.hpp"
 #include "literature/attention_matching.hpp"
 #include "literature/cake.hpp"
-#include "literature/d2o.hpp"
 #include "literature/hadamard.hpp"
 #include "literature/importance_tiers.hpp"
 #include "literature/nf4.hpp"

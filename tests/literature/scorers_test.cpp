@@ -171,3 +171,230 @@ TEST_CASE("ExpectedAttention says what is missing where no prompt is open") {
   decode(cache);
   CHECK(support::error_text([&] { cache.compress(); }).find("no open prompt") != std::string::npos);
 }
+
+namespace {
+
+/// For each row, its channels' deviation in the range of `after`, as a softmax over the rows.
+std::vector<double> lag_shares(const std::vector<std::span<const float>>& rows,
+                               const std::vector<std::span<const float>>& after) {
+  std::vector<double> shares;
+  for (const auto row : rows) {
+    std::vector<double> scaled;
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      double least = HUGE_VAL, most = -HUGE_VAL;
+      for (const auto other : after) {
+        least = std::min(least, double(other[c]));
+        most = std::max(most, double(other[c]));
+      }
+      scaled.push_back((double(row[c]) - least) / (most - least));
+    }
+    double mean = 0, squares = 0;
+    for (const double x : scaled) mean += x / double(scaled.size());
+    for (const double x : scaled) squares += (x - mean) * (x - mean) / double(scaled.size() - 1);
+    shares.push_back(std::exp(std::sqrt(squares)));
+  }
+  double sum = 0;
+  for (const double share : shares) sum += share;
+  for (double& share : shares) share /= sum;
+  return shares;
+}
+
+/// LagKV's scores; the tail lies above all others.
+std::vector<double> lag_scores(HeadId id, std::size_t lag, bool cross) {
+  std::vector<double> scores(PromptTokens, HUGE_VAL);
+  for (std::size_t begin = 4; begin + 2 * lag <= PromptTokens; begin += lag) {
+    std::vector<double> both(lag);
+    for (const bool values : {false, true}) {
+      std::vector<std::span<const float>> rows;
+      for (std::size_t t = begin; t < begin + 2 * lag; ++t)
+        rows.push_back(values ? value_at(id.layer, id.head, Position(t)) : key_at(id.layer, id.head, Position(t)));
+      const auto middle = rows.begin() + std::ptrdiff_t(lag);
+      const std::vector<double> shares = lag_shares({rows.begin(), middle}, {middle, rows.end()});
+      for (std::size_t i = 0; i < lag; ++i) both[i] += shares[i] / 2;
+    }
+    for (std::size_t i = 0; i < lag; ++i)
+      scores[begin + i] =
+          cross ? both[i] : double(std::ranges::count_if(both, [&](double x) { return x < both[i]; })) / double(lag);
+  }
+  return scores;
+}
+
+}  // namespace
+
+TEST_CASE("LagKV keeps what varies most in the range of the tokens after it, by ranks or by the scores themselves") {
+  for (const bool cross : {false, true}) {
+    CacheCore cache(Small, stages_of(LagKV{.budget = 100, .lag = 32, .cross_scoring = cross}), Exact);
+    feed_prompt(cache);
+    for (const HeadId id : heads()) CHECK(cache.positions(id) == best_positions(lag_scores(id, 32, cross), 100));
+  }
+}
+
+TEST_CASE("LagKV keeps the first tokens and the newest where nothing is after them, or the budget is too small") {
+  std::vector<Position> expected{0, 1, 2, 3};
+  for (Position at = 264; at < 300; ++at) expected.push_back(at);
+  for (const std::size_t lag : {32u, 128u, 149u}) {
+    CacheCore cache(Small, stages_of(LagKV{.budget = 40, .lag = lag}));
+    feed_prompt(cache);
+    CHECK(cache.positions({2, 1}) == expected);
+  }
+}
+
+TEST_CASE(
+    "ChunkKV keeps the chunks that the heads of the layer score highest, the last one as far as the budget goes") {
+  CacheCore cache(Small, stages_of(ChunkKV{.base = Knorm{}, .budget = 100, .chunk = 16}), Exact);
+  feed_prompt(cache);
+  for (const HeadId id : heads()) {
+    std::vector<double> scores(PromptTokens);
+    for (std::size_t begin = 0; begin < PromptTokens; begin += 16) {
+      const std::size_t end = std::min(PromptTokens, begin + 16);
+      double mean = 0;
+      for (std::size_t slot = begin; slot < end; ++slot)
+        for (std::size_t head = 0; head < Small.kv_heads; ++head)
+          mean -= length(key_at(id.layer, head, Position(slot))) / double(end - begin);
+      for (std::size_t slot = begin; slot < end; ++slot) scores[slot] = mean;
+    }
+    CHECK(cache.positions(id) == best_positions(scores, 100));
+  }
+}
+
+TEST_CASE("ChunkKV keeps what its base protects, and then the rest of the chunk that it is in") {
+  CacheCore cache(Small, stages_of(ChunkKV{.base = SnapKV{.window = 30}, .budget = 60, .chunk = 20}));
+  feed_prompt(cache);
+  for (const HeadId id : heads()) {
+    const std::vector<Position> kept = cache.positions(id);
+    REQUIRE(kept.size() == 60);
+    CHECK(kept[20] == 260);  // the window begins at 270, inside of a chunk
+    CHECK(kept[19] == kept[0] + 19);
+  }
+}
+
+TEST_CASE("ChunkKV refuses bases that do not score, and stages before it that keep different tokens in the heads") {
+  const auto make = [](auto policy) { return support::error_text([&] { CacheCore(Small, stages_of(policy)); }); };
+  CHECK(make(ChunkKV{.base = StreamingLLM{}}).find("must be a policy that scores") != std::string::npos);
+  CHECK(make(ChunkKV{.base = RankFusion{{Knorm{}}}}).find("must be a policy that scores") != std::string::npos);
+  CHECK(make(SnapKV{.budget = 150} | ChunkKV{.budget = 100}).find("different positions") != std::string::npos);
+}
+
+TEST_CASE("CriticalKV takes half by the scores of its base and half by those times the length of what a value adds") {
+  // A projection that looks at every other channel, differently in each head; nothing is given in the second round.
+  const ValueNorms norms{[](HeadId id, ConstRows values, std::span<float> out) {
+    for (std::size_t slot = 0; slot < out.size(); ++slot) {
+      out[slot] = 0;
+      for (std::size_t c = id.head; c < values.dim; c += 2) out[slot] += std::abs(values[slot][c]);
+    }
+  }};
+  for (const bool given : {true, false}) {
+    CriticalKV policy{.base = Knorm{}, .budget = 100, .epsilon = 12};
+    if (given) policy.norms = norms;
+    CacheCore cache(Small, stages_of(policy), Exact);
+    feed_prompt(cache);
+    for (const HeadId id : heads()) {
+      std::vector<double> scores(PromptTokens);
+      for (std::size_t slot = 0; slot < PromptTokens; ++slot)
+        scores[slot] = -length(key_at(id.layer, id.head, Position(slot)));
+      const std::vector<Position> first = best_positions(scores, 50);
+      for (std::size_t slot = 0; slot < PromptTokens; ++slot) {
+        double added = 0;
+        const auto value = value_at(id.layer, id.head, Position(slot));
+        for (std::size_t c = given ? id.head : 0; c < value.size(); c += given ? 2 : 1)
+          added += std::abs(double(value[c]));
+        scores[slot] = (scores[slot] + 12) * added;
+      }
+      for (const Position slot : first) scores[std::size_t(slot)] = HUGE_VAL;
+      CHECK(cache.positions(id) == best_positions(scores, 100));
+    }
+  }
+}
+
+namespace {
+
+/// R-KV's scores of the tokens at `positions`, of which the last `window` are protected, as they are defined.
+std::vector<double> redundant_scores(HeadId id, const std::vector<Position>& positions, const RKV& policy) {
+  const std::size_t slots = positions.size(), older = slots - policy.window;
+  std::vector<double> importance(older), scores(slots, HUGE_VAL), means(slots);
+  for (std::size_t w = older; w < slots; ++w) {
+    std::vector<double> weights(older, -HUGE_VAL);
+    double sum = 0;
+    for (std::size_t slot = 0; slot < older; ++slot) {
+      const auto key = key_at(id.layer, id.head, positions[slot]);
+      const auto all = text().tokens(id.layer, std::size_t(positions[w]), 1).q[0];
+      for (std::size_t g = 0; g < Small.group(); ++g)
+        weights[slot] = std::max(
+            weights[slot],
+            dot(key,
+                std::vector<double>(all.begin() + std::ptrdiff_t((id.head * Small.group() + g) * Small.head_dim),
+                                    all.begin() + std::ptrdiff_t((id.head * Small.group() + g + 1) * Small.head_dim))));
+      sum += weights[slot] = std::exp(weights[slot] * double(Small.logit_scale()));
+    }
+    for (std::size_t slot = 0; slot < older; ++slot) importance[slot] += weights[slot] / sum / double(policy.window);
+  }
+  double total = 0;
+  for (std::size_t i = 0; i < slots; ++i) {
+    std::vector<double> cosines(slots);
+    const auto own = key_at(id.layer, id.head, positions[i]);
+    std::size_t repeated = slots;
+    for (std::size_t j = 0; j < slots; ++j) {
+      if (j == i) continue;
+      const auto other = key_at(id.layer, id.head, positions[j]);
+      cosines[j] = dot(own, std::vector<double>(other.begin(), other.end())) / length(own) / length(other);
+      if (cosines[j] > policy.similar) repeated = j;
+    }
+    if (repeated < slots) cosines[repeated] = 0;
+    for (std::size_t j = 0; j < slots; ++j) means[j] += cosines[j] / double(slots);
+  }
+  for (const double mean : means) total += std::exp(mean);
+  for (std::size_t slot = 0; slot < older; ++slot) {
+    double most = 0;
+    for (std::size_t near = slot < 3 ? 0 : slot - 3; near < std::min(older, slot + 4); ++near)
+      most = std::max(most, importance[near]);
+    scores[slot] = policy.lambda * most - (1 - policy.lambda) * std::exp(means[slot]) / total;
+  }
+  return scores;
+}
+
+/// Those of `positions` with the best scores.
+std::vector<Position> best_of(const std::vector<Position>& positions, const std::vector<double>& scores,
+                              std::size_t count) {
+  std::vector<Position> kept;
+  for (const Position slot : best_positions(scores, count)) kept.push_back(positions[std::size_t(slot)]);
+  return kept;
+}
+
+}  // namespace
+
+TEST_CASE("R-KV keeps what the newest queries need and no key repeats, after a prompt and then at intervals") {
+  // Keys of random tokens have cosines of 0.5 now and then.
+  const RKV policy{.budget = 100, .interval = 12, .lambda = 0.3, .similar = 0.4};
+  CacheCore cache(Small, stages_of(policy), Exact);
+  feed_prompt(cache);
+  std::vector<Position> all;
+  for (std::size_t t = 0; t < PromptTokens; ++t) all.push_back(Position(t));
+  std::vector<std::vector<Position>> kept;
+  for (const HeadId id : heads()) {
+    kept.push_back(best_of(all, redundant_scores(id, all, policy), 100));
+    CHECK(cache.positions(id) == kept.back());
+  }
+  for (std::size_t t = PromptTokens; t < PromptTokens + DecodedTokens; ++t) {
+    decode(cache, t, 1);
+    for (std::size_t head = 0; head < 8; ++head) {
+      kept[head].push_back(Position(t));
+      if (kept[head].size() == 112)
+        kept[head] = best_of(kept[head], redundant_scores(heads()[head], kept[head], policy), 100);
+      CHECK(cache.positions(heads()[head]) == kept[head]);
+    }
+  }
+  CHECK(kept[0].size() == 108);
+}
+
+TEST_CASE("R-KV lets the older of two equal tokens go before others") {
+  support::FakeHead<RKV> fake(RKV{.budget = 30, .interval = 1, .window = 4, .lambda = 0});
+  fake.append(31);
+  fake.stored_keys[20] = fake.stored_keys[7];
+  for (std::size_t c = 0; c < fake.stored_keys[7].size(); ++c) {
+    fake.stored_keys[7][c] *= 3;
+    fake.stored_keys[20][c] *= 2;
+  }
+  const Plan plan = fake.plan(Event::prompt_end);
+  CHECK(plan.kept_count() == 30);
+  CHECK(plan.kept(20));
+}

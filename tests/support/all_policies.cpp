@@ -224,6 +224,109 @@ Cases think_cases() {
   };
 }
 
+Cases lagkv_cases() {
+  return {
+      {.text = "lagkv:budget=50,lag=16",
+       .acts = Acts::prompt_end,
+       .roomy = "lagkv:budget=1000,lag=16",
+       .first = 4,
+       .last = 16,
+       .exempt = with(ranks, {{ties, "tokens rank within their neighbours, and those after the last rank above all"}})},
+      {.text = "lagkv:keep=0.3,sinks=0,lag=8,cross_scoring",
+       .acts = Acts::prompt_end,
+       .roomy = "lagkv:keep=1,sinks=0,lag=8,cross_scoring",
+       .last = 8,
+       .exempt = with(ranks, {{ties, "tokens after the last that is measured rank above all"}})},
+  };
+}
+
+Cases chunkkv_cases() {
+  return {
+      {.text = "chunkkv:base=(snapkv:window=8),budget=30,chunk=5",
+       .acts = Acts::prompt_end,
+       .roomy = "chunkkv:base=(snapkv:window=8),budget=1000,chunk=5",
+       .last = 8,
+       .compresses = false,
+       .exempt = with(ranks, {{ties, "the rest of a protected token's chunk comes before others"}})},
+      {.text = "chunkkv:base=knorm,keep=0.3",
+       .acts = Acts::prompt_end,
+       .roomy = "chunkkv:base=knorm,keep=1",
+       .exempt = ranks_freely},
+  };
+}
+
+Cases criticalkv_cases() {
+  return {
+      {.text = "criticalkv:base=(snapkv:window=8),budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "criticalkv:base=(snapkv:window=8),budget=1000",
+       .last = 8,
+       .compresses = false,
+       .exempt = ranks},
+      {.text = "criticalkv:base=(h2o:recent=0,normalize,when=prompt_end),keep=0.3,first_stage=0",
+       .acts = Acts::prompt_end,
+       .roomy = "criticalkv:base=(h2o:recent=0,normalize,when=prompt_end),keep=1,first_stage=0",
+       .exempt = with(ranks_freely, {{ties, "a token seen by more queries has another mean"}})},
+  };
+}
+
+Cases simlayerkv_cases() {
+  return {
+      {.text = "simlayerkv:threshold=0,recent=27",
+       .acts = Acts::every_pass,
+       .roomy = "simlayerkv:threshold=0,recent=1000",
+       .slots = 30,
+       .first = 4,
+       .last = 26,
+       .compresses = false,
+       .exempt = with(streams, {{allocations, "a joint verb's heads are listed anew at every step"}})},
+  };
+}
+
+Cases r_kv_cases() {
+  const Exemption allocates{allocations, "it takes products of all pairs of keys when it evicts"},
+      no_ties_either{ties, "a key that repeats others goes before one that does not"};
+  constexpr std::size_t Ring = 64 + 8 * 8 * 16 * sizeof(float);  // of eight queries of groups of up to eight
+  return {
+      {.text = "r_kv:budget=30,interval=1",
+       .acts = Acts::every_pass,
+       .roomy = "r_kv:budget=1000,interval=1",
+       .last = 8,
+       .state_bytes = Ring,
+       .exempt = with(ranks, {allocates, no_ties_either})},
+      {.text = "r_kv:budget=30,lambda=0.5,similar=0.2,when=prompt_end",
+       .acts = Acts::prompt_end,
+       .roomy = "r_kv:budget=1000",
+       .last = 8,
+       .state_bytes = Ring,
+       .exempt = with(ranks, {allocates, no_ties_either})},
+  };
+}
+
+Cases d2o_cases() {
+  const std::string merged = "the naive cache does not model what it adds up";
+  return {
+      {.text = "d2o:budget=30,layer_budgets=false",
+       .acts = Acts::every_pass,
+       .roomy = "d2o:budget=1000,layer_budgets=false",
+       .first = 4,
+       .last = 15,
+       .state_bytes = 64,
+       .exempt = with(ranks, {{groups, merged},
+                              {short_prompts, merged},
+                              {walk, merged},
+                              {ties, "its first tokens are protected too"},
+                              {allocations, "it lists what it merges when it evicts"}})},
+      {.text = "d2o:budget=30,layer_budgets=false,merges=false,sinks=0",
+       .acts = Acts::every_pass,
+       .roomy = "d2o:budget=1000,layer_budgets=false,merges=false,sinks=0",
+       .last = 15,
+       .keep = naive::heavy_hitters(30),
+       .state_bytes = 64,
+       .exempt = with(ranks, {{allocations, "it shares out budgets over all layers when it evicts"}})},
+  };
+}
+
 Cases kvzip_cases() {
   return {
       {.text = "kvzip:budget=30",
@@ -428,10 +531,31 @@ Cases pipeline_cases() {
 const std::vector<PolicyCase>& all_policies() {
   static const Cases all = [] {
     Cases list;
-    for (const auto& family : {full_cases, streaming_llm_cases, h2o_cases, snapkv_cases, knorm_cases, tova_cases,
-                               keydiff_cases, expected_attention_cases, duo_attention_cases, think_cases, kvzip_cases,
-                               rank_fusion_cases, external_scores_cases, kivi_cases, quest_cases, razor_attention_cases,
-                               mini_cache_cases, ada_kv_cases, pipeline_cases}) {
+    for (const auto& family : {full_cases,
+                               streaming_llm_cases,
+                               h2o_cases,
+                               snapkv_cases,
+                               knorm_cases,
+                               tova_cases,
+                               keydiff_cases,
+                               lagkv_cases,
+                               chunkkv_cases,
+                               criticalkv_cases,
+                               simlayerkv_cases,
+                               r_kv_cases,
+                               d2o_cases,
+                               expected_attention_cases,
+                               duo_attention_cases,
+                               think_cases,
+                               kvzip_cases,
+                               rank_fusion_cases,
+                               external_scores_cases,
+                               kivi_cases,
+                               quest_cases,
+                               razor_attention_cases,
+                               mini_cache_cases,
+                               ada_kv_cases,
+                               pipeline_cases}) {
       const Cases cases = family();
       list.insert(list.end(), cases.begin(), cases.end());
     }

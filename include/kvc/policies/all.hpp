@@ -1,6 +1,9 @@
 #pragma once
 // The policies of the library. A new one adds its header and its name here, and is then in kvc.hpp and in policy texts.
 #include "kvc/policies/ada_kv.hpp"
+#include "kvc/policies/chunkkv.hpp"
+#include "kvc/policies/criticalkv.hpp"
+#include "kvc/policies/d2o.hpp"
 #include "kvc/policies/duo_attention.hpp"
 #include "kvc/policies/expected_attention.hpp"
 #include "kvc/policies/external_scores.hpp"
@@ -10,10 +13,13 @@
 #include "kvc/policies/kivi.hpp"
 #include "kvc/policies/knorm.hpp"
 #include "kvc/policies/kvzip.hpp"
+#include "kvc/policies/lagkv.hpp"
 #include "kvc/policies/mini_cache.hpp"
 #include "kvc/policies/quest.hpp"
+#include "kvc/policies/r_kv.hpp"
 #include "kvc/policies/rank_fusion.hpp"
 #include "kvc/policies/razor_attention.hpp"
+#include "kvc/policies/simlayerkv.hpp"
 #include "kvc/policies/snapkv.hpp"
 #include "kvc/policies/streaming_llm.hpp"
 #include "kvc/policies/think.hpp"
@@ -24,7 +30,8 @@ namespace kvc::inline KVC_ABI {
 template <class... Policies>
 struct PolicyList {};
 
-using AllPolicies = PolicyList<AdaKV, DuoAttention, ExpectedAttention, ExternalScores, Full, H2O, KeyDiff, KIVI, Knorm,
-                               KVzip, MiniCache, Quest, RankFusion, RazorAttention, SnapKV, StreamingLLM, ThinK, TOVA>;
+using AllPolicies = PolicyList<AdaKV, ChunkKV, CriticalKV, D2O, DuoAttention, ExpectedAttention, ExternalScores, Full,
+                               H2O, KeyDiff, KIVI, Knorm, KVzip, LagKV, MiniCache, Quest, RankFusion, RazorAttention,
+                               RKV, SimLayerKV, SnapKV, StreamingLLM, ThinK, TOVA>;
 
 }  // namespace kvc::inline KVC_ABI

@@ -76,11 +76,9 @@ struct ExpectedAttention {
     std::vector<double> weights(others.size());
     for (std::size_t g = 0; g < head.group(); ++g) {
       expect_logits(head, g, first, weights);
-      const double largest = *std::ranges::max_element(weights);
-      double sum = 0;
-      for (double& weight : weights) sum += weight = std::exp(weight - largest);
+      softmax(weights);
       for (std::size_t i = 0; i < others.size(); ++i)
-        others[i] += static_cast<float>(weights[i] / sum / double(head.group()));
+        others[i] += static_cast<float>(weights[i] / double(head.group()));
     }
     for (std::size_t i = 0; i < others.size(); ++i) others[i] *= norm(values[first + i]);
   }

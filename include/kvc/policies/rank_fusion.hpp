@@ -1,8 +1,8 @@
 #pragma once
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "kvc/policy/competition.hpp"
@@ -57,13 +57,6 @@ struct RankFusion {
   }
 
  private:
-  /// A slot and what a policy said about it.
-  struct Ranked {
-    float score;
-    float* fused;
-    friend bool operator<(const Ranked& a, const Ranked& b) { return a.score < b.score; }
-  };
-
   /// Adds the ranks by one policy to `fused`.
   void fuse(std::size_t policy, Cache<RankFusion> heads, ScoreSpans fused) const {
     std::size_t slots = 0;
@@ -76,26 +69,24 @@ struct RankFusion {
       spans.push_back(std::span(scores).subspan(begin, fused[h].size()));
     }
     policies[policy].score(own, spans);
+    for (float& score : scores) score = std::isnan(score) ? -Protected : score;
 
-    std::vector<Ranked> order;
+    std::vector<float> ascending;
     for (std::size_t begin = 0, end = 0; begin < heads.size(); begin = end) {
       end = scope_end<RankFusion>(heads, over, begin);
-      order.clear();
-      for (std::size_t h = begin; h < end; ++h)
-        for (std::size_t slot = 0; slot < fused[h].size(); ++slot)
-          order.push_back({std::isnan(spans[h][slot]) ? -Protected : spans[h][slot], &fused[h][slot]});
-      std::ranges::sort(order, std::less<>());
-      add_ranks(order);
+      ascending.clear();
+      for (std::size_t h = begin; h < end; ++h) ascending.insert(ascending.end(), spans[h].begin(), spans[h].end());
+      std::sort(ascending.begin(), ascending.end());
+      for (std::size_t h = begin; h < end; ++h) add_ranks(spans[h], ascending, fused[h]);
     }
   }
-  void add_ranks(std::span<const Ranked> order) const {
-    for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
-      for (end = begin; end < order.size() && order[end].score == order[begin].score; ++end) {
-      }
-      const float rank =
-          order[begin].score == Protected ? Protected : static_cast<float>(double(end) / double(order.size()));
-      for (const Ranked& slot : order.subspan(begin, end - begin))
-        *slot.fused = reduce == Reduce::max ? std::max(*slot.fused, rank) : *slot.fused + rank;
+  /// A rank is the share of the scores in `ascending` that are no better.
+  void add_ranks(std::span<const float> scores, std::span<const float> ascending, std::span<float> fused) const {
+    for (std::size_t slot = 0; slot < scores.size(); ++slot) {
+      const auto beaten = std::upper_bound(ascending.begin(), ascending.end(), scores[slot]) - ascending.begin();
+      const float share = static_cast<float>(double(beaten) / double(ascending.size())),
+                  rank = scores[slot] == Protected ? Protected : share;
+      fused[slot] = reduce == Reduce::max ? std::max(fused[slot], rank) : fused[slot] + rank;
     }
   }
 };

@@ -37,15 +37,17 @@ struct ThinK {
   Streams fit(const Head<ThinK>& head) const {
     const ConstRows keys = head.keys(), queries = head.window_queries(window);
     if (queries.count == 0) fail(ErrorCode::missing_feed, "ThinK: there is no open prompt whose queries could decide");
-    std::vector<std::size_t> order(keys.dim);
-    std::iota(order.begin(), order.end(), std::size_t{0});
     std::vector<double> scores = energies(queries);
     const std::vector<double> others = energies(keys);
     for (std::size_t c = 0; c < scores.size(); ++c) scores[c] *= others[c];
-    std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) { return scores[a] < scores[b]; });
-    order.erase(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(left_out(keys.dim)));
-    std::ranges::sort(order);
-    return storing(std::move(order));
+    std::vector<std::size_t> kept;
+    for (std::size_t c = 0; c < scores.size(); ++c) {
+      std::size_t before = 0;  // channels that are left out before this one
+      for (std::size_t other = 0; other < scores.size(); ++other)
+        before += scores[other] < scores[c] || (scores[other] == scores[c] && other < c);
+      if (before >= left_out(keys.dim)) kept.push_back(c);
+    }
+    return storing(std::move(kept));
   }
 
   /// Throws Error unless some channels stay and some queries decide.

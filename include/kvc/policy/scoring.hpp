@@ -138,6 +138,14 @@ inline float norm(std::span<const float> row) {
   return std::sqrt(squares);
 }
 
+/// Numbers become the shares of their exponentials in the sum of those.
+inline void softmax(std::span<double> values) {
+  double largest = -std::numeric_limits<double>::infinity(), sum = 0;
+  for (const double value : values) largest = std::max(largest, value);
+  for (double& value : values) sum += value = std::exp(value - largest);
+  for (double& value : values) value /= sum;
+}
+
 /// Makes the first `count` scores Protected, and returns the others.
 inline std::span<float> protect_first(std::span<float> scores, std::size_t count) {
   count = std::min(count, scores.size());

@@ -1,14 +1,22 @@
 #pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <vector>
+
 #include "kvc/policy/policy.hpp"
 
-namespace literature {
-using namespace kvc;
+namespace kvc::inline KVC_ABI {
 
-/// D2O (Wan et al., "D2O: Dynamic Discriminative Operations for Efficient Long-Context Inference of Large Language
-/// Models", arXiv 2406.13035): the tokens with the most attention so far and the newest ones; layers share the budget
-/// by how uneven their attention is, and the first two and the last keep everything. A token that goes is added to the
-/// kept one with the most similar key, if it is more similar than a running mean of such similarities. That mean is
-/// kept per head; the authors take it over all heads.
+/// D2O (Wan et al., "D2O: Dynamic Discriminative Operations for Efficient Long-Context Inference of Large Language Models",
+/// arXiv 2406.13035): the tokens with the most attention so far and the newest ones; layers share the budget by how uneven their
+/// attention is, and the first two and the last keep everything. A token that goes is added to the kept one with the most
+/// similar key, if it is more similar than a running mean of such similarities. Authors' code: AIoT-MLSys-Lab/D2O, whose merged
+/// rows we take: the mean of the kept row and of the others, each times its similarity (the paper's weights are exponentials).
+/// Differs: it begins when the prompt ends, the authors with the first generated token; the running mean is kept per head,
+/// theirs is over all heads; the query heads of a group add up, theirs have keys and values of their own. Rewritten rows are
+/// sealed anew under a quantizer, which costs dead rows.
 struct D2O {
   Budget budget = 1024;
   std::size_t sinks = 4;
@@ -80,7 +88,11 @@ struct D2O {
       for (const Slot& slot : head.slots) squares += std::pow(double(slot.mass) - mean, 2) / double(head.size());
       variance.push_back(squares);
     }
-    const auto [low, high] = std::ranges::minmax(variance);
+    double low = variance[0], high = low;
+    for (const double x : variance) {
+      low = std::min(low, x);
+      high = std::max(high, x);
+    }
     double sum = 0;
     for (const double x : variance) sum += high > low ? (x - low) / (high - low) / double(heads.size()) : 0;
     return sum;
@@ -138,4 +150,4 @@ struct D2O {
   }
 };
 
-}  // namespace literature
+}  // namespace kvc::inline KVC_ABI
