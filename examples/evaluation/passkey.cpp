@@ -17,6 +17,14 @@ void append(std::vector<int>& ids, std::span<const int> more) {
   ids.insert(ids.end(), more.begin(), more.end());
 }
 
+std::vector<Sample> samples_of(const Json& file) {
+  std::vector<Sample> samples;
+  for (const Json& entry : file.is_object() ? file.at("samples") : file)
+    samples.push_back({whole_numbers(entry.at("context_ids")), whole_numbers(entry.at("question_ids")),
+                       whole_numbers(entry.at("answer_ids"))});
+  return samples;
+}
+
 }  // namespace
 
 PasskeyWords passkey_words(const engine::Tokenizer& tokenizer, std::uint32_t number) {
@@ -60,15 +68,11 @@ std::vector<Sample> make_samples(std::span<const int> text, const engine::Tokeni
 }
 
 std::vector<Sample> read_samples(const std::string& path) {
-  const Json file = Json::load(path, "--samples");
-  std::vector<Sample> samples;
-  for (const Json& entry : (file.has("samples") ? file["samples"] : file).array()) {
-    Sample sample{entry["context_ids"].integers(), entry["question_ids"].integers(), entry["answer_ids"].integers()};
-    if (sample.context.empty() || sample.question.empty() || sample.answer.empty())
+  std::vector<Sample> samples = read_json(path, "--samples", samples_of);
+  for (std::size_t i = 0; i < samples.size(); ++i)
+    if (samples[i].context.empty() || samples[i].question.empty() || samples[i].answer.empty())
       kvc::fail(kvc::ErrorCode::bad_file,
-                fmt::format("{}: sample {} lacks a context, a question or an answer", path, samples.size()));
-    samples.push_back(std::move(sample));
-  }
+                fmt::format("{}: sample {} lacks a context, a question or an answer", path, i));
   if (samples.empty()) kvc::fail(kvc::ErrorCode::bad_file, fmt::format("{}: it has no samples", path));
   return samples;
 }

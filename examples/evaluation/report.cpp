@@ -14,10 +14,6 @@ std::string number(std::optional<double> value, int digits, double factor = 1) {
   return value ? fmt::format("{:.{}f}", *value * factor, digits) : "-";
 }
 
-std::string json_optional(std::optional<double> value) {
-  return value ? json_number(*value) : "null";
-}
-
 std::string table_row(const Result& result, std::size_t width) {
   return fmt::format("{:<{}}  {:>5}  {:>8.0f}  {:>6.2f}  {:>6.1f}  {:>10}  {:>7}  {:>7}  {:>6}  {:>7}  {:>9}  {:>6}\n",
                      result.policy, width, fmt::format("{}", result.keep), result.bytes / 1024, result.ratio(),
@@ -72,27 +68,41 @@ std::string legend(const Result& reference, const Protocol& protocol) {
   return text;
 }
 
-std::string json_result(const Result& result) {
-  return fmt::format(
-      "{{\"policy\": {}, \"keep\": {}, \"bytes\": {}, \"dense_bytes\": {}, \"ratio\": {}, \"kept_fraction\": {}, "
-      "\"nll\": {}, \"perplexity\": {}, \"perplexity_ratio\": {}, \"kl\": {}, \"top1\": {}, \"passkey\": {}, "
-      "\"attend_us\": {}, \"token_ms\": {}}}",
-      quoted(result.policy), json_number(result.keep), json_number(result.bytes), json_number(result.dense_bytes),
-      json_number(result.ratio()), json_number(result.kept_fraction), json_optional(result.nll),
-      json_optional(result.perplexity()), json_optional(result.perplexity_ratio), json_optional(result.kl),
-      json_optional(result.top1), json_optional(result.passkey), json_optional(result.attend_us),
-      json_optional(result.token_ms));
+Json json_optional(std::optional<double> value) {
+  return value ? Json(*value) : Json(nullptr);
 }
 
-std::string json_protocol(const Protocol& protocol) {
+Json json_result(const Result& result) {
+  return {{"policy", result.policy},
+          {"keep", result.keep},
+          {"bytes", result.bytes},
+          {"dense_bytes", result.dense_bytes},
+          {"ratio", result.ratio()},
+          {"kept_fraction", result.kept_fraction},
+          {"nll", json_optional(result.nll)},
+          {"perplexity", json_optional(result.perplexity())},
+          {"perplexity_ratio", json_optional(result.perplexity_ratio)},
+          {"kl", json_optional(result.kl)},
+          {"top1", json_optional(result.top1)},
+          {"passkey", json_optional(result.passkey)},
+          {"attend_us", json_optional(result.attend_us)},
+          {"token_ms", json_optional(result.token_ms)}};
+}
+
+Json json_protocol(const Protocol& protocol) {
   const WindowPlan& plan = protocol.windows;
-  return fmt::format(
-      "{{\"text\": {}, \"windows\": {}, \"offset\": {}, \"stride\": {}, \"prompt\": {}, \"decode\": {}, "
-      "\"passkey_samples\": {}, \"dense\": {}, \"policies_act\": {}, \"fast\": {}, \"threads\": {}, "
-      "\"reference\": \"full:type=f32\"}}",
-      quoted(protocol.text), plan.count, plan.offset, plan.stride, plan.prompt, plan.decode, protocol.samples,
-      quoted(protocol.dense), quoted(protocol.prompt_only ? "after the prompt" : "after the prompt and every token"),
-      protocol.fast, protocol.threads);
+  return {{"text", protocol.text},
+          {"windows", plan.count},
+          {"offset", plan.offset},
+          {"stride", plan.stride},
+          {"prompt", plan.prompt},
+          {"decode", plan.decode},
+          {"passkey_samples", protocol.samples},
+          {"dense", protocol.dense},
+          {"policies_act", protocol.prompt_only ? "after the prompt" : "after the prompt and every token"},
+          {"fast", protocol.fast},
+          {"threads", protocol.threads},
+          {"reference", "full:type=f32"}};
 }
 
 }  // namespace
@@ -132,10 +142,9 @@ std::string table(const std::vector<Result>& results, const Result& reference, c
 }
 
 std::string json(const std::vector<Result>& results, const Result& reference, const Protocol& protocol) {
-  std::string text = fmt::format("{{\"model\": {},\n \"protocol\": {},\n \"full\": {},\n \"results\": [",
-                                 quoted(protocol.model), json_protocol(protocol), json_result(reference));
-  for (std::size_t i = 0; i < results.size(); ++i) text += (i == 0 ? "\n  " : ",\n  ") + json_result(results[i]);
-  return text + "\n ]}\n";
+  Json report = {{"model", protocol.model}, {"protocol", json_protocol(protocol)}, {"full", json_result(reference)}};
+  for (const Result& result : results) report["results"].push_back(json_result(result));
+  return to_text(report);
 }
 
 }  // namespace evaluation

@@ -41,20 +41,21 @@ TEST_CASE("a sample without an answer is refused") {
 TEST_CASE("the sentences of a sample are the reference's, token by token", "[model]") {
   const engine::Tokenizer tokenizer(model_file());
   const Json reference_file = Json::parse(read_text(reference("retrieval_samples.json")));
-  const auto& references = reference_file["samples"].array();
+  const auto& references = reference_file.at("samples");
   const auto samples = read_samples(reference("retrieval_samples.json"));
   REQUIRE(references.size() == samples.size());
   for (std::size_t i = 0; i < samples.size(); ++i) {
-    PasskeyWords words = passkey_words(tokenizer, static_cast<std::uint32_t>(references[i]["value"].number()));
+    PasskeyWords words = passkey_words(tokenizer, static_cast<std::uint32_t>(references[i].at("value").get<double>()));
     CHECK(words.question == samples[i].question);
     CHECK(words.answer == samples[i].answer);
 
-    const auto begin = samples[i].context.begin() + static_cast<std::ptrdiff_t>(references[i]["needle_start"].number());
+    const auto begin =
+        samples[i].context.begin() + static_cast<std::ptrdiff_t>(references[i].at("needle_start").get<double>());
     const auto end = begin + static_cast<std::ptrdiff_t>(words.needle.size());
     CHECK(std::vector<int>(begin, end) == words.needle);
     std::vector<int> hay(samples[i].context.begin(), begin);
     hay.insert(hay.end(), end, samples[i].context.end());
-    CHECK(hide_passkey(hay, words, 1024, references[i]["depth"].number()).context == samples[i].context);
+    CHECK(hide_passkey(hay, words, 1024, references[i].at("depth").get<double>()).context == samples[i].context);
   }
 }
 

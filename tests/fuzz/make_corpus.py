@@ -67,16 +67,16 @@ write("readers", "context_of_four_billion", gguf(sizes(context_length=2**32 - 1)
 write("readers", "ffn_of_four_billion", gguf(sizes(feed_forward_length=2**32 - 8) + WORDS, WEIGHTS))
 write("readers", "sixty_five_heads_a_group", gguf(sizes(**{"attention.head_count": 65}) + WORDS, WEIGHTS))
 
-# Head tables, JSON ----------------------------------------------------------------------------------------------------
+# Head tables, token ids ----------------------------------------------------------------------------------------------------
 write("head_table", "two_layers", b"kvc head table 1\nlayers 2, kv_heads 3 # of a small model\nlayer 0: 0 0 1\nlayer 1: 1 0 0\n")
 write("head_table", "one_head", b"kvc head table 1\nlayers 1, kv_heads 1\nlayer 0: 1\n")
 write("head_table", "too_large", b"kvc head table 1\nlayers 4294967295, kv_heads 4294967295\nlayer 0: 1\n")
-write("json", "values", b'\0{"a": [1, -2.5e3, true, false, null], "b": "x\\n\\u00e9\\ud83d\\ude00", "windows": [{"ids": [1]}]}')
-write("json", "deep", b"\0" + b"[" * 300 + b"]" * 300)
-write("json", "windows", b'\1{"windows": [{"ids": [1, 2, 3, 4, 5, 6, 7]}, {"ids": [9, 8, 7, 6, 5, 4]}]}')
-write("json", "no_windows", b"\1[]")
-write("json", "samples", b'\2{"samples": [{"context_ids": [1, 2], "question_ids": [3], "answer_ids": [4, 5]}]}')
-write("json", "no_samples", b"\2[]")
+write("text_ids", "deep", b"\0" + b"[" * 300 + b"]" * 300)
+write("text_ids", "windows", b'\0{"windows": [{"ids": [1, 2, 3, 4, 5, 6, 7]}, {"ids": [9, 8, 7, 6, 5, 4]}]}')
+write("text_ids", "no_windows", b"\0[]")
+write("text_ids", "samples", b'\1{"samples": [{"context_ids": [1, 2], "question_ids": [3], "answer_ids": [4, 5]}]}')
+write("text_ids", "no_samples", b"\1[]")
+write("text_ids", "numbers", b'\0[{"ids": [1, 2, -2.5e3, 4294967296, 18446744073709551615, null]}]')
 
 # Policies -------------------------------------------------------------------------------------------------------------
 POLICIES = {
