@@ -1,7 +1,10 @@
-// The files of token ids that `compare` reads: windows and samples. Byte 0 chooses which, the rest is the file.
+// The files that `compare` reads: windows and samples as token ids, and results of earlier runs. Byte 0 chooses which, the
+// rest is the file.
 #include <string>
 
+#include "evaluation/html_page.hpp"
 #include "evaluation/passkey.hpp"
+#include "evaluation/report.hpp"
 #include "evaluation/windows.hpp"
 #include "fuzz/fuzz_input.hpp"
 #include "kvc/error.hpp"
@@ -19,17 +22,25 @@ void read_samples(const std::string& path) {
   const auto samples = evaluation::read_samples(path);
   if (samples.empty()) fuzz::fail("no samples, and no complaint");
   for (const evaluation::Sample& sample : samples)
-    if (sample.context.empty() || sample.question.empty() || sample.answer.empty()) fuzz::fail("a sample with a gap");
+    for (const evaluation::Question& question : sample.questions)
+      if (sample.context.empty() || question.ids.empty() || question.answer.empty()) fuzz::fail("a sample with a gap");
+}
+
+void read_report(const std::string& path) {
+  const evaluation::Report report = evaluation::read_reports({path});
+  evaluation::table(report);
+  if (evaluation::to_json(report).empty() || evaluation::html_page(report).empty())
+    fuzz::fail("a report without a text");
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   fuzz::Script script(data, size);
-  const bool windows = script.below(2) == 0;
+  const std::size_t kind = script.below(3);
   const TemporaryFile file{std::string(script.rest())};
   try {
-    windows ? read_windows(file.path()) : read_samples(file.path());
+    kind == 0 ? read_windows(file.path()) : kind == 1 ? read_samples(file.path()) : read_report(file.path());
     fuzz::note_understood();
   } catch (const kvc::Error&) {
   }
