@@ -31,7 +31,7 @@ td.heat{text-align:center;border:2px solid var(--paper);background:color-mix(in 
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 18px;font-size:14px}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--grid);padding:12px 14px;border-radius:6px;overflow-x:auto;font-size:12.5px;line-height:1.45}
 @media (max-width:640px){main{padding:18px 14px 40px}h1{font-size:21px}.wide{display:none}.narrow{display:block}td.wide{display:table-cell;min-width:130px}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}th,td{padding:5px 7px}
-th:first-child,td:first-child{min-width:118px;max-width:150px;white-space:normal;overflow-wrap:break-word}}
+th:first-child,td:first-child{min-width:140px;max-width:160px;white-space:normal;overflow-wrap:break-word}}
 )";
 
 }  // namespace evaluation

@@ -72,7 +72,7 @@ class QualityPlot {
   std::string draw() {
     if (options_.standalone) draw_title();
     draw_axes();
-    draw_front();
+    svg_.polyline(front_corners(), "front");
     draw_series();
     for (const std::size_t i : shown_) draw_point(i);
     draw_labels();
@@ -83,7 +83,7 @@ class QualityPlot {
  private:
   double width() const { return options_.narrow ? 380 : 860; }
   double height() const { return bottom() + 62 + 22 * static_cast<double>(legend_rows()); }
-  double left() const { return options_.narrow ? 64 : 70; }
+  double left() const { return options_.narrow ? 66 : 78; }
   double right() const { return width() - 16; }
   double top() const { return options_.standalone ? 66 : 14; }
   double bottom() const { return top() + (options_.narrow ? 300 : 390); }
@@ -149,18 +149,19 @@ class QualityPlot {
     svg_.line(left(), bottom(), right(), bottom(), "axis");
     svg_.text((left() + right()) / 2, bottom() + 36, "middle", "ink",
               options_.narrow ? "times smaller than fp16" : "times smaller than fp16, all bytes counted");
-    svg_.upright_text(12, (top() + bottom()) / 2, "ink",
+    svg_.upright_text(options_.narrow ? 12 : 20, (top() + bottom()) / 2, "ink",
                       divergence() ? "KL(full || compressed), nats" : "perplexity above the full cache's");
   }
 
-  void draw_front() {
-    std::vector<std::pair<double, double>> points;
+  /// The corners of the front's steps: nothing lies between two of its points.
+  std::vector<std::pair<double, double>> front_corners() const {
+    std::vector<std::pair<double, double>> corners;
     for (const std::size_t i : front_) {
       const auto [x, y] = point(i);
-      if (!points.empty()) points.emplace_back(x, points.back().second);  // nothing lies between: a step
-      points.emplace_back(x, y);
+      if (!corners.empty()) corners.emplace_back(x, corners.back().second);
+      corners.emplace_back(x, y);
     }
-    svg_.polyline(points, "front");
+    return corners;
   }
 
   void draw_series() {
@@ -189,15 +190,22 @@ class QualityPlot {
 
   /// The front's points first: they may not go without. Of other policies the point of the smallest cache stands for all.
   void draw_labels() {
-    std::vector<Box> taken;
+    std::vector<Box> taken, lines;
     for (const std::size_t i : shown_) {
       const auto [x, y] = point(i);
       taken.push_back({x - 6, y - 6, x + 6, y + 6});
     }
+    const auto corners = front_corners();
+    for (std::size_t i = 1; i < corners.size(); ++i) {
+      const auto [left, right] = std::minmax(corners[i - 1].first, corners[i].first);
+      const auto [top, bottom] = std::minmax(corners[i - 1].second, corners[i].second);
+      lines.push_back({left - 1, top - 1, right + 1, bottom + 1});
+    }
     std::vector<std::size_t> order = front_;
     for (const std::size_t i : shown_)
       if (!options_.narrow && std::ranges::count(front_, i) == 0 && is_smallest(i)) order.push_back(i);
-    for (const std::size_t i : order) draw_label(i, taken);
+    for (const std::size_t i : order)
+      if (!draw_label(i, taken, lines)) draw_label(i, taken, {});
   }
 
   bool is_smallest(std::size_t i) const {
@@ -207,7 +215,8 @@ class QualityPlot {
     });
   }
 
-  void draw_label(std::size_t i, std::vector<Box>& taken) {
+  /// At the first place that is free of `taken` and `lines`; false if there is none.
+  bool draw_label(std::size_t i, std::vector<Box>& taken, const std::vector<Box>& lines) {
     const Result& result = length_.results[i];
     std::string words = label_of(result);
     if (!divergence() && excess(result.perplexity_ratio->value) > y_.high)
@@ -217,17 +226,16 @@ class QualityPlot {
     const Box room{left() + 2, top() - 6, right() + 12, bottom() - 2};
     for (const Place& place : Places) {
       const double anchor_x = x + place.dx, base = y + place.dy;
-      const double begin = place.anchor[0] == 's'   ? anchor_x
-                           : place.anchor[0] == 'e' ? anchor_x - wide
-                                                    : anchor_x - wide / 2;
-      const Box box{begin - 1, base - 10, begin + wide + 1, base + 3};
-      if (!box.inside(room) || std::ranges::any_of(taken, [&](const Box& other) { return box.overlaps(other); }))
-        continue;
+      const double before = place.anchor[0] == 's' ? 0 : place.anchor[0] == 'e' ? wide : wide / 2;
+      const Box box{anchor_x - before - 1, base - 10, anchor_x - before + wide + 1, base + 3};
+      const auto meets = [&](const Box& other) { return box.overlaps(other); };
+      if (!box.inside(room) || std::ranges::any_of(taken, meets) || std::ranges::any_of(lines, meets)) continue;
       if (std::abs(place.dx) > 9) svg_.line(x, y, anchor_x, base - (place.dy < 0 ? -1 : 8), "leader");
       svg_.text(anchor_x, base, place.anchor, fmt::format("label {}", name_of(kind_of(result))), words);
       taken.push_back(box);
-      return;
+      return true;
     }
+    return false;
   }
 
   void draw_legend() {
