@@ -68,21 +68,34 @@ Work prepare(const CompareOptions& options, const std::vector<std::vector<int>>&
   return work;
 }
 
-void run(Comparison& comparison, const Work& work, Progress& progress, const std::string& where) {
+/// How far a run is: prompts count by their tokens.
+struct Way {
+  double done = 0, all = 0;
+
+  double share() const { return all == 0 ? 0 : done / all; }
+};
+
+double length_of(const Work& work) {
+  return static_cast<double>(work.prompt * (work.windows.size() + work.samples.size()));
+}
+
+void run(Comparison& comparison, const Work& work, Progress& progress, const std::string& where, Way& way) {
   const auto report = [&](const std::string& detail) { progress.step(detail); };
   for (std::size_t w = 0; w < work.windows.size(); ++w) {
-    progress.begin(fmt::format("{}window {} of {}", where, w + 1, work.windows.size()));
+    progress.begin(fmt::format("{}window {} of {}", where, w + 1, work.windows.size()), way.share());
     comparison.run(work.windows[w], report);
+    way.done += static_cast<double>(work.prompt);
   }
   const auto time = [&] {
-    progress.begin(where + "timing tokens");
+    progress.begin(where + "timing tokens", way.share());
     comparison.time_attention();
     comparison.time_tokens();
   };
   if (!work.windows.empty()) time();
   for (std::size_t s = 0; s < work.samples.size(); ++s) {
-    progress.begin(fmt::format("{}passkey prompt {} of {}", where, s + 1, work.samples.size()));
+    progress.begin(fmt::format("{}passkey prompt {} of {}", where, s + 1, work.samples.size()), way.share());
     comparison.run(work.samples[s], report);
+    way.done += static_cast<double>(work.prompt);
   }
   if (work.windows.empty()) time();
 }
@@ -166,9 +179,11 @@ Report measure(CompareOptions& options) {
 
   Report report{protocol_of(options, works, pool.threads()), {}};
   Progress progress;
+  Way way;
+  for (const Work& work : works) way.all += length_of(work);
   for (const Work& work : works) {
     Comparison comparison(model, options.contestants, options.comparison);
-    run(comparison, work, progress, works.size() == 1 ? "" : fmt::format("prompts of {}: ", work.prompt));
+    run(comparison, work, progress, works.size() == 1 ? "" : fmt::format("prompts of {}: ", work.prompt), way);
     report.lengths.push_back(results_of(comparison, work.prompt));
   }
   return report;
@@ -210,6 +225,10 @@ void compare(std::span<const char* const> words) {
   if (options.parameters) return print(compare_parameters());
   if (!options.from.empty()) {
     const Report report = read_reports(options.from);
+    if (report.protocol.tuning && !(options.html.empty() && options.svg.empty()))
+      kvc::fail(
+          kvc::ErrorCode::invalid_argument,
+          "--from: these are figures of texts for tuning, of which no page is made; measure other texts with --text");
     return Publication(options).publish(report);
   }
   Publication publication(options);

@@ -75,7 +75,7 @@ const std::vector<OptionText>& known_options() {
       {"--from", "FILES", "",
        "run nothing, but take the results of earlier runs, as --json wrote them, of one file or of several, separated "
        "by ,"},
-      {"--parameters", "", "", "print the table of every policy's parameters, as docs/policies.md has it"},
+      {"--parameters", "", "", "print the table of every policy's parameters, as docs/policies.md has it", "help"},
       {"--help", "", "", "show this and the policies"},
   };
   return all;
@@ -169,7 +169,7 @@ std::string compare_help() {
       "usage: compare --model FILE --text FILE [OPTIONS]\n\n"
       "for example, two policies and both in a row, each keeping half of the tokens:\n"
       "  compare --model model.gguf --text book.txt --policies \"h2o; kivi:bits=4; h2o | kivi:bits=4\" --keep 0.5\n"
-      "a page of all policies at three sizes, over two lengths of prompts (it takes some hours):\n"
+      "a page of all policies at three sizes, over two lengths of prompts (it takes a while):\n"
       "  compare --model model.gguf --text book.txt --policies all --keep 0.5,0.25,0.125 --prompt 1024,4096 --html "
       "page.html\n\n"
       "Every policy gets a cache of its own, and all caches get the same text. Two things are measured:\n"

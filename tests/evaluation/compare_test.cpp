@@ -123,7 +123,7 @@ TEST_CASE("several lengths and needles are run in one go, and results of a run c
 
 TEST_CASE("figures of texts for tuning say so") {
   Run run;
-  const TemporaryFile json("");
+  const TemporaryFile json(""), page("");
   const ChildEnd end = run({"1", "--tune-texts", run.text.path() + "," + run.text.path(), "--passkey", "0", "--prompt",
                             "8", "--decode", "2", "--json", json.path()});
   CHECK(end.exit_code == 0);
@@ -131,6 +131,10 @@ TEST_CASE("figures of texts for tuning say so") {
   const Json protocol = Json::parse(json.content()).at("protocol");
   CHECK(protocol.at("tuning").get<bool>());
   CHECK(protocol.at("windows").get<int>() == 2);  // one of each text
+  run.words = {"compare"};
+  CHECK(run({"--from", json.path()}).exit_code == 0);
+  CHECK(run({"--from", json.path(), "--html", page.path()}).exit_code == 2);
+  CHECK(contains(run.err.content(), "no page is made"));
 }
 
 TEST_CASE("without standard error the program works, and refuses, as with it") {
