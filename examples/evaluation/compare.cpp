@@ -32,7 +32,7 @@ struct Work {
   std::vector<Sample> samples;
 };
 
-/// Tells the policies that want to know them the model's retrieval heads: those of the file, else what an analysis finds.
+/// Tells policies that want to know them the model's retrieval heads: those of the file, else what an analysis finds.
 void set_heads(CompareOptions& options, const std::optional<kvc::HeadTable>& given, const engine::Model& model) {
   std::optional<kvc::HeadTable> heads = given;
   for (Contestant& contestant : options.contestants) {

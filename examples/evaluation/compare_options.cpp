@@ -18,8 +18,8 @@ constexpr std::size_t Most = 1'000'000'000;
 const char* const DefaultPolicies =
     "full; full:bits=4; streaming_llm; h2o; snapkv; razor_attention; kivi:bits=4; kivi:bits=2; h2o | kivi:bits=4; "
     "snapkv | kivi:bits=4";
-/// What `--policies all` stands for.
-const char* const AllPolicies =
+/// What `--policies all` begins with: policies at parameters of interest, and some in a row.
+const char* const ChosenPolicies =
     "full:type=f32; full; full:bits=8; full:bits=4; full:ggml=q8_0; full:ggml=q4_0; streaming_llm; h2o; snapkv; knorm; "
     "ada_kv:base=snapkv; razor_attention; mini_cache; quest:tokens=256; kivi:bits=8; kivi:bits=4; kivi:bits=3; "
     "kivi:bits=2; streaming_llm | kivi:bits=4; h2o | kivi:bits=4; snapkv | kivi:bits=4; snapkv | kivi:bits=2; "
@@ -94,6 +94,24 @@ kvc::Scalar read_scalar(const std::string& word) {
   return *type;
 }
 
+/// The chosen ones, and every other policy that is known and can run here, as it is by default.
+std::string all_policies() {
+  std::string list = ChosenPolicies;
+  const auto is_there = [&](const std::string& name) {
+    return std::ranges::any_of(read_contestants(list, {1}), [&](const Contestant& contestant) {
+      return contestant.name == name || contestant.name.starts_with(name + ":") ||
+             contestant.name.starts_with(name + " ");
+    });
+  };
+  for (const std::string& name : kvc::AnyPolicy::names()) {
+    if (is_there(name) || name == H2OMask::name.word) continue;  // the mask is there for tests of H2O
+    const kvc::AnyPolicy policy = kvc::AnyPolicy::parse(name);
+    const auto is_scored = [](const auto& stage) { return stage->needs().external_scores; };
+    if (std::ranges::none_of(policy.stages(), is_scored)) list += "; " + name;
+  }
+  return list;
+}
+
 /// The options that name files.
 void read_files(const Arguments& arguments, CompareOptions& options) {
   refuse_both(arguments, "--windows", "--windows-file");
@@ -149,7 +167,7 @@ CompareOptions read_compare_options(std::span<const char* const> words) {
   options.arithmetic = arguments.has("--fast") ? engine::Arithmetic::fast : engine::Arithmetic::f32;
   options.comparison = {read_scalar(arguments.text("--dense")), arguments.has("--prompt-only")};
   const std::string& policies = arguments.text("--policies");
-  options.contestants = read_contestants(policies == "all" ? AllPolicies : policies, arguments.fractions("--keep"));
+  options.contestants = read_contestants(policies == "all" ? all_policies() : policies, arguments.fractions("--keep"));
   check_work(options);
   return options;
 }

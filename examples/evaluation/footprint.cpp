@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kvc/codec/dense.hpp"
 #include "kvc/codec/group_quant.hpp"
 #include "kvc/error.hpp"
 #include "kvc/storage/row_store.hpp"
@@ -21,7 +22,8 @@ void add_rows(Parts& parts, const kvc::RowStore& rows) {
     const kvc::Codec& codec = segment.block->codec();
     const double owners = segment.norms ? 2 : 1;  // two layers share a block of directions
     const auto used = static_cast<double>(std::min(codec.block_bytes(segment.rows()), segment.block->bytes())) / owners;
-    if (!segment.sealed) {
+    // Directions that two layers share are sealed, and may be as dense as any row.
+    if (!segment.sealed || dynamic_cast<const kvc::DenseCodec*>(&codec) != nullptr) {
       parts.dense += used;
     } else if (const auto* grouped = dynamic_cast<const kvc::GroupQuantCodec*>(&codec)) {
       const auto bits = static_cast<double>(segment.rows() * codec.dim() * grouped->format().bits);

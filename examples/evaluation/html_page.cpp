@@ -117,7 +117,8 @@ std::string kept_section(const PromptResults& length) {
   if (figures.empty()) return "";
   return "<h3>What is kept</h3>\n<p>The first prompt's tokens that each KV head still holds when the policy has acted: "
          "a row "
-         "for every head of every layer, the first layer on top; the darker, the more of a stretch of tokens is "
+         "for every head of every layer, the first layer on top; the stronger the colour, the more of a stretch of "
+         "tokens is "
          "there.</p>"
          "\n<div class=\"gallery\">\n" +
          figures + "</div>\n";

@@ -188,7 +188,7 @@ class QualityPlot {
     svg_.marker(x, y, shape_of(length_.results, i), kind, hint_of(result));
   }
 
-  /// The front's points first: they may not go without. Of other policies the point of the smallest cache stands for all.
+  /// The front's points first: they may not go without. Of other policies the smallest cache's point stands for all.
   void draw_labels() {
     std::vector<Box> taken, lines;
     for (const std::size_t i : shown_) {

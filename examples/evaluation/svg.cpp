@@ -102,17 +102,22 @@ std::string Svg::finish(std::string_view style) const {
 }
 
 std::string plot_style() {
-  return R"(:root{--paper:#fff;--ink:#1c2128;--soft:#57606a;--grid:#e4e7eb;--edge:#c4cad1;--full:#57606a;--evict:#c2410c;--quantize:#1d6fd8;--both:#0f8a5f;--other:#8b45c9;--low:#f4d9d0;--high:#9fd8bd}
-@media (prefers-color-scheme:dark){:root{--paper:#0d1117;--ink:#e6edf3;--soft:#9aa4af;--grid:#21272f;--edge:#444c56;--full:#9aa4af;--evict:#f0883e;--quantize:#58a6ff;--both:#3fb98c;--other:#bc8cff;--low:#4a2a20;--high:#1d6b4a}}
+  return R"(:root{--paper:#fff;--ink:#1c2128;--soft:#57606a;--grid:#e4e7eb;--edge:#c4cad1;--full:#57606a;
+  --evict:#c2410c;--quantize:#1d6fd8;--both:#0f8a5f;--other:#8b45c9;--low:#f4d9d0;--high:#9fd8bd}
+@media (prefers-color-scheme:dark){:root{--paper:#0d1117;--ink:#e6edf3;--soft:#9aa4af;--grid:#21272f;--edge:#444c56;
+  --full:#9aa4af;--evict:#f0883e;--quantize:#58a6ff;--both:#3fb98c;--other:#bc8cff;--low:#4a2a20;--high:#1d6b4a}}
 svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:12px}
-.paper{fill:var(--paper)}.ink{fill:var(--ink)}.soft{fill:var(--soft)}.title{fill:var(--ink);font-size:15px;font-weight:600}
+.paper{fill:var(--paper)}.ink{fill:var(--ink)}.soft{fill:var(--soft)}.title{fill:var(--ink);font-size:15px;
+  font-weight:600}
 .label{font-size:11.5px;paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
 .grid{stroke:var(--grid)}.axis{stroke:var(--edge)}.leader{stroke:var(--soft);stroke-width:.7}
 .front{fill:none;stroke:var(--soft);stroke-width:1.4;stroke-dasharray:5 4}
 .series{fill:none;stroke-width:1;opacity:.45}.error{stroke-width:1.2;opacity:.6}
 .marker{stroke:var(--paper);stroke-width:1}
-.full{fill:var(--full)}.evict{fill:var(--evict)}.quantize{fill:var(--quantize)}.both{fill:var(--both)}.other{fill:var(--other)}
-.line-full{stroke:var(--full)}.line-evict{stroke:var(--evict)}.line-quantize{stroke:var(--quantize)}.line-both{stroke:var(--both)}.line-other{stroke:var(--other)}
+.full{fill:var(--full)}.evict{fill:var(--evict)}.quantize{fill:var(--quantize)}.both{fill:var(--both)}
+.other{fill:var(--other)}
+.line-full{stroke:var(--full)}.line-evict{stroke:var(--evict)}.line-quantize{stroke:var(--quantize)}
+.line-both{stroke:var(--both)}.line-other{stroke:var(--other)}
 )";
 }
 

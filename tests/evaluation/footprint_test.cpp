@@ -50,6 +50,9 @@ TEST_CASE("a footprint tells codes from scales, and dense rows from both") {
   CHECK(full.parts.dense == 2 * 2 * 2 * 256 * 32 * 2);  // keys and values, layers, heads, tokens, numbers of two bytes
   CHECK(full.parts.codes == 0);
   CHECK(full.kept == 1);
+  const Footprint shared = measure(cache_of("mini_cache:start=0", 256));
+  CHECK(shared.parts.dense > 0);
+  CHECK(shared.parts.codes == 0);
   const Footprint quantized = measure(cache_of("full:bits=4", 256));
   CHECK(quantized.parts.dense == 0);
   CHECK(quantized.parts.codes == full.parts.dense / 4);
