@@ -21,7 +21,8 @@ const char* const DefaultPolicies =
 /// What `--policies all` begins with: policies at parameters of interest, and some in a row.
 const char* const ChosenPolicies =
     "full:type=f32; full; full:bits=8; full:bits=4; full:ggml=q8_0; full:ggml=q4_0; streaming_llm; h2o; snapkv; knorm; "
-    "ada_kv:base=snapkv; razor_attention; mini_cache; quest:tokens=256; kivi:bits=8; kivi:bits=4; kivi:bits=3; "
+    "ada_kv:base=snapkv; razor_attention; razor_attention:compensation=none; mini_cache; quest:tokens=256; "
+    "kivi:bits=8; kivi:bits=4; kivi:bits=3; "
     "kivi:bits=2; streaming_llm | kivi:bits=4; h2o | kivi:bits=4; snapkv | kivi:bits=4; snapkv | kivi:bits=2; "
     "razor_attention | kivi:bits=4,sinks=5";
 
