@@ -91,10 +91,10 @@ std::string legend(const Protocol& protocol, bool asked) {
       "ratio    how many times more the keys and values of all tokens would take in fp16\n";
   if (protocol.windows.count != 0)
     text += fmt::format(
-        "x full   perplexity of the {1} tokens after the prompt, in {0} windows, over that of the full cache in f32\n"
+        "x full   perplexity of the {1} tokens after the prompt over that of the full cache in f32; windows: {0}\n"
         "KL       how far predictions are from those of the full cache in f32: mean KL(full || compressed)\n"
         "  1/4    the same over the first quarter of these tokens, and over the last\n"
-        "±        the standard error of a mean over windows; - if there is one window\n"
+        "±        the standard error of a mean over windows; one window has none\n"
         "top-1    share of the tokens for which both caches have the same best guess\n",
         protocol.windows.count, protocol.windows.decode);
   if (asked)
