@@ -37,6 +37,7 @@ want ca-certificates test -d /etc/ssl/certs
 want libeigen3-dev header eigen3/Eigen/Core Eigen/Core
 want catch2 header catch2/catch.hpp catch2/catch_all.hpp
 want libfmt-dev header fmt/core.h
+want nlohmann-json3-dev header nlohmann/json.hpp
 want libbenchmark-dev header benchmark/benchmark.h
 for extra in "$@"; do
   want "${extra%:*}" command -v "${extra#*:}"
@@ -61,7 +62,7 @@ cat >&2 <<END
 setup: missing:$missing
 Please run the line of your system, then start again:
   Debian: sudo apt-get install$missing
-  Fedora: sudo dnf install cmake ninja-build gcc-c++ python3-pip eigen3-devel catch-devel fmt-devel google-benchmark-devel
-  macOS:  brew install cmake ninja python eigen catch2 fmt google-benchmark
+  Fedora: sudo dnf install cmake ninja-build gcc-c++ python3-pip eigen3-devel catch-devel fmt-devel json-devel google-benchmark-devel
+  macOS:  brew install cmake ninja python eigen catch2 fmt nlohmann-json google-benchmark
 END
 exit 2

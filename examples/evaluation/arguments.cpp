@@ -59,21 +59,44 @@ std::size_t Arguments::count(std::string_view name, std::size_t least, std::size
   return *number;
 }
 
-std::vector<double> Arguments::fractions(std::string_view name) const {
+std::vector<std::string> Arguments::words(std::string_view name) const {
   const std::string& list = text(name);
-  std::vector<double> all;
-  for (std::size_t begin = 0; begin <= list.size();) {
+  std::vector<std::string> all;
+  for (std::size_t begin = 0; !list.empty() && begin <= list.size();) {
     const std::size_t end = std::min(list.find(',', begin), list.size());
     std::string_view word = std::string_view(list).substr(begin, end - begin);
     while (word.starts_with(' ')) word.remove_prefix(1);
     while (word.ends_with(' ')) word.remove_suffix(1);
-    const auto fraction = kvc::TextOf<double>::read(word);
-    if (!fraction || *fraction <= 0 || *fraction > 1)
-      refuse(fmt::format("{} takes fractions in (0, 1], separated by commas, got '{}'", name, list));
-    if (std::ranges::count(all, *fraction) != 0) refuse(fmt::format("{}: {} is given twice", name, word));
-    all.push_back(*fraction);
+    all.emplace_back(word);
     begin = end + 1;
   }
+  return all;
+}
+
+std::vector<std::size_t> Arguments::counts(std::string_view name, std::size_t least, std::size_t most) const {
+  std::vector<std::size_t> all;
+  for (const std::string& word : words(name)) {
+    const auto number = kvc::TextOf<std::size_t>::read(word);
+    if (!number || *number < least || *number > most)
+      refuse(fmt::format("{} takes whole numbers from {} to {}, separated by commas, got '{}'", name, least, most,
+                         text(name)));
+    if (std::ranges::count(all, *number) != 0) refuse(fmt::format("{}: {} is given twice", name, word));
+    all.push_back(*number);
+  }
+  if (all.empty()) refuse(fmt::format("{} takes whole numbers from {} to {}, got ''", name, least, most));
+  return all;
+}
+
+std::vector<double> Arguments::fractions(std::string_view name) const {
+  std::vector<double> all;
+  for (const std::string& word : words(name)) {
+    const auto fraction = kvc::TextOf<double>::read(word);
+    if (!fraction || *fraction <= 0 || *fraction > 1)
+      refuse(fmt::format("{} takes fractions in (0, 1], separated by commas, got '{}'", name, text(name)));
+    if (std::ranges::count(all, *fraction) != 0) refuse(fmt::format("{}: {} is given twice", name, word));
+    all.push_back(*fraction);
+  }
+  if (all.empty()) refuse(fmt::format("{} takes fractions in (0, 1], got ''", name));
   return all;
 }
 

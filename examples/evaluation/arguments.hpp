@@ -28,6 +28,10 @@ class Arguments {
   const std::string& text(std::string_view name) const;
   /// Throws kvc::Error for the option's value unless it is a whole number in [least, most].
   std::size_t count(std::string_view name, std::size_t least, std::size_t most) const;
+  /// A list of different whole numbers in [least, most], separated by commas. Throws kvc::Error for anything else.
+  std::vector<std::size_t> counts(std::string_view name, std::size_t least, std::size_t most) const;
+  /// A list of words, separated by commas; empty if the option's value is.
+  std::vector<std::string> words(std::string_view name) const;
   /// A list of fractions in (0, 1], separated by commas. Throws kvc::Error for anything else, or one given twice.
   std::vector<double> fractions(std::string_view name) const;
 

@@ -15,13 +15,18 @@ namespace evaluation {
 struct CompareOptions {
   bool help = false;
   bool parameters = false;            ///< print the tables of parameters
-  std::string model, text;            ///< paths
-  std::string windows_file, samples;  ///< paths; empty: windows and samples are made from the text
-  std::string json;                   ///< path; empty: none
+  std::string model;                  ///< path
+  std::vector<std::string> texts;     ///< paths
+  bool tuning = false;                ///< the texts are for settling parameters
+  std::string windows_file, samples;  ///< paths; empty: windows and samples are made from the texts
+  std::string json, html, svg;        ///< paths of what is written; empty: none
+  std::vector<std::string> from;      ///< paths of results; not empty: nothing is run
   std::string heads;                  ///< path of a head table; empty: one is made if a policy wants it
-  WindowPlan windows;
-  std::size_t passkeys = 0;  ///< samples to make
-  std::size_t threads = 0;   ///< 0: one per processor
+  std::vector<std::size_t> prompts;   ///< lengths
+  WindowPlan windows;                 ///< of each text; the prompt's length is one of these
+  std::size_t passkeys = 0;           ///< prompts with hidden numbers to make, of all texts together
+  std::size_t needles = 1;            ///< numbers in each of them
+  std::size_t threads = 0;            ///< 0: one per processor
   engine::Arithmetic arithmetic = engine::Arithmetic::f32;  ///< of the model's linear layers
   ComparisonOptions comparison;
   std::vector<Contestant> contestants;

@@ -9,7 +9,9 @@
 #include <utility>
 
 #include "kvc/error.hpp"
+#include "memory_peak.hpp"
 #include "repeat_probe.hpp"
+#include "statistics.hpp"
 
 namespace evaluation {
 namespace {
@@ -17,20 +19,10 @@ namespace {
 /// Rounds of timing after a first one that only warms up; odd, so that the median is one of them.
 constexpr std::size_t Rounds = 15;
 
-void add_window(Tally& tally, const std::vector<Score>& scores) {
-  double nll = 0;
-  for (const Score& score : scores) {
-    nll += score.nll;
-    tally.kl += score.kl;
-    tally.same_top += score.same_top;
-  }
-  tally.predictions += scores.size();
-  tally.window_nll.push_back(nll / static_cast<double>(scores.size()));
-}
+using Clock = std::chrono::steady_clock;
 
-double median(std::vector<double> values) {
-  std::ranges::nth_element(values, values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2));
-  return values[values.size() / 2];
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 [[noreturn]] void refuse(const std::string& sentence) {
@@ -64,11 +56,14 @@ void check_window(const engine::Model& model, std::span<const Contestant> contes
 }
 
 void check_sample(const engine::Model& model, std::span<const Contestant> contestants, const Sample& sample) {
-  if (sample.context.empty() || sample.question.empty() || sample.answer.empty())
-    refuse("a passkey sample lacks a context, a question or an answer");
-  const std::size_t fed = sample.question.size() + sample.answer.size() - 1;
-  for (const auto* ids : {&sample.context, &sample.question, &sample.answer})
-    check_tokens(model, contestants, sample.context, fed, *ids);
+  if (sample.context.empty() || sample.questions.empty()) refuse("a passkey sample lacks a context or a question");
+  check_tokens(model, contestants, sample.context, 0, sample.context);
+  for (const Question& question : sample.questions) {
+    if (question.ids.empty() || question.answer.empty()) refuse("a passkey sample lacks a question or an answer");
+    const std::size_t fed = question.ids.size() + question.answer.size() - 1;
+    for (const auto* ids : {&question.ids, &question.answer})
+      check_tokens(model, contestants, sample.context, fed, *ids);
+  }
 }
 
 Comparison::Comparison(const engine::Model& model, std::vector<Contestant> contestants,
@@ -105,8 +100,7 @@ void Comparison::run(const Window& window, const Report& report) {
   check_window(*model_, contestants_, window);
   const std::size_t steps = window.ids.size() - window.prompt - 1;
   report("prompt");
-  start(std::span(window.ids).first(window.prompt));
-  measure_caches();
+  start(std::span(window.ids).first(window.prompt), true);
   std::vector<std::vector<Score>> scores(caches_.size());
   for (std::size_t i = 0; i < steps; ++i) {
     if (i % 8 == 0) report(fmt::format("token {} of {}", i, steps));
@@ -114,75 +108,109 @@ void Comparison::run(const Window& window, const Report& report) {
     score(static_cast<std::size_t>(window.ids[window.prompt + i + 1]));
     for (std::size_t c = 0; c < caches_.size(); ++c) scores[c].push_back(scores_[c]);
   }
-  add_window(reference_, scores[0]);
-  for (std::size_t c = 0; c < contestants_.size(); ++c) add_window(tallies_[c], scores[c + 1]);
+  reference_.windows.push_back(window_score(scores[0]));
+  for (std::size_t c = 0; c < contestants_.size(); ++c) tallies_[c].windows.push_back(window_score(scores[c + 1]));
 }
 
 void Comparison::run(const Sample& sample, const Report& report) {
   check_sample(*model_, contestants_, sample);
   report("prompt");
-  start(sample.context);
   // Windows have the say about memory; samples only where there are none.
-  if (reference_.window_nll.empty()) measure_caches();
-  report("question");
-  std::vector<int> fed = sample.question;
-  fed.insert(fed.end(), sample.answer.begin(), sample.answer.end() - 1);
-  std::vector<bool> exact(caches_.size(), true);
-  const std::size_t vocabulary = model_->config().vocabulary;
-  for (std::size_t i = 0; i < fed.size(); ++i) {
-    step(fed[i], sample.context.size() + i);
-    if (i + 1 < sample.question.size()) continue;
-    const auto wanted = static_cast<std::size_t>(sample.answer[i + 1 - sample.question.size()]);
-    for (std::size_t c = 0; c < caches_.size(); ++c)
-      exact[c] = exact[c] && argmax(std::span(logits_).subspan(c * vocabulary, vocabulary)) == wanted;
+  start(sample.context, reference_.windows.empty());
+  const std::vector<kvc::CacheCore*> originals = batch_;
+  for (std::size_t q = 0; q < sample.questions.size(); ++q) {
+    report(fmt::format("question {} of {}", q + 1, sample.questions.size()));
+    const bool last = q + 1 == sample.questions.size();  // it needs no fork: nobody comes after it
+    std::vector<Cache> forks;
+    batch_ = originals;
+    for (std::size_t c = 0; !last && c < caches_.size(); ++c) forks.push_back(caches_[c]->fork());
+    for (std::size_t c = 0; c < forks.size(); ++c) batch_[c] = &forks[c];
+    ask(sample.questions[q], sample.context.size());
+    batch_ = originals;
   }
-  const auto count = [&](Tally& tally, bool right) {
-    ++tally.samples;
-    tally.exact += right;
-  };
-  count(reference_, exact[0]);
-  for (std::size_t c = 0; c < contestants_.size(); ++c) count(tallies_[c], exact[c + 1]);
+  ++samples_;
 }
 
-/// The prompt through the model once; the reference cache does the attention, the others are fed beside it.
-void Comparison::start(std::span<const int> prompt) {
+/// Feeds a question and its answer to what is fed now, and notes who would have said the answer.
+void Comparison::ask(const Question& question, std::size_t context) {
+  std::vector<int> fed = question.ids;
+  fed.insert(fed.end(), question.answer.begin(), question.answer.end() - 1);
+  std::vector<bool> found(caches_.size(), true);
+  const std::size_t vocabulary = model_->config().vocabulary;
+  for (std::size_t i = 0; i < fed.size(); ++i) {
+    step(fed[i], context + i);
+    if (i + 1 < question.ids.size()) continue;
+    const auto wanted = static_cast<std::size_t>(question.answer[i + 1 - question.ids.size()]);
+    for (std::size_t c = 0; c < caches_.size(); ++c)
+      found[c] = found[c] && argmax(std::span(logits_).subspan(c * vocabulary, vocabulary)) == wanted;
+  }
+  reference_.answers.push_back({samples_, question.depth, found[0]});
+  for (std::size_t c = 0; c < contestants_.size(); ++c)
+    tallies_[c].answers.push_back({samples_, question.depth, found[c + 1]});
+}
+
+/// `measured`: what the caches hold then, and what it took to make them so, goes into the tallies.
+void Comparison::start(std::span<const int> prompt, bool measured) {
   caches_.clear();
   caches_.push_back(make_cache(full_cache(), kvc::Scalar::f32));
   for (const Contestant& contestant : contestants_) caches_.push_back(make_cache(contestant, options_.dense));
   batch_.clear();
   for (const auto& cache : caches_) batch_.push_back(cache.get());
+  read(prompt);
+  if (!probing_.empty()) repeat(prompt);
+  act(measured);
+  if (measured) measure_caches(prompt.size());
+}
 
+/// The prompt through the model once; the reference cache does the attention, the others are fed beside it.
+void Comparison::read(std::span<const int> prompt) {
   std::vector<kvc::Position> positions(prompt.size());
   std::iota(positions.begin(), positions.end(), 0);
+  double beside = 0;
   const auto feed = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
-    caches_[0]->prefill(layer, rows, out);
-    model_->executor().parallel_for(contestants_.size(), [&](std::size_t c) {
-      const bool ends = !std::ranges::binary_search(probing_, c);
-      caches_[c + 1]->prefill(layer, rows, {}, ends);
-    });
+    caches_[0]->prefill(layer, rows, out, false);
+    const auto begin = Clock::now();
+    model_->executor().parallel_for(contestants_.size(),
+                                    [&](std::size_t c) { caches_[c + 1]->prefill(layer, rows, {}, false); });
+    beside += seconds_since(begin);
   };
+  const auto begin = Clock::now();
   model_->forward(prompt, positions, feed, {}, workspace_);
-  if (!probing_.empty()) probe(prompt);
+  prompt_seconds_.push_back(seconds_since(begin) - beside);
 }
 
-/// The probing policies see the prompt repeated, with the reference cache's attention, and then act.
-void Comparison::probe(std::span<const int> prompt) {
+/// The probing policies see the prompt repeated, with the reference cache's attention.
+void Comparison::repeat(std::span<const int> prompt) {
   std::vector<kvc::CacheCore*> asked = {batch_[0]};
   for (const std::size_t c : probing_) asked.push_back(batch_[c + 1]);
-  repeat_prompt(*model_, asked, prompt, workspace_);
-  model_->executor().parallel_for(probing_.size(), [&](std::size_t i) { asked[i + 1]->compress(); });
+  repeat_seconds_.push_back(repeat_prompt(*model_, asked, prompt, workspace_));
 }
 
-void Comparison::measure_caches() {
-  const auto measure = [&](Tally& tally, const Cache& cache) {
-    const kvc::Stats stats = cache.stats();
-    ++tally.prompts;
-    tally.bytes += static_cast<double>(stats.bytes());
-    tally.dense_bytes += static_cast<double>(stats.dense_bytes);
-    tally.kept += static_cast<double>(stats.slots) / static_cast<double>(stats.seen * cache.shape().heads());
+/// One policy after the other, each on all threads.
+void Comparison::act(bool measured) {
+  caches_[0]->compress();
+  for (std::size_t c = 0; c < contestants_.size(); ++c) {
+    if (!measured) {
+      caches_[c + 1]->compress();
+      continue;
+    }
+    Tally& tally = tallies_[c];
+    const MemoryPeak peak;
+    const auto begin = Clock::now();
+    caches_[c + 1]->compress();
+    tally.act_seconds.push_back(seconds_since(begin));
+    if (const auto bytes = peak.bytes())
+      tally.act_peak_bytes = std::max(tally.act_peak_bytes.value_or(0), static_cast<double>(*bytes));
+  }
+}
+
+void Comparison::measure_caches(std::size_t prompt) {
+  const auto note = [&](Tally& tally, const Cache& cache) {
+    tally.footprints.push_back(measure(cache));
+    if (tally.footprints.size() == 1 && tally.footprints[0].kept < 1) tally.kept = picture(cache, prompt);
   };
-  measure(reference_, *caches_[0]);
-  for (std::size_t c = 0; c < contestants_.size(); ++c) measure(tallies_[c], *caches_[c + 1]);
+  note(reference_, *caches_[0]);
+  for (std::size_t c = 0; c < contestants_.size(); ++c) note(tallies_[c], *caches_[c + 1]);
 }
 
 /// Feeds `token` to every cache and leaves their logits.
@@ -211,7 +239,7 @@ void Comparison::attend(std::size_t layer, const kvc::Tokens& rows, kvc::Rows<fl
                           .k = rows.k.subrows(c, 1),
                           .v = rows.v.subrows(c, 1),
                           .positions = rows.positions.subspan(c, 1)};
-    caches_[c]->draft(layer, row, out.subrows(c, 1));
+    batch_[c]->draft(layer, row, out.subrows(c, 1));
   });
 }
 
@@ -264,7 +292,6 @@ void Comparison::step_alone(std::size_t cache) {
 
 void Comparison::time_tokens() {
   check_started("time_tokens");
-  using Clock = std::chrono::steady_clock;
   const std::size_t rounds = std::min(Rounds + 1, model_->config().context - position_);
   if (rounds < 2) return;
   std::vector<std::vector<double>> times(caches_.size());
@@ -272,7 +299,7 @@ void Comparison::time_tokens() {
     for (std::size_t c = 0; c < caches_.size(); ++c) {
       const auto begin = Clock::now();
       step_alone(c);
-      const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+      const double seconds = seconds_since(begin);
       if (round != 0) times[c].push_back(seconds * 1e3);
     }
   }

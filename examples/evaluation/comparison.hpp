@@ -30,9 +30,9 @@ void check_sample(const engine::Model& model, std::span<const Contestant> contes
 /// Runs many policies on the same text in step: a prompt is computed once, with full attention, and fed to all caches;
 /// then all of them decode as one batch, each over its own compressed cache.
 ///
-/// Policies that want a probe (Needs::probe) act later than the others: their prompt stays open, the model is asked to
-/// repeat the prompt piece by piece, the probing policies see what the repetition attends to, and compress() ends their
-/// prompt. Nothing of the repetition stays in a cache.
+/// The prompts of all caches stay open until the model has read it. If there are policies that want a probe (Needs::probe),
+/// the model is then asked to repeat the prompt piece by piece, and they see what the repetition attends to; nothing of it
+/// stays in a cache. Then compress() ends the prompt of one cache after the other, which tells what each policy costs.
 class Comparison {
  public:
   /// Called now and then with what is being done.
@@ -43,7 +43,8 @@ class Comparison {
 
   /// Prefills the prompt, feeds the rest teacher-forced and scores every prediction against the full cache's.
   void run(const Window& window, const Report& report);
-  /// Prefills the context, feeds question and answer teacher-forced: exact if every token of the answer is the argmax.
+  /// Prefills the context and asks one question after the other, each of a fork of every cache. Question and answer are fed
+  /// teacher-forced; the answer is found if each of its tokens is the argmax.
   void run(const Sample& sample, const Report& report);
   /// Times attention over the caches as the last run left them, with its last queries, on this thread: processor time,
   /// the median of several rounds over all contestants.
@@ -58,6 +59,10 @@ class Comparison {
   const std::vector<Tally>& tallies() const { return tallies_; }
   /// Of the full cache in f32, which takes part whether it is a contestant or not.
   const Tally& reference() const { return reference_; }
+  /// Seconds that the model took to read the prompts, each with full attention, and to repeat them. What the contestants'
+  /// caches do meanwhile does not count.
+  const std::vector<double>& prompt_seconds() const { return prompt_seconds_; }
+  const std::vector<double>& repeat_seconds() const { return repeat_seconds_; }
 
  private:
   using Cache = kvc::KVCache<kvc::AnyPolicy>;
@@ -65,9 +70,12 @@ class Comparison {
   void check(const Contestant& contestant) const;
   void check_started(const char* what) const;
   std::unique_ptr<Cache> make_cache(const Contestant& contestant, kvc::Scalar dense) const;
-  void start(std::span<const int> prompt);
-  void probe(std::span<const int> prompt);
-  void measure_caches();
+  void start(std::span<const int> prompt, bool measured);
+  void read(std::span<const int> prompt);
+  void repeat(std::span<const int> prompt);
+  void act(bool measured);
+  void measure_caches(std::size_t prompt);
+  void ask(const Question& question, std::size_t context);
   void step(int token, std::size_t position);
   void attend(std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out);
   void step_alone(std::size_t cache);
@@ -82,7 +90,7 @@ class Comparison {
 
   /// The reference's first, then one per contestant; remade for every prompt.
   std::vector<std::unique_ptr<Cache>> caches_;
-  std::vector<kvc::CacheCore*> batch_;
+  std::vector<kvc::CacheCore*> batch_;  ///< what is fed: these, or forks of them
   engine::Workspace workspace_;
   ReferencePrediction prediction_;
   std::vector<float> logits_;   ///< [caches, vocabulary]
@@ -90,6 +98,8 @@ class Comparison {
   std::vector<Score> scores_;   ///< of the last step, one per cache
   int token_ = 0;               ///< of the last step
   std::size_t position_ = 0;    ///< of the next token
+  std::size_t samples_ = 0;     ///< that have been run
+  std::vector<double> prompt_seconds_, repeat_seconds_;
 };
 
 }  // namespace evaluation

@@ -1,57 +1,37 @@
 #pragma once
-#include <cstddef>
-#include <map>
+#include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
-#include <variant>
 #include <vector>
+
+#include "files.hpp"
 
 namespace evaluation {
 
-/// A JSON value. Asking for another type or an absent key throws kvc::Error (bad_file).
-class Json {
- public:
-  using Array = std::vector<Json>;
-  using Object = std::map<std::string, Json, std::less<>>;
+/// A JSON value whose objects keep the order of their keys. Reach into it with at(), which throws Json::exception where
+/// a key is missing; operator[] does not look.
+using Json = nlohmann::ordered_json;
 
-  Json() = default;                                    ///< null
-  Json(double number) : value_(number) {}              // NOLINT: values become JSON implicitly
-  Json(std::string text) : value_(std::move(text)) {}  // NOLINT
-  Json(Array array) : value_(std::move(array)) {}      // NOLINT
-  Json(Object object) : value_(std::move(object)) {}   // NOLINT
+/// Throws kvc::Error (bad_file): the file, what it is for, and in words what JSON's library said about it.
+[[noreturn]] void refuse_json(const std::string& path, const std::string& what, const Json::exception& error);
 
-  /// Throws kvc::Error (bad_file) with the byte at which the text stops being JSON.
-  static Json parse(std::string_view text);
-  /// Reads a file; complaints name it, and `what` it is for.
-  static Json load(const std::string& path, const std::string& what = "the data");
-
-  const Json& operator[](std::string_view key) const;
-  const Json& operator[](std::size_t index) const { return array().at(index); }
-  bool has(std::string_view key) const;
-  const Array& array() const;
-  std::size_t size() const { return array().size(); }
-  const std::string& text() const;
-  double number() const;
-  bool boolean() const;
-  bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
-  /// An array of numbers, converted one by one.
-  template <class T>
-  std::vector<T> numbers() const {
-    std::vector<T> result;
-    for (const Json& item : array()) result.push_back(static_cast<T>(item.number()));
-    return result;
+/// What `read` makes of the JSON in a file. Complaints, also those of `read` about a missing key or another type, are
+/// kvc::Error (bad_file); they name the file, and `what` it is for.
+template <class Read>
+auto read_json(const std::string& path, const std::string& what, Read read) {
+  const std::string text = read_file(path, what);
+  try {
+    return read(Json::parse(text));
+  } catch (const Json::exception& error) {
+    refuse_json(path, what, error);
   }
-  /// An array of whole numbers, e.g. token ids.
-  std::vector<int> integers() const;
+}
 
- private:
-  std::variant<std::monostate, bool, double, std::string, Array, Object> value_;
-  friend class JsonParser;
-};
+/// A list of whole numbers, e.g. token ids. Throws Json::exception if it is no list, kvc::Error (bad_file) for other
+/// numbers and for numbers that an int cannot hold.
+std::vector<int> whole_numbers(const Json& list);
 
-/// `text` as a JSON string, quotes included. Bytes that are not UTF-8 become U+FFFD.
-std::string quoted(std::string_view text);
-/// A number as JSON; null for what JSON cannot say (NaN, infinity).
-std::string json_number(double number);
+/// The text of a value, indented, with a line break at its end. Bytes of a string that are not UTF-8 become U+FFFD, and
+/// numbers that JSON cannot say become null.
+std::string to_text(const Json& value);
 
 }  // namespace evaluation

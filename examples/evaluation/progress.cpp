@@ -9,14 +9,21 @@
 
 namespace evaluation {
 
+std::string time_left(std::chrono::duration<double> passed, double done) {
+  const double seconds = passed.count() * (1 - done) / done;
+  return seconds < 90 ? fmt::format(" (about {:.0f} s left)", seconds)
+                      : fmt::format(" (about {:.0f} min left)", seconds / 60);
+}
+
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) != 0), start_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() {
   if (terminal_) tell("\r" + std::string(79, ' ') + "\r");
 }
 
-void Progress::begin(std::string part) {
+void Progress::begin(std::string part, double done) {
   part_ = std::move(part);
+  if (done > 0) part_ += time_left(std::chrono::steady_clock::now() - start_, done);
   show(part_);
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 
 #include "kvc/error.hpp"
@@ -54,18 +55,24 @@ void check_repetition(const engine::Model& model, std::span<const int> prompt, c
                             policy, prompt.size(), asked.ids.size(), context));
 }
 
-void repeat_prompt(const engine::Model& model, std::span<kvc::CacheCore* const> caches, std::span<const int> prompt,
-                   engine::Workspace& workspace) {
+double repeat_prompt(const engine::Model& model, std::span<kvc::CacheCore* const> caches, std::span<const int> prompt,
+                     engine::Workspace& workspace) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  Clock::duration beside{};
   for (const RepeatProbe& asked : repeat_probes(prompt, model.tokenizer())) {
     std::vector<kvc::Position> positions(asked.ids.size());
     std::iota(positions.begin(), positions.end(), static_cast<kvc::Position>(prompt.size()));
     const auto ask = [&](std::size_t layer, const kvc::Tokens& rows, kvc::Rows<float> out) {
       caches[0]->probe(layer, rows, out, asked.begin, asked.end);
+      const auto fed = Clock::now();
       model.executor().parallel_for(
           caches.size() - 1, [&](std::size_t i) { caches[i + 1]->probe(layer, rows, {}, asked.begin, asked.end); });
+      beside += Clock::now() - fed;
     };
     model.forward(asked.ids, positions, ask, {}, workspace);
   }
+  return std::chrono::duration<double>(Clock::now() - begin - beside).count();
 }
 
 }  // namespace evaluation

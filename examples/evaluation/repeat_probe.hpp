@@ -30,8 +30,9 @@ bool wants_probe(const kvc::Stages& stages);
 void check_repetition(const engine::Model& model, std::span<const int> prompt, const std::string& policy);
 
 /// Asks the model to repeat a prompt that the caches have just got, with last_chunk = false. The attention is that of
-/// caches[0]; all caches observe it, and nothing of it stays in them. The caller ends their prompts with compress().
-void repeat_prompt(const engine::Model& model, std::span<kvc::CacheCore* const> caches, std::span<const int> prompt,
-                   engine::Workspace& workspace);
+/// caches[0]; all caches observe it, and nothing of it stays in them. The caller ends their prompts with compress(). Returns
+/// the seconds that the model took, without what the other caches did.
+double repeat_prompt(const engine::Model& model, std::span<kvc::CacheCore* const> caches, std::span<const int> prompt,
+                     engine::Workspace& workspace);
 
 }  // namespace evaluation

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace evaluation {
 
@@ -34,8 +33,37 @@ Score ReferencePrediction::score(std::span<const float> logits, std::size_t targ
   return {normalizer - double{logits[target]}, divergence, argmax(logits) == top_};
 }
 
+WindowScore window_score(std::span<const Score> scores) {
+  const auto mean_kl = [](std::span<const Score> some) {
+    double sum = 0;
+    for (const Score& score : some) sum += score.kl;
+    return sum / static_cast<double>(some.size());
+  };
+  WindowScore window;
+  for (const Score& score : scores) {
+    window.nll += score.nll;
+    window.top1 += score.same_top;
+  }
+  window.nll /= static_cast<double>(scores.size());
+  window.top1 /= static_cast<double>(scores.size());
+  window.kl = mean_kl(scores);
+  if (const std::size_t quarter = scores.size() / 4; quarter != 0) {
+    window.kl_first = mean_kl(scores.first(quarter));
+    window.kl_last = mean_kl(scores.last(quarter));
+  }
+  return window;
+}
+
 double Tally::mean_nll() const {
-  return std::accumulate(window_nll.begin(), window_nll.end(), 0.0) / static_cast<double>(window_nll.size());
+  double sum = 0;
+  for (const WindowScore& window : windows) sum += window.nll;
+  return sum / static_cast<double>(windows.size());
+}
+
+double Tally::mean_kl() const {
+  double sum = 0;
+  for (const WindowScore& window : windows) sum += window.kl;
+  return sum / static_cast<double>(windows.size());
 }
 
 double perplexity_ratio(const Tally& tally, const Tally& reference) {

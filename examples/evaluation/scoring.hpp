@@ -4,6 +4,8 @@
 #include <span>
 #include <vector>
 
+#include "footprint.hpp"
+
 namespace evaluation {
 
 /// The index of the largest element, the first of several.
@@ -33,17 +35,34 @@ class ReferencePrediction {
   std::size_t top_ = 0;
 };
 
-/// What a contestant has shown so far, summed.
+/// Means over the predictions of a window.
+struct WindowScore {
+  double nll = 0, kl = 0, top1 = 0;
+  std::optional<double> kl_first = {},
+                        kl_last = {};  ///< over the first and the last quarter; none: fewer than four predictions
+};
+
+WindowScore window_score(std::span<const Score> scores);
+
+/// What became of a question.
+struct Answer {
+  std::size_t prompt = 0;       ///< number of the prompt that was asked about
+  std::optional<double> depth;  ///< where in the prompt the answer stands: 0 is its beginning, 1 its end
+  bool found = false;
+};
+
+/// What a contestant has shown so far.
 struct Tally {
-  std::vector<double> window_nll;  ///< mean -log p(target) of each window
-  double kl = 0;
-  std::size_t predictions = 0, same_top = 0;
-  std::size_t samples = 0, exact = 0;
-  std::size_t prompts = 0;  ///< over which the cache was measured, at the prompt's end
-  double bytes = 0, dense_bytes = 0, kept = 0;
+  std::vector<WindowScore> windows;
+  std::vector<Answer> answers;
+  std::vector<Footprint> footprints;     ///< one per prompt over which the cache was measured
+  std::vector<double> act_seconds;       ///< of the policy at the end of each of these prompts
+  std::optional<double> act_peak_bytes;  ///< the most memory that it took on top of what there was; none: not known
+  KeptPicture kept;                      ///< of the first of these prompts; empty if everything was kept
   std::optional<double> attend_us, token_ms;  ///< none: not timed
 
   double mean_nll() const;
+  double mean_kl() const;
 };
 
 /// exp(mean over windows of (nll - reference nll))

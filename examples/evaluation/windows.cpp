@@ -13,6 +13,12 @@ Window take_window(std::span<const int> ids, const WindowPlan& plan) {
   return {{part.begin(), part.end()}, plan.prompt};
 }
 
+std::vector<std::vector<int>> ids_of_windows(const Json& file) {
+  std::vector<std::vector<int>> all;
+  for (const Json& entry : file.is_object() ? file.at("windows") : file) all.push_back(whole_numbers(entry.at("ids")));
+  return all;
+}
+
 }  // namespace
 
 std::vector<Window> cut_windows(std::span<const int> text, const WindowPlan& plan) {
@@ -31,10 +37,8 @@ std::vector<Window> cut_windows(std::span<const int> text, const WindowPlan& pla
 }
 
 std::vector<Window> read_windows(const std::string& path, const WindowPlan& plan) {
-  const Json file = Json::load(path, "--windows-file");
   std::vector<Window> windows;
-  for (const Json& entry : (file.has("windows") ? file["windows"] : file).array()) {
-    const std::vector<int> ids = entry["ids"].integers();
+  for (const std::vector<int>& ids : read_json(path, "--windows-file", ids_of_windows)) {
     if (ids.size() < plan.tokens())
       kvc::fail(
           kvc::ErrorCode::bad_file,

@@ -8,13 +8,13 @@
 #include <limits>
 
 #include "catch_shim.hpp"
-#include "support/child_process.hpp"
 #include "engine/config.hpp"
 #include "engine/dequantize.hpp"
 #include "engine/gguf_writer.hpp"
 #include "engine/model_file.hpp"
 #include "evaluation/json.hpp"
 #include "kvc/error.hpp"
+#include "support/child_process.hpp"
 
 using engine::GGUFFile;
 
@@ -164,25 +164,26 @@ TEST_CASE("a directory row index or an output of the wrong size is refused") {
 }
 
 TEST_CASE("every quantized format gives the values of the reference implementation") {
-  const auto reference_file = evaluation::Json::load(KVC_TEST_DATA "/../engine/dequantize.json");
-  REQUIRE(reference_file["blocks"].size() == 10);
-  for (const auto& entry : reference_file["blocks"].array()) {
-    const std::string& hex = entry["bytes"].text();
+  const auto reference_file =
+      evaluation::Json::parse(evaluation::read_file(KVC_TEST_DATA "/../engine/dequantize.json", "the reference"));
+  REQUIRE(reference_file.at("blocks").size() == 10);
+  for (const auto& entry : reference_file.at("blocks")) {
+    const std::string& hex = entry.at("bytes").get<std::string>();
     std::vector<std::byte> bytes;
     for (std::size_t i = 0; i < hex.size(); i += 2)
       bytes.push_back(static_cast<std::byte>(std::stoi(hex.substr(i, 2), nullptr, 16)));
-    const auto expected = entry["values"].numbers<float>();
+    const auto expected = entry.at("values").get<std::vector<float>>();
     std::vector<float> values(expected.size());
-    const auto type = static_cast<engine::TensorType>(static_cast<std::uint32_t>(entry["number"].number()));
+    const auto type = static_cast<engine::TensorType>(static_cast<std::uint32_t>(entry.at("number").get<double>()));
     REQUIRE(engine::block_layout(type).bytes == bytes.size());
-    REQUIRE(engine::type_name(type) == entry["type"].text());
+    REQUIRE(engine::type_name(type) == entry.at("type").get<std::string>());
     engine::dequantize_blocks(type, bytes.data(), 1, values.data());
     float largest_value = 0, largest_difference = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
       largest_value = std::max(largest_value, std::abs(expected[i]));
       largest_difference = std::max(largest_difference, std::abs(values[i] - expected[i]));
     }
-    INFO(entry["type"].text());
+    INFO(entry.at("type").get<std::string>());
     CHECK(largest_difference <= 3e-7f * largest_value);
   }
 }

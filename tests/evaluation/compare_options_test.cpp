@@ -1,5 +1,6 @@
 #include "evaluation/compare_options.hpp"
 
+#include <algorithm>
 #include <sstream>
 
 #include "catch_shim.hpp"
@@ -35,7 +36,7 @@ TEST_CASE("without options the comparison is the one of the reference protocol")
   const CompareOptions options = read({"--model", "m.gguf", "--text", "t.txt"});
   CHECK(options.windows.offset == 4096);
   CHECK(options.windows.stride == 16384);
-  CHECK(options.windows.prompt == 1024);
+  CHECK(options.prompts == std::vector<std::size_t>{1024});
   CHECK(options.windows.decode == 128);
   CHECK_FALSE(options.comparison.prompt_only);
   CHECK(options.arithmetic == engine::Arithmetic::f32);
@@ -45,36 +46,50 @@ TEST_CASE("--fast multiplies the model's weights as llama.cpp does") {
   CHECK(read({"--model=m.gguf", "--text=t.txt", "--fast"}).arithmetic == engine::Arithmetic::fast);
 }
 
-TEST_CASE("the default policies are there, those with a budget once per keep fraction") {
-  const CompareOptions options = read({"--model=m.gguf", "--text=t.txt", "--keep", "0.5, 0.25"});
+TEST_CASE("by default ten policies are compared, those with a budget at one keep fraction") {
+  const CompareOptions options = read({"--model=m.gguf", "--text=t.txt"});
   std::vector<std::string> names;
   for (const Contestant& contestant : options.contestants) names.push_back(contestant.name);
-  CHECK(names == std::vector<std::string>{"full:type=f32",
-                                          "full",
-                                          "full:bits=8",
-                                          "full:bits=4",
-                                          "streaming_llm",
-                                          "streaming_llm",
-                                          "h2o",
-                                          "h2o",
-                                          "snapkv",
-                                          "snapkv",
-                                          "kivi:bits=4",
-                                          "kivi:bits=2",
-                                          "razor_attention",
-                                          "razor_attention",
-                                          "mini_cache",
-                                          "h2o | kivi:bits=4",
-                                          "h2o | kivi:bits=4",
-                                          "snapkv | kivi:bits=4",
-                                          "snapkv | kivi:bits=4",
-                                          "snapkv | kivi:bits=2",
-                                          "snapkv | kivi:bits=2",
-                                          "razor_attention | kivi:bits=4,sinks=5",
-                                          "razor_attention | kivi:bits=4,sinks=5"});
-  CHECK(options.contestants[4].keep == 0.5);
-  CHECK(options.contestants[5].keep == 0.25);
+  CHECK(names == std::vector<std::string>{"full", "full:bits=4", "streaming_llm", "h2o", "snapkv", "razor_attention",
+                                          "kivi:bits=4", "kivi:bits=2", "h2o | kivi:bits=4", "snapkv | kivi:bits=4"});
   CHECK(options.contestants[0].keep == 1);
+  CHECK(options.contestants[2].keep == 0.25);
+}
+
+TEST_CASE("the word all stands for every policy, those with a budget once per keep fraction") {
+  const CompareOptions options = read({"--model=m.gguf", "--text=t.txt", "--policies", "all", "--keep", "0.5, 0.25"});
+  std::vector<std::string> names;
+  for (const Contestant& contestant : options.contestants)
+    names.push_back(contestant.name.substr(0, contestant.name.find(':')));
+  for (const std::string& name : kvc::AnyPolicy::names()) {
+    CAPTURE(name);
+    const bool cannot = name == "external_scores" || name == "h2o_mask";  // one needs a scorer, one is for tests of H2O
+    CHECK((std::ranges::count(names, name) != 0) == !cannot);
+  }
+  CHECK(std::ranges::count(names, "h2o") == 2);
+}
+
+TEST_CASE("several lengths of prompts, several needles and several texts can be asked for") {
+  const CompareOptions options =
+      read({"--model=m", "--text", "a.txt, b.txt", "--prompt", "1024,4096", "--needles", "5"});
+  CHECK(options.prompts == std::vector<std::size_t>{1024, 4096});
+  CHECK(options.texts == std::vector<std::string>{"a.txt", "b.txt"});
+  CHECK(options.needles == 5);
+  CHECK_FALSE(options.tuning);
+}
+
+TEST_CASE("texts for tuning stand apart from texts for reports") {
+  const CompareOptions options = read({"--model=m", "--tune-texts", "a.txt,b.txt"});
+  CHECK(options.tuning);
+  CHECK(options.texts == std::vector<std::string>{"a.txt", "b.txt"});
+  CHECK(contains(complaint({"--tune-texts", "a.txt"}), "--tune-texts and --text exclude each other"));
+  CHECK_THROWS_AS(read({"--model=m", "--tune-texts", "a.txt", "--html", "page.html"}), kvc::Error);
+  CHECK_THROWS_AS(read({"--model=m", "--tune-texts", "a.txt", "--windows-file", "w.json"}), kvc::Error);
+}
+
+TEST_CASE("results of earlier runs need no model, and exclude what a run needs") {
+  CHECK(read({"--from", "a.json,b.json", "--html", "page.html"}).from == std::vector<std::string>{"a.json", "b.json"});
+  CHECK_THROWS_AS(read({"--from", "a.json", "--policies", "h2o"}), kvc::Error);
 }
 
 TEST_CASE("a policy whose budget is given is compared once") {
@@ -92,6 +107,10 @@ TEST_CASE("complaints about options say what is wrong and what would be right") 
   CHECK(contains(complaint({"--keep", "0.5,0.50"}), "given twice"));
   CHECK(contains(complaint({"--windows", "-1"}), "--windows takes a whole number from 0"));
   CHECK(contains(complaint({"--decode", "0"}), "--decode takes a whole number from 1"));
+  CHECK(contains(complaint({"--prompt", "1024,"}), "--prompt takes whole numbers from 1"));
+  CHECK(contains(complaint({"--prompt", "1024,1024"}), "--prompt: 1024 is given twice"));
+  CHECK(contains(complaint({"--needles", "9"}), "--needles takes a whole number from 1 to 8"));
+  CHECK(contains(complaint({"--samples", "s.json", "--prompt", "8,9"}), "give one length"));
   CHECK(contains(complaint({"--dense", "f64"}), "f32 | f16 | bf16"));
   CHECK(contains(complaint({"--prompt-only=yes"}), "--prompt-only takes no value"));
   CHECK(contains(complaint({"--threads", "1", "--threads", "2"}), "--threads is given twice"));

@@ -83,17 +83,58 @@ TEST_CASE("a run that fills the model's context gives its results, and times tok
     const ChildEnd end = run({"1", "--text", run.text.path(), "--passkey", "0", "--prompt", "40", "--decode", decode,
                               "--json", json.path()});
     CHECK(end.exit_code == 0);
-    return Json::load(json.path())["results"][0];
+    return Json::parse(json.content()).at("lengths").at(0).at("results").at(0);
   };
   const Json roomy = results("8"), tight = results("20"), full = results("24");
-  CHECK(roomy["token_ms"].number() > 0);
-  CHECK(tight["token_ms"].number() > 0);
-  CHECK(full["token_ms"].is_null());
-  CHECK(full["perplexity"].number() > 0);
-  CHECK(full["attend_us"].number() > 0);
+  CHECK(roomy.at("token_ms").get<double>() > 0);
+  CHECK(tight.at("token_ms").get<double>() > 0);
+  CHECK(full.at("token_ms").is_null());
+  CHECK(full.at("perplexity").get<double>() > 0);
+  CHECK(full.at("attend_us").get<double>() > 0);
   CHECK(contains(run.out.content(), "perplexity"));
   const ChildEnd too_long = run({"1", "--text", run.text.path(), "--passkey", "0", "--prompt", "40", "--decode", "25"});
   CHECK(too_long.exit_code == 2);
+}
+
+TEST_CASE("several lengths and needles are run in one go, and results of a run can be shown again") {
+  Run run;
+  const TemporaryFile json(""), again("");
+  const ChildEnd end = run(
+      {"1", "--text", run.text.path(), "--passkey", "0", "--prompt", "20,40", "--decode", "8", "--json", json.path()});
+  CHECK(end.exit_code == 0);
+  const std::string table = run.out.content();
+  CHECK(contains(table, "Prompts of 20 tokens."));
+  CHECK(contains(table, "Prompts of 40 tokens."));
+  CHECK(Json::parse(json.content())
+            .at("protocol")
+            .at("commands")
+            .at(0)
+            .get<std::string>()
+            .starts_with("compare --model"));
+  run.words = {"compare"};
+  const TemporaryFile page(""), plot("");
+  CHECK(run({"--from", json.path(), "--json", again.path(), "--html", page.path(), "--svg", plot.path()}).exit_code ==
+        0);
+  CHECK(page.content().starts_with("<!doctype html>"));
+  CHECK(plot.content().starts_with("<svg "));
+  CHECK(run.out.content() == table);
+  CHECK(again.content() == json.content());
+}
+
+TEST_CASE("figures of texts for tuning say so") {
+  Run run;
+  const TemporaryFile json(""), page("");
+  const ChildEnd end = run({"1", "--tune-texts", run.text.path() + "," + run.text.path(), "--passkey", "0", "--prompt",
+                            "8", "--decode", "2", "--json", json.path()});
+  CHECK(end.exit_code == 0);
+  CHECK(contains(run.out.content(), "These are texts for settling parameters"));
+  const Json protocol = Json::parse(json.content()).at("protocol");
+  CHECK(protocol.at("tuning").get<bool>());
+  CHECK(protocol.at("windows").get<int>() == 2);  // one of each text
+  run.words = {"compare"};
+  CHECK(run({"--from", json.path()}).exit_code == 0);
+  CHECK(run({"--from", json.path(), "--html", page.path()}).exit_code == 2);
+  CHECK(contains(run.err.content(), "no page is made"));
 }
 
 TEST_CASE("without standard error the program works, and refuses, as with it") {
@@ -107,7 +148,8 @@ TEST_CASE("without standard error the program works, and refuses, as with it") {
           STDERR_FILENO);
   CHECK(done.signal == 0);
   CHECK(done.exit_code == 0);
-  CHECK(Json::load(json.path())["results"].size() == 1);  // and no message stands in the file
+  CHECK(Json::parse(json.content()).at("lengths").at(0).at("results").size() ==
+        1);  // and no message stands in the file
 }
 
 TEST_CASE("results reach their file even if standard output cannot be written") {
@@ -118,7 +160,7 @@ TEST_CASE("results reach their file even if standard output cannot be written") 
           STDOUT_FILENO);
   CHECK(end.exit_code == 2);
   CHECK(contains(run.err.content(), "standard output cannot be written"));
-  CHECK(Json::load(json.path())["results"].size() == 1);
+  CHECK(Json::parse(json.content()).at("lengths").at(0).at("results").size() == 1);
 }
 
 #if defined(KVC_TEST_LIMITS_MEMORY)

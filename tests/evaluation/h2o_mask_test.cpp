@@ -8,8 +8,8 @@
 #include "support/fake_head.hpp"
 #include "support/random_tokens.hpp"
 
-using kvc::Event;
 using evaluation::H2OMask;
+using kvc::Event;
 using support::FakeHead;
 
 namespace {

@@ -6,7 +6,7 @@
 #include "engine/thread_pool.hpp"
 #include "evaluation/comparison.hpp"
 #include "evaluation/json.hpp"
-#include "evaluation/report.hpp"
+#include "evaluation/results.hpp"
 
 using namespace evaluation;
 
@@ -67,9 +67,10 @@ const Measured& measured() {
 const Json& row_of(const Json& rows, const Result& result) {
   for (const Counterpart& counterpart : Counterparts) {
     if (kvc::AnyPolicy::parse(counterpart.policy).to_string() != result.policy) continue;
-    for (const Json& row : rows.array())
-      if (row["policy"].text() == counterpart.name && row["setting"].text() == counterpart.setting &&
-          (*counterpart.setting != '\0' || row["keep"].number() == result.keep))
+    for (const Json& row : rows)
+      if (row.at("policy").get<std::string>() == counterpart.name &&
+          row.at("setting").get<std::string>() == counterpart.setting &&
+          (*counterpart.setting != '\0' || row.at("keep").get<double>() == result.keep))
         return row;
   }
   throw std::runtime_error("the reference has no row for " + result.policy);
@@ -79,35 +80,37 @@ const Json& row_of(const Json& rows, const Result& result) {
 
 TEST_CASE("the full cache's likelihood is the reference's", "[model]") {
   const Json quality = Json::parse(read_text(reference("quality_public.json")));
-  CHECK(std::abs(measured().full_nll - quality["summary_per_text"]["emma"].array()[0]["mean_nll"].number()) < 1e-3);
+  CHECK(std::abs(measured().full_nll - quality.at("summary_per_text").at("emma")[0].at("mean_nll").get<double>()) <
+        1e-3);
 }
 
 TEST_CASE("perplexity ratios are kvpress's within one percent", "[model]") {
   const Json quality = Json::parse(read_text(reference("quality_public.json")));
   REQUIRE(measured().results.size() == 18);  // five policies at two fractions, eight without
   for (const Result& result : measured().results) {
-    const double expected = row_of(quality["summary_per_text"]["emma"], result)["ppl_ratio"].number();
-    INFO(result.policy << " at " << result.keep << ": " << *result.perplexity_ratio << ", kvpress " << expected);
-    CHECK(std::abs(*result.perplexity_ratio / expected - 1) < 0.01);
+    const double expected = row_of(quality.at("summary_per_text").at("emma"), result).at("ppl_ratio").get<double>();
+    INFO(result.policy << " at " << result.keep << ": " << result.perplexity_ratio->value << ", kvpress " << expected);
+    CHECK(std::abs(result.perplexity_ratio->value / expected - 1) < 0.01);
   }
 }
 
 TEST_CASE("KL divergence and top-1 agreement are kvpress's", "[model]") {
   const Json quality = Json::parse(read_text(reference("quality_public.json")));
   for (const Result& result : measured().results) {
-    const Json& row = row_of(quality["summary_per_text"]["emma"], result);
-    INFO(result.policy << " at " << result.keep << ": " << *result.kl << ", kvpress " << row["kl"].number());
-    CHECK(std::abs(*result.kl - row["kl"].number()) < 0.002 + 0.02 * row["kl"].number());
-    CHECK(std::abs(*result.top1 - row["top1_agree"].number()) < 0.01);  // 3 of 384 predictions
+    const Json& row = row_of(quality.at("summary_per_text").at("emma"), result);
+    INFO(result.policy << " at " << result.keep << ": " << result.kl->value << ", kvpress "
+                       << row.at("kl").get<double>());
+    CHECK(std::abs(result.kl->value - row.at("kl").get<double>()) < 0.002 + 0.02 * row.at("kl").get<double>());
+    CHECK(std::abs(result.top1->value - row.at("top1_agree").get<double>()) < 0.01);  // 3 of 384 predictions
   }
 }
 
 TEST_CASE("passkeys found differ from kvpress's by one sample at most", "[model]") {
   const Json retrieval = Json::parse(read_text(reference("retrieval_samples.json")));
   for (const Result& result : measured().results) {
-    const double expected = row_of(retrieval["summary"], result)["exact"].number();
-    INFO(result.policy << " at " << result.keep << ": " << result.exact << " of 8, kvpress " << expected);
-    CHECK(result.samples == Samples);
-    CHECK(std::abs(static_cast<double>(result.exact) - expected) <= 1);
+    const double expected = row_of(retrieval.at("summary"), result).at("exact").get<double>();
+    INFO(result.policy << " at " << result.keep << ": " << result.found << " of 8, kvpress " << expected);
+    CHECK(result.asked == Samples);
+    CHECK(std::abs(static_cast<double>(result.found) - expected) <= 1);
   }
 }

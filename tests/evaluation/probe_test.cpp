@@ -82,6 +82,12 @@ std::vector<Contestant> contestants(const std::string& policies) {
 
 void silent(const std::string&) {}
 
+std::vector<double> nlls(const Tally& tally) {
+  std::vector<double> all;
+  for (const WindowScore& window : tally.windows) all.push_back(window.nll);
+  return all;
+}
+
 }  // namespace
 
 TEST_CASE("a prompt is repeated piece by piece, each behind a request that quotes where it starts") {
@@ -120,8 +126,10 @@ TEST_CASE("a probing policy sees the repetition over the whole prompt, and acts 
   CHECK(probe->queries == repetition);
   CHECK((probe->begin == 0 && probe->end == 12));
   CHECK(acts->slots == 12);  // nothing of the repetition is there any more
-  CHECK(comparison.tallies()[0].kept == 6.0 / 12);
-  CHECK(comparison.tallies()[0].window_nll.size() == 1);
+  CHECK(comparison.tallies()[0].footprints.at(0).kept == 6.0 / 12);
+  CHECK(comparison.tallies()[0].windows.size() == 1);
+  CHECK(comparison.prompt_seconds().size() == 1);
+  CHECK(comparison.repeat_seconds().size() == 1);
 }
 
 TEST_CASE("probing changes nothing for the other policies and for the reference") {
@@ -132,11 +140,41 @@ TEST_CASE("probing changes nothing for the other policies and for the reference"
   Comparison beside(tiny.model, contestants("h2o:recent=2; rehearsed; snapkv:window=2"), {});
   alone.run(window, silent);
   beside.run(window, silent);
-  CHECK(alone.reference().window_nll == beside.reference().window_nll);
-  CHECK(alone.tallies()[0].window_nll == beside.tallies()[0].window_nll);
-  CHECK(alone.tallies()[2].window_nll == beside.tallies()[2].window_nll);
-  CHECK(alone.tallies()[2].bytes == beside.tallies()[2].bytes);
-  CHECK(beside.tallies()[1].window_nll != beside.reference().window_nll);
+  CHECK(nlls(alone.reference()) == nlls(beside.reference()));
+  CHECK(nlls(alone.tallies()[0]) == nlls(beside.tallies()[0]));
+  CHECK(nlls(alone.tallies()[2]) == nlls(beside.tallies()[2]));
+  CHECK(alone.tallies()[2].footprints.at(0).bytes == beside.tallies()[2].footprints.at(0).bytes);
+  CHECK(nlls(beside.tallies()[1]) != nlls(beside.reference()));
+}
+
+TEST_CASE("every question is asked of the compressed prompt as if there were no others") {
+  const Tiny tiny;
+  const std::string policies = "full; h2o:recent=2; rehearsed; snapkv:window=2 | kivi:bits=2,group=8,residual=8";
+  const std::vector<int> answers = {5, 40, 77, 5};
+  Sample together{some_ids(12), {}};
+  for (const int answer : answers) together.questions.push_back({{9, answer}, {answer, 3}, 0.5});
+  Comparison all(tiny.model, contestants(policies), {}), single(tiny.model, contestants(policies), {});
+  all.run(together, silent);
+  for (const Question& question : together.questions) single.run(Sample{together.context, {question}}, silent);
+  for (std::size_t c = 0; c < all.tallies().size(); ++c) {
+    REQUIRE(all.tallies()[c].answers.size() == answers.size());
+    for (std::size_t q = 0; q < answers.size(); ++q) {
+      CHECK(all.tallies()[c].answers[q].found == single.tallies()[c].answers[q].found);
+      CHECK(all.tallies()[c].answers[q].prompt == 0);
+      CHECK(single.tallies()[c].answers[q].prompt == q);
+    }
+  }
+  CHECK(all.prompt_seconds().size() == 1);
+}
+
+TEST_CASE("what a policy takes to act is measured") {
+  const Tiny tiny;
+  Comparison comparison(tiny.model, contestants("full; rehearsed"), {});
+  comparison.run(Window{some_ids(15), 12}, silent);
+  comparison.run(Window{some_ids(15), 12}, silent);
+  CHECK(comparison.tallies()[1].act_seconds.size() == 2);
+  CHECK(comparison.tallies()[1].kept.rows() == 4);
+  CHECK(comparison.tallies()[0].kept.rows() == 0);  // everything is kept
 }
 
 TEST_CASE("a prompt whose repetition does not fit the model's context is refused where a policy wants it") {
@@ -160,7 +198,7 @@ TEST_CASE("windows and samples that cannot be run are refused, and so is timing 
   CHECK_THROWS_AS(comparison.run(Window{{}, 0}, silent), kvc::Error);
   CHECK_THROWS_AS(comparison.run(Window{{1, 2, 3}, 2}, silent), kvc::Error);
   CHECK_THROWS_AS(comparison.run(Window{{1, 2, 3, 96}, 2}, silent), kvc::Error);
-  CHECK_THROWS_AS(comparison.run(Sample{{}, {1}, {1}}, silent), kvc::Error);
-  CHECK_THROWS_AS(comparison.run(Sample{{1}, {1}, {-1}}, silent), kvc::Error);
+  CHECK_THROWS_AS(comparison.run(Sample{{}, {{{1}, {1}, {}}}}, silent), kvc::Error);
+  CHECK_THROWS_AS(comparison.run(Sample{{1}, {{{1}, {-1}, {}}}}, silent), kvc::Error);
   CHECK_NOTHROW(comparison.run(Window{{1, 2, 3, 4}, 2}, silent));
 }

@@ -1,120 +1,75 @@
 #include "evaluation/report.hpp"
 
-#include <cmath>
+#include <algorithm>
 #include <sstream>
 
 #include "catch_shim.hpp"
-#include "evaluation/json.hpp"
+#include "evaluation/report_fixture.hpp"
 
 using namespace evaluation;
 
 namespace {
 
-Contestant contestant(const char* policy, double keep) {
-  return {policy, keep, kvc::AnyPolicy::parse(policy)};
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
 }
 
-Tally measured() {
-  Tally tally;
-  tally.window_nll = {2.0, 4.0};
-  tally.kl = 0.5;
-  tally.predictions = 10;
-  tally.same_top = 8;
-  tally.samples = 4;
-  tally.exact = 3;
-  tally.prompts = 2;
-  tally.bytes = 2048;
-  tally.dense_bytes = 8192;
-  tally.kept = 1.0;
-  tally.attend_us = 12.5;
-  tally.token_ms = 7.25;
-  return tally;
-}
-
-Protocol protocol() {
-  Protocol done;
-  done.model = "a \"model\".gguf";
-  done.text = "t.txt";
-  done.samples = 4;
-  done.dense = "f16";
-  done.threads = 2;
-  return done;
+std::size_t shown(const std::string& text) {
+  return static_cast<std::size_t>(std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 }  // namespace
 
-TEST_CASE("figures are means over prompts, predictions and windows") {
-  Tally full = measured();
-  full.window_nll = {1.9, 3.9};
-  const Result result = make_result(contestant("snapkv", 0.5), measured(), full);
-  CHECK(result.bytes == 1024);
-  CHECK(result.dense_bytes == 4096);
-  CHECK(result.ratio() == 4);
-  CHECK(result.kept_fraction == 0.5);
-  CHECK(*result.nll == 3);
-  CHECK(*result.perplexity() == std::exp(3.0));
-  CHECK(std::abs(*result.perplexity_ratio - std::exp(0.1)) < 1e-12);
-  CHECK(*result.kl == 0.05);
-  CHECK(*result.top1 == 0.8);
-  CHECK(*result.passkey == 0.75);
-}
-
-TEST_CASE("the JSON report has one entry per policy and keep fraction, with every field") {
-  const Result one = make_result(contestant("snapkv | kivi:bits=4", 0.5), measured(), measured());
-  const Json report = Json::parse(json({one, one}, one, protocol()));
-  CHECK(report["model"].text() == "a \"model\".gguf");
-  CHECK(report["protocol"]["prompt"].number() == 1024);
-  REQUIRE(report["results"].array().size() == 2);
-  const Json& entry = report["results"].array()[0];
-  CHECK(entry["policy"].text() == "snapkv | kivi:bits=4");
-  CHECK(entry["keep"].number() == 0.5);
-  CHECK(entry["bytes"].number() == 1024);
-  CHECK(entry["dense_bytes"].number() == 4096);
-  CHECK(entry["ratio"].number() == 4);
-  CHECK(entry["kept_fraction"].number() == 0.5);
-  CHECK(entry["nll"].number() == 3);
-  CHECK(entry["perplexity"].number() == std::exp(3.0));
-  CHECK(entry["kl"].number() == 0.05);
-  CHECK(entry["top1"].number() == 0.8);
-  CHECK(entry["passkey"].number() == 0.75);
-  CHECK(entry["attend_us"].number() == 12.5);
-  CHECK(entry["token_ms"].number() == 7.25);
-}
-
-TEST_CASE("both reports say whether the model was computed in 8 bits") {
-  const Result one = make_result(contestant("full", 1), measured(), measured());
-  for (const bool fast : {false, true}) {
-    Protocol how = protocol();
-    how.fast = fast;
-    CHECK(Json::parse(json({one}, one, how))["protocol"]["fast"].boolean() == fast);
-    CHECK((table({one}, one, how).find("activations of 8 bits") != std::string::npos) == fast);
-  }
-}
-
-TEST_CASE("what was not measured is null in JSON and a dash in the table") {
-  Tally tally = measured();
-  tally.window_nll.clear();
-  tally.samples = 0;
-  const Result result = make_result(contestant("full", 1), tally, tally);
-  const Json report = Json::parse(json({result}, result, protocol()));
-  CHECK_THROWS(report["results"].array()[0]["nll"].number());
-  CHECK_THROWS(report["results"].array()[0]["passkey"].number());
-  CHECK(table({result}, result, protocol()).find(" - ") != std::string::npos);
-}
-
 TEST_CASE("the columns of the table line up, and a legend explains them") {
-  const Result narrow = make_result(contestant("h2o", 0.25), measured(), measured());
-  const Result wide = make_result(contestant("snapkv | kivi:bits=4,group=64", 0.5), measured(), measured());
-  std::istringstream lines(table({narrow, wide}, narrow, protocol()));
+  Report report =
+      measured_report({measured_result("h2o", 0.25), measured_result("snapkv | kivi:bits=4,group=64", 0.5)});
+  report.lengths[0].results[0].kl->error.reset();  // of one window there is none
+  std::istringstream lines(table(report));
   std::string first, line;
   std::getline(lines, first);
   for (int i = 0; i < 4; ++i) {
     std::getline(lines, line);
-    CHECK(line.size() == first.size());
+    CHECK(shown(line) == first.size());
   }
-  CHECK(line.find("3/4") != std::string::npos);
+  CHECK(contains(line, "3/4"));
+  CHECK(contains(line, "1.105 ±.000"));
+  CHECK(contains(line, "0.0500 ±.0100"));
   std::getline(lines, line);
   CHECK(line.empty());
   std::getline(lines, line);
-  CHECK(line.starts_with("keep  "));
+  CHECK(line.starts_with("Prompts of 1024 tokens. The full cache in f32: perplexity "));
+  CHECK(contains(table(report), "\nkeep  "));
+}
+
+TEST_CASE("every length of prompts has a table of its own, under one legend") {
+  Report report = measured_report({measured_result("h2o", 0.25)});
+  report.lengths.push_back(report.lengths[0]);
+  report.lengths[1].prompt = 4096;
+  report.lengths[1].repeat_seconds = 4;
+  const std::string text = table(report);
+  CHECK(contains(text, "Prompts of 1024 tokens."));
+  CHECK(contains(text, "Prompts of 4096 tokens."));
+  CHECK(contains(text, "and repeats it in 4.00 s"));
+  CHECK(text.find("top-1    share") == text.rfind("top-1    share"));
+}
+
+TEST_CASE("the table says how the model was computed, and which texts were for tuning") {
+  Report report = measured_report({measured_result("full", 1)});
+  CHECK_FALSE(contains(table(report), "activations of 8 bits"));
+  CHECK_FALSE(contains(table(report), "--tune-texts"));
+  report.protocol.fast = true;
+  report.protocol.tuning = true;
+  CHECK(contains(table(report), "activations of 8 bits"));
+  CHECK(contains(table(report), "texts for settling parameters"));
+}
+
+TEST_CASE("what was not measured is a dash in the table") {
+  Tally tally = measured();
+  tally.windows.clear();
+  tally.answers.clear();
+  const Result result = make_result({"full", 1, kvc::AnyPolicy::parse("full")}, tally, tally);
+  Report report = measured_report({result});
+  report.protocol.windows.count = 0;
+  CHECK(contains(table(report), " - "));
+  CHECK_FALSE(contains(table(report), "top-1    share"));
 }

@@ -45,10 +45,22 @@ TEST_CASE("a prediction has no distance to itself") {
   CHECK(score.same_top);
 }
 
+TEST_CASE("a window has means over its predictions, and of the divergence over its first and last quarter") {
+  std::vector<Score> scores(9);
+  for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = {double(i), 10.0 * double(i), i < 3};
+  const WindowScore window = window_score(scores);
+  CHECK(near(window.nll, 4));
+  CHECK(near(window.kl, 40));
+  CHECK(near(window.top1, 1.0 / 3));
+  CHECK(near(window.kl_first.value(), 5));  // of two predictions
+  CHECK(near(window.kl_last.value(), 75));
+  CHECK_FALSE(window_score(std::span(scores).first(3)).kl_last);
+}
+
 TEST_CASE("perplexity ratios are geometric means over windows") {
   Tally full, other;
-  full.window_nll = {1.0, 3.0};
-  other.window_nll = {1.5, 3.1};
+  full.windows = {{.nll = 1.0}, {.nll = 3.0}};
+  other.windows = {{.nll = 1.5}, {.nll = 3.1}};
   CHECK(near(perplexity_ratio(other, full), std::exp(0.3)));
   CHECK(near(other.mean_nll(), 2.3));
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """make_corpus.py: writes the inputs of corpus/ that were not found by a fuzzer. Run it in this folder."""
+import json
 import pathlib
 import struct
 
@@ -67,16 +68,28 @@ write("readers", "context_of_four_billion", gguf(sizes(context_length=2**32 - 1)
 write("readers", "ffn_of_four_billion", gguf(sizes(feed_forward_length=2**32 - 8) + WORDS, WEIGHTS))
 write("readers", "sixty_five_heads_a_group", gguf(sizes(**{"attention.head_count": 65}) + WORDS, WEIGHTS))
 
-# Head tables, JSON ----------------------------------------------------------------------------------------------------
+# Head tables, token ids ----------------------------------------------------------------------------------------------------
 write("head_table", "two_layers", b"kvc head table 1\nlayers 2, kv_heads 3 # of a small model\nlayer 0: 0 0 1\nlayer 1: 1 0 0\n")
 write("head_table", "one_head", b"kvc head table 1\nlayers 1, kv_heads 1\nlayer 0: 1\n")
 write("head_table", "too_large", b"kvc head table 1\nlayers 4294967295, kv_heads 4294967295\nlayer 0: 1\n")
-write("json", "values", b'\0{"a": [1, -2.5e3, true, false, null], "b": "x\\n\\u00e9\\ud83d\\ude00", "windows": [{"ids": [1]}]}')
-write("json", "deep", b"\0" + b"[" * 300 + b"]" * 300)
-write("json", "windows", b'\1{"windows": [{"ids": [1, 2, 3, 4, 5, 6, 7]}, {"ids": [9, 8, 7, 6, 5, 4]}]}')
-write("json", "no_windows", b"\1[]")
-write("json", "samples", b'\2{"samples": [{"context_ids": [1, 2], "question_ids": [3], "answer_ids": [4, 5]}]}')
-write("json", "no_samples", b"\2[]")
+write("compare_files", "deep", b"\0" + b"[" * 300 + b"]" * 300)
+write("compare_files", "windows", b'\0{"windows": [{"ids": [1, 2, 3, 4, 5, 6, 7]}, {"ids": [9, 8, 7, 6, 5, 4]}]}')
+write("compare_files", "no_windows", b"\0[]")
+write("compare_files", "samples", b'\1{"samples": [{"context_ids": [1, 2], "question_ids": [3], "answer_ids": [4, 5]}]}')
+write("compare_files", "questions", b'\1[{"context_ids": [1, 2], "questions": [{"question_ids": [3], "answer_ids": [4], "depth": 0.5}]}]')
+write("compare_files", "no_samples", b"\1[]")
+figures = ["nll", "perplexity_ratio", "kl", "kl_first_quarter", "kl_last_quarter", "top1", "passkey"]
+result = {"policy": "h2o", "keep": 0.5, "bytes": 9, "bytes_error": None, "dense_bytes": 36, "kept_fraction": 0.5,
+          "kept_fraction_error": 0, "passkeys_found": 1, "passkeys_asked": 2, "act_seconds": 1, "act_peak_bytes": None,
+          "attend_us": 2, "token_ms": None, "passkeys_by_depth": [{"depth": 0.5, "found": 1, "asked": 2}],
+          "kept_columns": 2, "kept_pixels": "0f10"}
+result |= {f"bytes_{part}": 1 for part in ["dense_rows", "codes", "scales", "metadata", "slack"]}
+result |= {name: 0.5 for name in figures} | {name + "_error": 0.1 for name in figures}
+report = {"model": "m", "lengths": [{"prompt": 4, "prompt_seconds": 1, "repeat_seconds": None, "full": result, "results": [result]}],
+          "protocol": {"texts": ["t"], "tuning": False, "windows": 1, "offset": 0, "stride": 1, "decode": 4, "passkey_prompts": 1,
+                       "needles": 2, "dense": "f16", "prompt_only": False, "fast": False, "threads": 2, "machine": "", "commands": ["c"]}}
+write("compare_files", "report", b"\2" + json.dumps(report).encode())
+write("compare_files", "numbers", b'\0[{"ids": [1, 2, -2.5e3, 4294967296, 18446744073709551615, null]}]')
 
 # Policies -------------------------------------------------------------------------------------------------------------
 POLICIES = {

@@ -18,10 +18,9 @@ using evaluation::Json;
 }
 
 std::size_t whole_number(const Json& json, const std::string& what) {
-  const double number = json.number();
-  if (number < 0 || number != std::floor(number) || number > 1e9)
-    refuse(what + " must be a whole number, got " + evaluation::json_number(number));
-  return static_cast<std::size_t>(number);
+  if (!json.is_number_unsigned() || json.get<std::uint64_t>() > 1'000'000'000)
+    refuse(what + " must be a whole number, got " + json.dump());
+  return json.get<std::size_t>();
 }
 
 TensorRole role_of(const std::string& word) {
@@ -40,24 +39,24 @@ std::vector<T> elements_of(const std::string& bytes) {
 
 Tensor load(const std::string& folder, const Json& entry, const Json& json) {
   Tensor tensor;
-  tensor.name = json["name"].text();
-  tensor.role = role_of(json["role"].text());
+  tensor.name = json.at("name").get<std::string>();
+  tensor.role = role_of(json.at("role").get<std::string>());
   std::size_t elements = 1;
-  for (const Json& extent : json["shape"].array()) {
+  for (const Json& extent : json.at("shape")) {
     tensor.shape.push_back(whole_number(extent, tensor.name + ": an extent"));
     if (tensor.shape.back() != 0 && elements > (std::size_t{1} << 32) / tensor.shape.back())
       refuse(tensor.name + ": the shape is impossibly large");
     elements *= tensor.shape.back();
   }
-  if (json.has("suggested_tol") && !json["suggested_tol"].is_null())
-    tensor.tolerance = json["suggested_tol"].number();
-  else if (entry.has("tolerance") && entry["tolerance"].has(tensor.name))
-    tensor.tolerance = entry["tolerance"][tensor.name].number();
+  if (json.contains("suggested_tol") && !json.at("suggested_tol").is_null())
+    tensor.tolerance = json.at("suggested_tol").get<double>();
+  else if (entry.contains("tolerance") && entry.at("tolerance").contains(tensor.name))
+    tensor.tolerance = entry.at("tolerance").at(tensor.name).get<double>();
 
-  const std::string& type = json["dtype"].text();
+  const auto type = json.at("dtype").get<std::string>();
   if (type != "float32" && type != "int32") refuse(tensor.name + ": dtype must be float32 or int32, got " + type);
   tensor.is_float = type == "float32";
-  const std::string path = folder + "/" + json["file"].text();
+  const std::string path = folder + "/" + json.at("file").get<std::string>();
   const std::string bytes = evaluation::read_file(path, "tensor " + tensor.name);
   if (bytes.size() != elements * 4)
     refuse(path + ": tensor " + tensor.name + " has " + std::to_string(elements * 4) +
@@ -72,18 +71,19 @@ Tensor load(const std::string& folder, const Json& entry, const Json& json) {
 }  // namespace
 
 Case::Case(const std::string& folder, Json entry) : entry_(std::move(entry)) {
-  for (const Json& json : entry_["tensors"].array()) {
+  for (const Json& json : entry_.at("tensors")) {
     tensors_.push_back(load(folder, entry_, json));
     if (find(tensors_.back().name) != &tensors_.back()) refuse("two tensors are named " + tensors_.back().name);
   }
 }
 
 bool Case::tie_ambiguous() const {
-  return entry_.has("tie_ambiguous") && !entry_["tie_ambiguous"].is_null() && entry_["tie_ambiguous"].boolean();
+  return entry_.contains("tie_ambiguous") && !entry_.at("tie_ambiguous").is_null() &&
+         entry_.at("tie_ambiguous").get<bool>();
 }
 
 bool Case::has_parameter(const std::string& name) const {
-  return entry_["params"].has(name) && !parameter(name).is_null();
+  return entry_.at("params").contains(name) && !parameter(name).is_null();
 }
 std::size_t Case::count(const std::string& name) const {
   return whole_number(parameter(name), "parameter " + name);
@@ -92,13 +92,13 @@ std::size_t Case::count(const std::string& name, std::size_t fallback) const {
   return has_parameter(name) ? count(name) : fallback;
 }
 double Case::number(const std::string& name, double fallback) const {
-  return has_parameter(name) ? parameter(name).number() : fallback;
+  return has_parameter(name) ? parameter(name).get<double>() : fallback;
 }
 bool Case::flag(const std::string& name, bool fallback) const {
-  return has_parameter(name) ? parameter(name).boolean() : fallback;
+  return has_parameter(name) ? parameter(name).get<bool>() : fallback;
 }
 std::string Case::word(const std::string& name, const std::string& fallback) const {
-  return has_parameter(name) ? parameter(name).text() : fallback;
+  return has_parameter(name) ? parameter(name).get<std::string>() : fallback;
 }
 
 const Tensor* Case::find(const std::string& name) const {
@@ -152,11 +152,12 @@ std::vector<float> Case::by_token(const std::string& name) const {
   return out;
 }
 
-Json::Array cases_of(const std::string& folder) {
+std::vector<Json> cases_of(const std::string& folder) {
   const std::string path = folder + "/manifest.json";
-  const Json manifest = Json::load(path, "the golden cases");
-  if (!manifest.has("cases") || manifest["cases"].array().empty()) refuse(path + ": there are no cases");
-  return manifest["cases"].array();
+  return evaluation::read_json(path, "the golden cases", [&](const Json& manifest) {
+    if (!manifest.contains("cases") || manifest.at("cases").empty()) refuse(path + ": there are no cases");
+    return manifest.at("cases").get<std::vector<Json>>();
+  });
 }
 
 }  // namespace golden

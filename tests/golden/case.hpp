@@ -34,8 +34,8 @@ class Case {
   /// Loads every tensor of `entry`, a member of the array `cases`; files are relative to `folder`.
   Case(const std::string& folder, evaluation::Json entry);
 
-  const std::string& name() const { return entry_["name"].text(); }
-  const std::string& policy() const { return entry_["policy"].text(); }
+  std::string name() const { return entry_.at("name").get<std::string>(); }
+  std::string policy() const { return entry_.at("policy").get<std::string>(); }
   /// The parameter `variant`, or nothing.
   std::string variant() const { return word("variant", ""); }
   /// The whole entry, for what is not named here (`compare_codes`, `mean_abs_err`, …).
@@ -45,7 +45,7 @@ class Case {
 
   /// Whether a parameter is there and not null.
   bool has_parameter(const std::string& name) const;
-  const evaluation::Json& parameter(const std::string& name) const { return entry_["params"][name]; }
+  const evaluation::Json& parameter(const std::string& name) const { return entry_.at("params").at(name); }
   /// Parameters by type; without a fallback they must be there.
   std::size_t count(const std::string& name) const;
   std::size_t count(const std::string& name, std::size_t fallback) const;
@@ -74,6 +74,6 @@ class Case {
 };
 
 /// The cases of a folder's manifest.json, not loaded yet. Throws kvc::Error (bad_file) if there are none.
-evaluation::Json::Array cases_of(const std::string& folder);
+std::vector<evaluation::Json> cases_of(const std::string& folder);
 
 }  // namespace golden

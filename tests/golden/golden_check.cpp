@@ -24,7 +24,7 @@ void print(const golden::Verdict& verdict, bool verbose) {
 }
 
 void check_folder(const std::string& folder, bool verbose, Counts& counts) {
-  evaluation::Json::Array cases;
+  std::vector<evaluation::Json> cases;
   try {
     cases = golden::cases_of(folder);
   } catch (const std::exception& error) {

@@ -12,7 +12,7 @@ using evaluation::Json;
 
 std::string name_of(const Json& entry) {
   try {
-    return entry["name"].text();
+    return entry.at("name").get<std::string>();
   } catch (const std::exception&) {
     return "(a case without a name)";
   }

@@ -30,7 +30,7 @@ GroupQuant format_of(const Case& golden, Axis axis, std::size_t group) {
 /// elements. Axis 0: the columns of the tensor seen as [group, rest].
 Arrangement hugging_face(const Case& golden) {
   const std::size_t elements = golden.floats("x").size(), group = golden.count("group");
-  const double axis = golden.parameter("axis").number();
+  const double axis = golden.parameter("axis").get<double>();
   const bool hqq = golden.has("zero");
   const std::string minimum = hqq ? "zero" : "shift";
   const auto stored = hqq ? Arrangement::zero_point : Arrangement::negated;
@@ -113,7 +113,7 @@ void compare_error(const Case& golden, Check& check, const GroupQuantized& got) 
   double sum = 0;
   for (std::size_t i = 0; i < got.decoded.size(); ++i)
     sum += std::abs(double(got.decoded[i]) - double(golden.floats("x")[i]));
-  check.figure("mean_abs_err", sum / double(got.decoded.size()), golden.entry()["mean_abs_err"].number(),
+  check.figure("mean_abs_err", sum / double(got.decoded.size()), golden.entry().at("mean_abs_err").get<double>(),
                {.relative = 0.01});
   for (const char* tensor : {"codes", "zero", "dequant"})
     check.not_compared(tensor, "an iteration's result: its mean error is compared");

@@ -11,7 +11,7 @@ namespace {
 /// The parameters give a block's size, which types share; the type is in the name of the reference's function,
 /// quantize_row_<type>_ref.
 std::optional<kvc::GgmlType> type_of(const Case& golden) {
-  const std::string reference = golden.entry()["reference"].text();
+  const std::string reference = golden.entry().at("reference").get<std::string>();
   for (int i = 0; i <= static_cast<int>(kvc::GgmlType::nvfp4); ++i) {
     const auto type = static_cast<kvc::GgmlType>(i);
     if (reference.find("quantize_row_" + std::string(kvc::block_size(type).name) + "_ref") != std::string::npos)

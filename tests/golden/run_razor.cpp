@@ -163,7 +163,7 @@ void check_compensation(const Case& golden, Check& check, const kvc::CacheCore& 
 void run_paper(const Case& golden, Check& check) {
   const Compressed prompt(golden);
   std::vector<std::uint8_t> flags(prompt.shape().kv_heads);
-  for (const std::size_t head : golden.parameter("retrieval_kv_heads").numbers<std::size_t>()) flags.at(head) = 1;
+  for (const std::size_t head : golden.parameter("retrieval_kv_heads").get<std::vector<std::size_t>>()) flags.at(head) = 1;
   const kvc::HeadTable table(1, flags.size(), flags);
   const auto policy = [&](Compensation compensation) {
     return kvc::RazorAttention{.heads = table,

@@ -18,8 +18,8 @@ bool accepts(const Case& golden) {
 /// The tokens announced before a turn; 0: none.
 std::size_t announced(const Case& golden, std::size_t turn) {
   if (!golden.has_parameter("space")) return 0;
-  const evaluation::Json& space = golden.parameter("space")[turn];
-  return space.is_null() ? 0 : static_cast<std::size_t>(space.number());
+  const evaluation::Json& space = golden.parameter("space").at(turn);
+  return space.is_null() ? 0 : static_cast<std::size_t>(space.get<double>());
 }
 
 /// Compares what stays after a turn, the same in every head.
@@ -58,7 +58,7 @@ void check_stored(const Case& golden, Check& check, const kvc::CacheCore& cache,
 void run(const Case& golden, Check& check) {
   Feeder feeder(golden, {});
   feeder.rotate(golden.number("rope_theta", 10000));
-  const auto turns = golden.parameter("chunks").numbers<std::size_t>();
+  const auto turns = golden.parameter("chunks").get<std::vector<std::size_t>>();
   const std::size_t sinks = golden.count("start_size");
   const bool for_space = golden.word("evict", "after") == "space";
   const kvc::StreamingLLM policy{.budget = sinks + golden.count("recent_size"),
