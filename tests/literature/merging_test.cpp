@@ -159,6 +159,55 @@ TEST_CASE(
   CHECK(spy.rows == 4);  // keys and values of the token that goes and of the one that takes it in
 }
 
+TEST_CASE("CaM spreads the value of a token that goes over the kept ones behind it, as often as its attention says") {
+  support::FakeHead<CaM> fake({.base = H2O{.recent = 8}, .budget = 20, .neighbours = 5});
+  fake.append(60);
+  fake.observe(Event::prompt_end, 60);
+  fake.apply(fake.plan(Event::prompt_end));
+  REQUIRE(fake.positions.size() == 20);
+  double expected = 0, variance = 0, spread = 0;
+  for (int step = 0; step < 400; ++step) {
+    fake.append(1);
+    fake.observe(Event::decode, 1);
+    const Plan plan = fake.plan(Event::decode);
+    std::size_t gone = 0;
+    while (plan.kept(gone)) ++gone;
+    const std::size_t count = std::min<std::size_t>(5, 20 - gone);
+    double mass = 0;
+    for (std::size_t near = gone + 1; near <= gone + count; ++near) mass += double(fake.slots[near].mass);
+    const double own = double(fake.slots[gone].mass), chance = std::min(1.0, own * double(count) / mass);
+    expected += chance;
+    variance += chance * (1 - chance);
+    CHECK((plan.rewrites() == 0 || plan.rewrites() == count));
+    if (chance == 1) CHECK(plan.rewrites() == count);
+    spread += plan.rewrites() != 0;
+    for (std::size_t i = 0; i < plan.rewrites(); ++i) {
+      const Plan::Rewrite rewrite = plan.rewrite_at(i);
+      std::vector<double> sum;
+      for (std::size_t c = 0; c < rewrite.value.size(); ++c)
+        sum.push_back(double(fake.stored_values[rewrite.slot][c]) +
+                      double(fake.stored_values[gone][c]) / double(count));
+      CHECK(rewrite.key.empty());
+      CHECK(distance(rewrite.value, sum) < 1e-6);
+    }
+    fake.apply(plan);
+  }
+  INFO(spread << " times, " << expected << " expected");
+  CHECK(expected > 20);
+  CHECK(std::abs(spread - expected) < 4 * std::sqrt(variance) + 1);
+}
+
+TEST_CASE("CaM evicts at the end of a prompt as its base does, and changes no value") {
+  CacheCore base(Small, stages_of(H2O{.budget = 100}), Exact);
+  CacheCore merged(Small, stages_of(CaM{.base = H2O{}, .budget = 100}), Exact);
+  for (CacheCore* cache : {&base, &merged}) feed_prompt(*cache);
+  CHECK(holdings(merged) == holdings(base));
+  for (CacheCore* cache : {&base, &merged}) decode(*cache);
+  CHECK(holdings(merged).positions == holdings(base).positions);
+  CHECK(rows_of(merged, {1, 0}).keys == rows_of(base, {1, 0}).keys);
+  CHECK(rows_of(merged, {1, 0}).values != rows_of(base, {1, 0}).values);
+}
+
 TEST_CASE("Attention matching changes values and multiplicities, and no key") {
   const SnapKV base{.budget = 60, .window = 32};
   CacheCore plain(Small, stages_of(base), Exact);

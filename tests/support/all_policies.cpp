@@ -327,6 +327,19 @@ Cases d2o_cases() {
   };
 }
 
+Cases cam_cases() {
+  const std::string spread = "the naive cache does not model what it spreads";
+  return {
+      {.text = "cam:base=h2o,budget=30,neighbours=4",
+       .acts = Acts::every_pass,
+       .roomy = "cam:base=h2o,budget=1000,neighbours=4",
+       .last = 15,
+       .exempt = with(
+           ranks,
+           {{groups, spread}, {short_prompts, spread}, {walk, spread}, {heads, "chance differs from head to head"}})},
+  };
+}
+
 Cases kvzip_cases() {
   return {
       {.text = "kvzip:budget=30",
@@ -544,6 +557,7 @@ const std::vector<PolicyCase>& all_policies() {
                                simlayerkv_cases,
                                r_kv_cases,
                                d2o_cases,
+                               cam_cases,
                                expected_attention_cases,
                                duo_attention_cases,
                                think_cases,

@@ -1,6 +1,7 @@
 #pragma once
 // The policies of the library. A new one adds its header and its name here, and is then in kvc.hpp and in policy texts.
 #include "kvc/policies/ada_kv.hpp"
+#include "kvc/policies/cam.hpp"
 #include "kvc/policies/chunkkv.hpp"
 #include "kvc/policies/criticalkv.hpp"
 #include "kvc/policies/d2o.hpp"
@@ -30,8 +31,8 @@ namespace kvc::inline KVC_ABI {
 template <class... Policies>
 struct PolicyList {};
 
-using AllPolicies = PolicyList<AdaKV, ChunkKV, CriticalKV, D2O, DuoAttention, ExpectedAttention, ExternalScores, Full,
-                               H2O, KeyDiff, KIVI, Knorm, KVzip, LagKV, MiniCache, Quest, RankFusion, RazorAttention,
-                               RKV, SimLayerKV, SnapKV, StreamingLLM, ThinK, TOVA>;
+using AllPolicies = PolicyList<AdaKV, CaM, ChunkKV, CriticalKV, D2O, DuoAttention, ExpectedAttention, ExternalScores,
+                               Full, H2O, KeyDiff, KIVI, Knorm, KVzip, LagKV, MiniCache, Quest, RankFusion,
+                               RazorAttention, RKV, SimLayerKV, SnapKV, StreamingLLM, ThinK, TOVA>;
 
 }  // namespace kvc::inline KVC_ABI
