@@ -26,8 +26,9 @@ const char* const ChosenPolicies =
     "kivi:bits=2; streaming_llm | kivi:bits=4; h2o | kivi:bits=4; snapkv | kivi:bits=4; snapkv | kivi:bits=2; "
     "razor_attention | kivi:bits=4,sinks=5";
 
-const std::vector<OptionText>& known_options() {
-  static const std::vector<OptionText> all = {
+/// What is compared, and on what.
+std::vector<OptionText> input_options() {
+  return {
       {"--model", "FILE", "", "the language model: a GGUF file of the llama architecture", "input"},
       {"--text", "FILES", "",
        "a long plain text, out of which windows and passkey samples are cut, or several, separated by ,"},
@@ -46,7 +47,12 @@ const std::vector<OptionText>& known_options() {
        "(razor_attention). Without the file they are looked for first, which takes a while"},
       {"--prompt-only", "", "",
        "let policies act once, at the end of the prompt, and no more while tokens are fed after it, as kvpress does"},
-      {"--dense", "TYPE", "f16", "how numbers are stored that no policy quantizes: f32, f16 or bf16"},
+      {"--dense", "TYPE", "f16", "how numbers are stored that no policy quantizes: f32, f16 or bf16"}};
+}
+
+/// What is cut out of the texts.
+std::vector<OptionText> text_options() {
+  return {
       {"--windows", "N", "4", "how many windows of each text to measure; 0: none", "windows"},
       {"--offset", "TOKENS", "4096", "where in the text the first window starts"},
       {"--stride", "TOKENS", "16384", "how far the start of a window is from the start of the one before"},
@@ -63,7 +69,12 @@ const std::vector<OptionText>& known_options() {
        "prompt"},
       {"--samples", "FILE", "",
        "samples as token ids instead of a text, in JSON: [{\"context_ids\": [...], \"question_ids\": [...], "
-       "\"answer_ids\": [...]}, ...], or with a list \"questions\" of such pairs"},
+       "\"answer_ids\": [...]}, ...], or with a list \"questions\" of such pairs"}};
+}
+
+/// How it is run, and what becomes of the results.
+std::vector<OptionText> run_options() {
+  return {
       {"--fast", "", "",
        "multiply the model's weights of 4 and 8 bits (Q4_0, Q4_1, Q8_0) by activations rounded to 8 bits, as llama.cpp "
        "does. That is faster and a little less exact; it needs AVX-512 VNNI",
@@ -77,8 +88,15 @@ const std::vector<OptionText>& known_options() {
        "run nothing, but take the results of earlier runs, as --json wrote them, of one file or of several, separated "
        "by ,"},
       {"--parameters", "", "", "print the table of every policy's parameters, as docs/policies.md has it", "help"},
-      {"--help", "", "", "show this and the policies"},
-  };
+      {"--help", "", "", "show this and the policies"}};
+}
+
+const std::vector<OptionText>& known_options() {
+  static const std::vector<OptionText> all = [] {
+    std::vector<OptionText> options = input_options();
+    for (const auto& more : {text_options(), run_options()}) options.insert(options.end(), more.begin(), more.end());
+    return options;
+  }();
   return all;
 }
 

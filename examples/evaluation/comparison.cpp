@@ -73,6 +73,7 @@ Comparison::Comparison(const engine::Model& model, std::vector<Contestant> conte
   for (const Contestant& contestant : contestants_) check(contestant);
   for (std::size_t c = 0; c < contestants_.size(); ++c)
     if (wants_probe(contestants_[c].policy.stages())) probing_.push_back(c);
+  for (const std::size_t c : probing_) tallies_[c].probed = true;
 }
 
 void Comparison::check(const Contestant& contestant) const {

@@ -76,6 +76,15 @@ std::optional<double> Result::perplexity() const {
   return nll ? std::optional<double>(std::exp(nll->value)) : std::nullopt;
 }
 
+std::optional<double> tokens_until_paid(const PromptResults& length, const Result& result) {
+  const auto dense = std::ranges::find(length.results, "full", &Result::policy);
+  if (dense == length.results.end() || !dense->token_ms || !result.token_ms || !result.act_seconds) return std::nullopt;
+  const double saved = *dense->token_ms - *result.token_ms;
+  if (saved <= 0) return std::nullopt;
+  const double spent = *result.act_seconds + (result.probed ? length.repeat_seconds.value_or(0) : 0);
+  return spent * 1000 / saved;
+}
+
 std::string Result::label() const {
   return keep == 1 ? policy : fmt::format("{} at {}", policy, keep);
 }
@@ -95,6 +104,7 @@ Result make_result(const Contestant& contestant, const Tally& tally, const Tally
   result.asked = tally.answers.size();
   result.found = static_cast<std::size_t>(std::ranges::count(tally.answers, true, &Answer::found));
   result.by_depth = count_by_depth(tally.answers);
+  result.probed = tally.probed;
   if (!tally.act_seconds.empty()) result.act_seconds = median(tally.act_seconds);
   result.act_peak_bytes = tally.act_peak_bytes;
   result.attend_us = tally.attend_us;

@@ -47,6 +47,7 @@ struct Result {
   std::optional<Mean> passkey;  ///< share of the answers that were found; prompts are the repetitions
   std::size_t found = 0, asked = 0;
   std::vector<DepthCount> by_depth;      ///< ascending
+  bool probed = false;                   ///< the policy saw the prompt repeated
   std::optional<double> act_seconds;     ///< of the policy at the prompt's end: the median
   std::optional<double> act_peak_bytes;  ///< more than was held before, at most
   std::optional<double> attend_us;       ///< attention of one token in one layer, microseconds on one thread
@@ -71,6 +72,10 @@ struct Report {
   Protocol protocol;
   std::vector<PromptResults> lengths;
 };
+
+/// How many tokens must be decoded until a policy has saved the time that it took at the prompt's end, the repetition of
+/// the prompt included, against the policy `full` among the results. None: that is not there, or no token is faster.
+std::optional<double> tokens_until_paid(const PromptResults& length, const Result& result);
 
 Result make_result(const Contestant& contestant, const Tally& tally, const Tally& reference);
 

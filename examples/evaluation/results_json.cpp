@@ -91,6 +91,7 @@ void result_fields(auto& result, auto&& field) {
   field("passkey", result.passkey);
   field("passkeys_found", result.found);
   field("passkeys_asked", result.asked);
+  field("probed", result.probed);
   field("act_seconds", result.act_seconds);
   field("act_peak_bytes", result.act_peak_bytes);
   field("attend_us", result.attend_us);

@@ -56,6 +56,7 @@ struct Tally {
   std::vector<WindowScore> windows;
   std::vector<Answer> answers;
   std::vector<Footprint> footprints;     ///< one per prompt over which the cache was measured
+  bool probed = false;  ///< the policy saw the prompt repeated
   std::vector<double> act_seconds;       ///< of the policy at the end of each of these prompts
   std::optional<double> act_peak_bytes;  ///< the most memory that it took on top of what there was; none: not known
   KeptPicture kept;                      ///< of the first of these prompts; empty if everything was kept

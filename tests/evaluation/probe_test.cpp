@@ -130,6 +130,7 @@ TEST_CASE("a probing policy sees the repetition over the whole prompt, and acts 
   CHECK(comparison.tallies()[0].windows.size() == 1);
   CHECK(comparison.prompt_seconds().size() == 1);
   CHECK(comparison.repeat_seconds().size() == 1);
+  CHECK(comparison.tallies()[0].probed);
 }
 
 TEST_CASE("probing changes nothing for the other policies and for the reference") {

@@ -94,6 +94,22 @@ TEST_CASE("what was not measured is null") {
     CHECK(entry.at(name).is_null());
 }
 
+TEST_CASE("compressing is paid for by the tokens that are faster than over the full cache in fp16") {
+  Result full = measured_result("full", 1), slow = measured_result("h2o", 0.5), fast = slow, probed = slow;
+  full.token_ms = 9;
+  fast.token_ms = probed.token_ms = 8.5;
+  fast.act_seconds = probed.act_seconds = 0.5;
+  probed.probed = true;
+  slow.token_ms = 9;
+  PromptResults length = measured_report({full, slow, fast, probed}).lengths[0];
+  length.repeat_seconds = 2;
+  CHECK_FALSE(tokens_until_paid(length, slow));
+  CHECK(near(tokens_until_paid(length, fast).value(), 1000));
+  CHECK(near(tokens_until_paid(length, probed).value(), 5000));
+  length.results.erase(length.results.begin());
+  CHECK_FALSE(tokens_until_paid(length, fast));
+}
+
 TEST_CASE("a report is the same after it was written and read") {
   const Report report = measured_report({measured_result("snapkv", 0.5), measured_result("full", 1)});
   const TemporaryFile file(to_json(report));

@@ -80,7 +80,7 @@ write("compare_files", "questions", b'\1[{"context_ids": [1, 2], "questions": [{
 write("compare_files", "no_samples", b"\1[]")
 figures = ["nll", "perplexity_ratio", "kl", "kl_first_quarter", "kl_last_quarter", "top1", "passkey"]
 result = {"policy": "h2o", "keep": 0.5, "bytes": 9, "bytes_error": None, "dense_bytes": 36, "kept_fraction": 0.5,
-          "kept_fraction_error": 0, "passkeys_found": 1, "passkeys_asked": 2, "act_seconds": 1, "act_peak_bytes": None,
+          "kept_fraction_error": 0, "passkeys_found": 1, "passkeys_asked": 2, "probed": True, "act_seconds": 1, "act_peak_bytes": None,
           "attend_us": 2, "token_ms": None, "passkeys_by_depth": [{"depth": 0.5, "found": 1, "asked": 2}],
           "kept_columns": 2, "kept_pixels": "0f10"}
 result |= {f"bytes_{part}": 1 for part in ["dense_rows", "codes", "scales", "metadata", "slack"]}
