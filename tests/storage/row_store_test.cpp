@@ -27,6 +27,11 @@ Stream sealing(GroupQuant format, std::size_t sinks, std::size_t recent, std::si
   return {.format = format, .sinks = sinks, .recent = recent, .batch = batch};
 }
 
+Stream whole(Stream stream) {
+  stream.whole_prompt = true;
+  return stream;
+}
+
 std::vector<Setup> setups() {
   const GroupQuant channel{.bits = 4, .axis = Axis::channel, .group = 8},
       token{.bits = 4, .axis = Axis::token, .group = 8};
@@ -39,6 +44,8 @@ std::vector<Setup> setups() {
       {"keys per channel with sinks", Role::key, 16, {Scalar::f16}, sealing(channel, 4, 0, 16)},
       {"keys per channel with sinks and recent", Role::key, 16, {Scalar::f32}, sealing(wide, 3, 20, 32)},
       {"keys per token", Role::key, 16, {Scalar::f16}, sealing(token, 0, 10, 1)},
+      {"keys of a whole prompt", Role::key, 16, {Scalar::f16}, whole(sealing(wide, 1, 0, 32))},
+      {"values of a whole prompt", Role::value, 16, {Scalar::f16}, whole(sealing(token, 1, 0, 32))},
       {"values per token", Role::value, 16, {Scalar::f16}, sealing(token, 0, 20, 1)},
       {"values per token with sinks", Role::value, 16, {Scalar::f32}, sealing(exact, 5, 3, 4)},
       {"values per token with nothing recent", Role::value, 16, {Scalar::f16}, sealing(token, 0, 0, 1)},
@@ -135,7 +142,7 @@ struct Pair {
     }
     std::vector<naive::Stored*> slots;
     for (naive::Stored& stored : model) slots.push_back(&stored);
-    naive::seal_oldest(slots, setup.stream, blocks);
+    naive::seal_oldest(slots, setup.stream, blocks, prompt_end);
   }
 
   /// Empty if everything agrees, else what does not.

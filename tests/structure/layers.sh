@@ -13,8 +13,9 @@ rules='
   codec       codec/.*.hpp                                          vocabulary kernels codec
   interface   policy/.*.hpp                                         vocabulary interface
   list        policies/all.hpp                                      policies
+  fitted      policies/(compact|pursuit|refit).hpp                  vocabulary interface policies formats fitted
   policies    policies/.*.hpp                                       vocabulary interface policies formats
-  named       named/.*.hpp                                          vocabulary interface policies list named
+  named       named/.*.hpp                                          vocabulary interface policies fitted list named
   storage     storage/.*.hpp                                        vocabulary kernels codec formats storage interface
   attention   attention/.*.hpp                                      vocabulary kernels codec storage attention interface
   cache       cache/.*.hpp                                          vocabulary kernels codec storage attention interface cache
@@ -46,8 +47,8 @@ find . -name '*.hpp' | sed 's|^\./||' | sort | xargs grep -nE '^ *# *include *[<
     if (target ~ /^<(sys\/)?[^\/]*>/) next               # the standard library, the operating system
     if (target ~ /^"kvc needs /) next                    # a sentence for compilers that cannot compile the library
     if (target !~ /^.kvc\//) {
-      # Eigen, fmt: paid for by who includes the adaptor, or the analysis
-      if (layer_of(file) == "adaptor" || layer_of(file) == "analysis") next
+      # Eigen, fmt: paid for by who includes the adaptor, the analysis, or a policy that fits matrices
+      if (layer_of(file) == "adaptor" || layer_of(file) == "analysis" || layer_of(file) == "fitted") next
       print file ":" part[2] ": includes " target ", which is neither <kvc/...> nor of the standard library"
       wrong = 1
       next

@@ -383,6 +383,47 @@ Cases rank_fusion_cases() {
   };
 }
 
+Cases foresight_cases() {
+  return {{.text = "foresight:budget=30",
+           .acts = Acts::prompt_end,
+           .roomy = "foresight:budget=1000",
+           .first = 4,
+           .compresses = false,
+           .exempt = ranks}};
+}
+
+Cases fitted_cases() {
+  const std::string fitted = "it rewrites values; refit_test.cpp compares them with double precision";
+  const Exemptions fits{no_nan,
+                        {room, "it fits what it keeps even where it keeps everything"},
+                        {groups, fitted},
+                        {short_prompts, fitted},
+                        {walk, fitted}};
+  const Exemption one_of_equals{ties, "once one of two equal tokens is chosen, the other adds less"};
+  return {
+      {.text = "pursuit:budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "pursuit:budget=1000",
+       .compresses = false,
+       .exempt = with(ranks_freely, {one_of_equals})},
+      {.text = "refit:policy=knorm,budget=30,bits=16",
+       .acts = Acts::prompt_end,
+       .first = 1,
+       .compresses = false,
+       .exempt = fits},
+      {.text = "compact:budget=33,bits=4",
+       .acts = Acts::prompt_end,
+       .first = 1,
+       .compresses = false,
+       .exempt = with(fits, {one_of_equals})},
+      {.text = "compact:budget=33,replay=false",
+       .acts = Acts::prompt_end,
+       .first = 1,
+       .compresses = false,
+       .exempt = with(fits, {one_of_equals})},
+  };
+}
+
 Cases external_scores_cases() {
   const Exemption evicts_in_prompts{chunks, "it evicts between chunks, by the meaning of the parameter"};
   return {
@@ -563,6 +604,8 @@ const std::vector<PolicyCase>& all_policies() {
                                think_cases,
                                kvzip_cases,
                                rank_fusion_cases,
+                               foresight_cases,
+                               fitted_cases,
                                external_scores_cases,
                                kivi_cases,
                                quest_cases,

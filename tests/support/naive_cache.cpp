@@ -96,12 +96,12 @@ void Cache::end_pass(std::size_t layer, kvc::Event event) {
   for (std::size_t h = 0; h < shape_.kv_heads; ++h)
     for (Slot& slot : head(layer, h)) slot.received.clear();
   const bool upper = layer % 2 == 1, paired = merging && (upper || layer + 1 < shape_.layers);
-  if (!paired) return seal(layer);
+  if (!paired) return seal(layer, event);
   const bool due = event != kvc::Event::decode || next_[layer] - merged_until_[layer] >= 64;
   if (!upper || !due) return;
   merge(layer);
-  seal(layer - 1);
-  seal(layer);
+  seal(layer - 1, event);
+  seal(layer, event);
 }
 
 void Cache::evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
@@ -184,11 +184,11 @@ std::vector<double> Cache::answers(std::size_t layer, kvc::ConstRows queries, co
   return out;
 }
 
-void Cache::seal(std::size_t layer) {
+void Cache::seal(std::size_t layer, kvc::Event event) {
   for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
     auto& [keys, values] = blocks_[index(layer, h)];
-    seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys);
-    seal_oldest(stored(layer, h, &Slot::value), streams_.value, values);
+    seal_oldest(stored(layer, h, &Slot::key), streams_.key, keys, event == kvc::Event::prompt_end);
+    seal_oldest(stored(layer, h, &Slot::value), streams_.value, values, event == kvc::Event::prompt_end);
   }
 }
 

@@ -90,7 +90,7 @@ class Cache {
   std::vector<Stored*> stored(std::size_t layer, std::size_t h, Stored Slot::*side);
   /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
   std::vector<double> answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen);
-  void seal(std::size_t layer);
+  void seal(std::size_t layer, kvc::Event event);
   void merge(std::size_t layer);
 
   kvc::CacheShape shape_;

@@ -44,16 +44,39 @@ void quantize_together(std::vector<Row*> rows, const kvc::GroupQuant& format) {
     }
 }
 
-void seal_oldest(const std::vector<Stored*>& slots, const kvc::Stream& stream, Blocks& blocks) {
+/// Groups as they come; a rest that is at most half a group joins the one before it, in a block of their own. Other blocks hold
+/// up to 256 rows.
+static void seal_whole(const std::vector<Stored*>& candidates, const std::vector<Row*>& rows, kvc::GroupQuant format,
+                       Blocks& blocks) {
+  const std::size_t group = format.axis == kvc::Axis::channel ? format.group : 1;
+  for (std::size_t begin = 0, count = 0; begin < rows.size(); begin += count) {
+    const std::size_t left = rows.size() - begin;
+    if (left <= group + group / 2) {
+      count = left;
+      if (group > 1) format.group = left;
+    } else {
+      count = std::min<std::size_t>(left, 256) / group * group;
+      if (left != count && left - count + group <= group + group / 2) count -= group;
+    }
+    quantize_together({rows.begin() + std::ptrdiff_t(begin), rows.begin() + std::ptrdiff_t(begin + count)}, format);
+    std::size_t taken = 0;
+    const std::size_t block = blocks.take(count, true, taken);
+    for (std::size_t i = begin; i < begin + count; ++i) candidates[i]->block = block;
+  }
+}
+
+void seal_oldest(const std::vector<Stored*>& slots, const kvc::Stream& stream, Blocks& blocks, bool prompt_end) {
   if (!stream.format || !stream.format->get_if<kvc::GroupQuant>()) return;
   const auto& format = *stream.format->get_if<kvc::GroupQuant>();
   std::vector<Stored*> candidates;
   for (std::size_t slot = stream.sinks; slot + stream.recent < slots.size(); ++slot)
     if (!slots[slot]->sealed()) candidates.push_back(slots[slot]);
-  candidates.resize(candidates.size() / stream.batch * stream.batch);
+  const bool whole = prompt_end && stream.whole_prompt;
+  if (!whole) candidates.resize(candidates.size() / stream.batch * stream.batch);
   if (candidates.empty()) return;
   std::vector<Row*> rows;
   for (Stored* stored : candidates) rows.push_back(&stored->values);
+  if (whole) return seal_whole(candidates, rows, format, blocks);
   quantize_together(rows, format);
   // About 256 rows are sealed at once, in whole batches.
   const std::size_t piece = std::max(256 / stream.batch * stream.batch, stream.batch);

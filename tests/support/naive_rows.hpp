@@ -53,7 +53,7 @@ class Blocks {
 };
 
 /// A stream's rule on rows in slot order: the oldest dense ones beyond the sinks are sealed, `batch` at a time, the newest
-/// `recent` slots excepted.
-void seal_oldest(const std::vector<Stored*>& slots, const kvc::Stream& stream, Blocks& blocks);
+/// `recent` slots excepted. At the end of a prompt, Stream::whole_prompt seals the last ones too.
+void seal_oldest(const std::vector<Stored*>& slots, const kvc::Stream& stream, Blocks& blocks, bool prompt_end);
 
 }  // namespace naive

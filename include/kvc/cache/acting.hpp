@@ -119,6 +119,7 @@ inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std
     if (!policy.works_on(in.layer_of(head))) continue;
     if (occasion.event != Event::decode) in.memory[head].budgets[stage] = Unlimited;
     feeds.emplace_back(in, head, frame);
+    feeds.back().run_on(*occasion.executor);
     heads.push_back(any_head(in, in.stage_node[stage], head, occasion.event, feeds.back(), occasion.incoming));
     numbers.push_back(head);
     budgets.push_back(heads.back().view.budget);

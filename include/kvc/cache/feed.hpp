@@ -18,16 +18,32 @@ class HeadFeed final : public HeadSource {
         local_(head % in.shape.kv_heads),
         state_(&in.layers[in.layer_of(head)]),
         attention_(&in.attention[head % in.shape.kv_heads]),
-        ramp_(&in.ramp),
+        in_(&in),
         frame_(&frame) {}
 
   /// Decodes keys into `memory` from now on, which its owner keeps for the next feed.
   void reuse(std::vector<float>& memory) { reused_ = &memory; }
 
+  /// Members that score heads one by one do so on this executor.
+  void run_on(Executor& executor) { executor_ = &executor; }
+  void score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores) override {
+    if (!executor_) return HeadSource::score_heads(member, heads, scores);
+    executor_->parallel_for(heads.size(), [&](std::size_t i) {
+      const WorkspacePool::Lease workspace(*in_->workspaces);
+      Workspace::Frame frame(*workspace);
+      const HeadId id = heads[i].view.id;
+      HeadFeed own(*in_, id.layer * in_->shape.kv_heads + id.head, frame);
+      AnyHead head = heads[i];
+      head.view.source = &own;
+      head.view.scores = {};
+      member.score(head, scores[i]);
+    });
+  }
+
   /// The positions of the head's slots.
   std::span<const Position> positions() {
     const PositionList& list = store_->slots().positions();
-    if (list.identity()) return std::span<const Position>(*ramp_).first(store_->size());
+    if (list.identity()) return std::span<const Position>(in_->ramp).first(store_->size());
     if (!list.packed()) return list.entries();
     if (positions_.empty()) list.copy_to(positions_ = frame_->take<Position>(store_->size()));
     return positions_;
@@ -170,7 +186,8 @@ class HeadFeed final : public HeadSource {
   std::size_t local_;
   const LayerState* state_;
   const attention::HeadAttention* attention_;
-  const std::vector<Position>* ramp_;
+  const Inside* in_;
+  Executor* executor_ = nullptr;
   Workspace::Frame* frame_;
   std::span<Position> positions_;
   std::span<float> multiplicity_;

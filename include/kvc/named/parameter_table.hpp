@@ -12,6 +12,7 @@
 #include "kvc/compiled.hpp"
 #include "kvc/named/text.hpp"
 #include "kvc/policy/parameters.hpp"
+#include "kvc/policy/pipeline.hpp"
 #include "kvc/policy/stage.hpp"
 
 // A policy's parameters with the types of the policy and of its values erased, so that one piece of code that is no template
@@ -142,12 +143,15 @@ std::shared_ptr<void> copy_policy(const void* policy) {
 }
 template <class P>
 std::shared_ptr<const Stage> stage_of(const void* policy) {
-  return std::make_shared<const StageOf<P>>(*static_cast<const P*>(policy));
+  return stages_of(*static_cast<const P*>(policy)).front();
 }
 
 template <class P>
 const void* policy_of(const Stage& stage) {
-  return &static_cast<const StageOf<P>&>(stage).policy();
+  if constexpr (HasStages<P>)
+    return nullptr;  // its stage is another policy's, which says its own name
+  else
+    return &static_cast<const StageOf<P>&>(stage).policy();
 }
 
 template <class P>

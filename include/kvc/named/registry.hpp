@@ -12,6 +12,13 @@
 #include "kvc/named/parameter_table.hpp"
 #include "kvc/named/suggestion.hpp"
 #include "kvc/policies/all.hpp"
+// These fit matrices. Where Eigen is not to be found, they have no name.
+#if __has_include(<Eigen/Cholesky>)
+#include "kvc/policies/compact.hpp"
+#define KVC_HAS_EIGEN 1
+#else
+#define KVC_HAS_EIGEN 0
+#endif
 
 namespace kvc::inline KVC_ABI::detail {
 
@@ -61,12 +68,19 @@ inline void add_budget_rows(std::vector<ParameterRow>& rows) {
   }
 }
 
+#if KVC_HAS_EIGEN
+using FittedPolicies = PolicyList<Compact, Pursuit, Refit>;
+#else
+using FittedPolicies = PolicyList<>;
+#endif
+
 /// The policies that texts can name. Adding and finding may happen on any thread; entries live to the program's end.
 class Registry {
  public:
   /// The one of this program, with every policy of the library in it.
   static Registry& instance() {
-    static Registry& registry = *new Registry(AllPolicies{});  // never destroyed: static caches may outlive anything
+    static Registry& registry =
+        *new Registry(AllPolicies{}, FittedPolicies{});  // never destroyed: static caches may outlive anything
     return registry;
   }
 
@@ -112,9 +126,10 @@ class Registry {
   }
 
  private:
-  template <class... Policies>
-  explicit Registry(PolicyList<Policies...>) {
+  template <class... Policies, class... Fitted>
+  Registry(PolicyList<Policies...>, PolicyList<Fitted...>) {
     (add(entry_of<Policies>(Policies::name.word, Policies::name.help)), ...);
+    (add(entry_of<Fitted>(Fitted::name.word, Fitted::name.help)), ...);
   }
 
   mutable std::mutex mutex_;

@@ -8,6 +8,7 @@
 #include "kvc/policies/duo_attention.hpp"
 #include "kvc/policies/expected_attention.hpp"
 #include "kvc/policies/external_scores.hpp"
+#include "kvc/policies/foresight.hpp"
 #include "kvc/policies/full.hpp"
 #include "kvc/policies/h2o.hpp"
 #include "kvc/policies/keydiff.hpp"
@@ -32,7 +33,7 @@ template <class... Policies>
 struct PolicyList {};
 
 using AllPolicies = PolicyList<AdaKV, CaM, ChunkKV, CriticalKV, D2O, DuoAttention, ExpectedAttention, ExternalScores,
-                               Full, H2O, KeyDiff, KIVI, Knorm, KVzip, LagKV, MiniCache, Quest, RankFusion,
+                               Foresight, Full, H2O, KeyDiff, KIVI, Knorm, KVzip, LagKV, MiniCache, Quest, RankFusion,
                                RazorAttention, RKV, SimLayerKV, SnapKV, StreamingLLM, ThinK, TOVA>;
 
 }  // namespace kvc::inline KVC_ABI

@@ -50,7 +50,11 @@ struct Pursuit {
   void score(const Head<Pursuit>& head, std::span<float> scores) const {
     std::ranges::fill(scores, 0.0f);
     const std::size_t kept = head.reference_queries().positions.size();
-    if (head.prompt == nullptr || kept == 0 || scores.empty()) return;
+    if (scores.empty()) return;
+    if (head.prompt == nullptr || kept == 0) {
+      if (head.size() <= head.budget) return;
+      fail(ErrorCode::missing_feed, "Pursuit: no query of a prompt is kept; it acts at the end of a prompt only");
+    }
     const ReferenceRows references(head, head.prompt->probes, std::max<std::size_t>(1, kept / rows));
     Search search(*this, references, head.keys());
     search.run(scores);

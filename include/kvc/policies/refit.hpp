@@ -248,7 +248,10 @@ struct Refit {
   void evict(Head<Refit>& head, Plan& plan) const {
     if (!head.acts) return;
     if (head.size() > head.budget) keep_best(plan, head.scores, head.budget);
-    if (head.prompt && head.reference_queries().positions.size() != 0) match(head, plan);
+    if (head.prompt && head.reference_queries().positions.size() != 0)
+      match(head, plan);
+    else if (head.size() > head.budget)
+      fail(ErrorCode::missing_feed, "Refit: no query of a prompt is kept; it acts at the end of a prompt only");
   }
   Streams quantize(HeadId, const CacheShape& shape) const {
     if (bits == 16) return {};
@@ -280,29 +283,29 @@ struct Refit {
     return {.bits = bits, .axis = Axis::token, .group = shape.values_dim()};
   }
 
-  /// Codes are stored for 32 tokens at a time, so every head keeps, besides its first token, a multiple of that: heads that won
-  /// little round up, and the heads that won most give what it takes. Besides the bytes this helps the fit: a head of a few
-  /// tokens has too few values to fit (docs/policies.md has the figures).
+  /// Codes are stored for 32 tokens at a time, so every head keeps, besides its first token, a multiple of that: all round up, and
+  /// then those that keep most give, a quarter of the heads a round, until the budget of all is held. Besides the bytes this helps
+  /// the fit: a head of a few tokens has too few values to fit (docs/policies.md has the figures).
   static void round_to_blocks(Cache<Refit> heads, std::span<std::size_t> budgets) {
     std::vector<std::size_t> order;
-    std::size_t owed = 0;
+    std::size_t allowed = 0, held = 0;
     for (std::size_t h = 0; h < heads.size(); ++h) {
-      if (budgets[h] < 2 || budgets[h] >= heads[h].size()) continue;
-      const std::size_t rounded = std::min(round_up(budgets[h] - 1, BlockTokens) + 1, heads[h].size());
-      owed += rounded - budgets[h];
-      budgets[h] = rounded;
+      if (budgets[h] == 0 || budgets[h] >= heads[h].size()) continue;
+      allowed += budgets[h];
+      budgets[h] = std::min(round_up(budgets[h] - 1, BlockTokens) + 1, heads[h].size());
+      held += budgets[h];
       order.push_back(h);
     }
-    bool gives = true;
-    while (gives && owed >= BlockTokens) {
-      gives = false;
+    const auto gives = [&](std::size_t h) {
+      const std::size_t surplus = (budgets[h] - 1) % BlockTokens, given = surplus ? surplus : BlockTokens;
+      if (held <= allowed || budgets[h] <= given) return;
+      budgets[h] -= given;
+      held -= given;
+    };
+    for (std::size_t before = 0; held > allowed && held != before;) {
+      before = held;
       std::ranges::stable_sort(order, std::greater<>(), [&](std::size_t h) { return budgets[h]; });
-      for (std::size_t i = 0; i < divide_up(order.size(), 4) && owed >= BlockTokens; ++i) {
-        if (budgets[order[i]] <= 4 * BlockTokens) break;
-        budgets[order[i]] -= BlockTokens;
-        owed -= BlockTokens;
-        gives = true;
-      }
+      for (std::size_t i = 0; i < divide_up(order.size(), 4); ++i) gives(order[i]);
     }
   }
 

@@ -8,6 +8,11 @@
 
 namespace kvc::inline KVC_ABI {
 
+class Stage;
+struct AnyHead;
+/// Where a joint verb writes its scores: one span [slots] per head.
+using ScoreSpans = std::span<const std::span<float>>;
+
 /// The core's side of a HeadView: it computes what a policy asks for at the first call and keeps it for the event.
 class HeadSource {
  public:
@@ -24,6 +29,8 @@ class HeadSource {
   virtual ConstRows window_sums(std::size_t window) = 0;
   virtual ConstRows window_logits(std::size_t window) = 0;
   virtual ReferenceQueries reference_queries() = 0;
+  /// Lets a member score heads one by one. The core does it on several threads, each head with a source of its own.
+  virtual void score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores);
 };
 
 /// What a policy sees of one head: its live slots in ascending position, whatever the storage looks like.
@@ -157,7 +164,5 @@ template <class P>
 using Layer = std::span<Head<P>>;  ///< the heads of one layer
 template <class P>
 using Cache = std::span<Head<P>>;  ///< the heads of several layers, layer-major
-/// Where a joint verb writes its scores: one span [slots] per head.
-using ScoreSpans = std::span<const std::span<float>>;
 
 }  // namespace kvc::inline KVC_ABI

@@ -377,14 +377,18 @@ inline std::size_t stage_count(const Stage& stage) {
 inline void Member::score(std::span<const AnyHead> heads, ScoreSpans scores) const {
   const Stage::Verbs verbs = stage_->verbs();
   if (!verbs.scores()) fail(ErrorCode::incompatible, {"Member: ", stage_->type().text, " does not score"});
+  if (heads.empty()) return;
+  if (verbs.score) return heads[0].view.source->score_heads(*stage_, heads, scores);
   Workspace workspace;
   if (verbs.score_all) return stage_->score_all(heads, scores, workspace);
   for (std::size_t begin = 0, end = 0; begin < heads.size(); begin = end) {
-    for (end = begin; end < heads.size() && heads[end].view.id.layer == heads[begin].view.id.layer; ++end)
-      if (verbs.score) stage_->score(heads[end], scores[end]);
-    if (verbs.score_layer)
-      stage_->score_layer(heads.subspan(begin, end - begin), scores.subspan(begin, end - begin), workspace);
+    for (end = begin; end < heads.size() && heads[end].view.id.layer == heads[begin].view.id.layer; ++end) {
+    }
+    stage_->score_layer(heads.subspan(begin, end - begin), scores.subspan(begin, end - begin), workspace);
   }
+}
+inline void HeadSource::score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores) {
+  for (std::size_t i = 0; i < heads.size(); ++i) member.score(heads[i], scores[i]);
 }
 
 /// Whether the stage or one of its members wants to observe probes: an engine that cares for it keeps the prompt open, probes,

@@ -34,7 +34,7 @@ class Block {
   }
 
   /// About what allocate_shared asks for besides the rows: the Block and its counts.
-  static constexpr std::size_t SharedBytes = 64 + 16;
+  static const std::size_t SharedBytes;
 
   const Codec& codec() const { return *codec_; }
   const std::shared_ptr<const Codec>& shared_codec() const { return codec_; }
@@ -49,5 +49,6 @@ class Block {
   std::pmr::memory_resource* memory_;
   std::byte* data_;
 };
+inline constexpr std::size_t Block::SharedBytes = sizeof(Block) + 3 * sizeof(void*);
 
 }  // namespace kvc

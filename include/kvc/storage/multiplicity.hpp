@@ -59,6 +59,12 @@ class Multiplicity {
     if (!halves_.empty()) std::memmove(&halves_[to], &halves_[from], count * sizeof(std::uint16_t));
     if (!floats_.empty()) std::memmove(&floats_[to], &floats_[from], count * sizeof(float));
   }
+  /// Room for `slots` slots, once they stand for more than one token.
+  void reserve(std::size_t slots) {
+    reserved_ = std::max(reserved_, slots);
+    if (!halves_.empty()) halves_.reserve(slots);
+    if (!floats_.empty()) floats_.reserve(slots);
+  }
   void reserve_as(const Multiplicity& other) {
     halves_.reserve(other.halves_.capacity());
     floats_.reserve(other.floats_.capacity());
@@ -68,8 +74,8 @@ class Multiplicity {
  private:
   /// Gives a column its first entries. A head that appends a slot and drops one never grows it.
   template <class T>
-  static void fill(std::vector<T>& column, T value, std::size_t slots) {
-    column.reserve(slots + 2);
+  void fill(std::vector<T>& column, T value, std::size_t slots) const {
+    column.reserve(std::max(slots + 2, reserved_));
     column.assign(slots, value);
   }
   void widen() {
@@ -91,6 +97,7 @@ class Multiplicity {
 
   std::vector<std::uint16_t> halves_;
   std::vector<float> floats_;
+  std::size_t reserved_ = 0;  // there shall be room for so many
 };
 
 }  // namespace kvc::inline KVC_ABI

@@ -41,7 +41,8 @@ class PositionList {
     return list_.bytes() + gaps_.capacity() + anchors_.capacity() * sizeof(std::int32_t) +
            far_.capacity() * sizeof(Far);
   }
-  std::size_t capacity() const { return list_.capacity(); }
+  /// How many positions there is room for.
+  std::size_t capacity() const { return std::max(list_.capacity(), gaps_.capacity()); }
 
   /// Takes few bytes from now on. Any change but growing and truncating makes the list an ordinary one again. Throws what
   /// allocation throws.
@@ -108,7 +109,7 @@ class PositionList {
   void revert(std::size_t size, bool was_identity) { packed_ ? truncate(size) : list_.revert(size, was_identity); }
   void reserve(std::size_t size) {
     reserved_ = std::max(reserved_, size);
-    if (!packed_) return list_.reserve(size);
+    if (!packed_) list_.reserve(size);
     gaps_.reserve(size);
     anchors_.reserve(divide_up(size, AnchorSlots));
   }

@@ -90,6 +90,7 @@ class SlotTable {
   /// Room for `slots` slots; `reorders`: evictions will break the order of the positions.
   void reserve(std::size_t slots, bool reorders) {
     if (reorders) positions_.reserve(slots);
+    multiplicity_.reserve(slots);
     for (std::size_t c = 0; c < columns_.size(); ++c) columns_[c].reserve(slots * defaults_[c].size());
   }
   /// As much room as another table has.
