@@ -256,12 +256,12 @@ TEST_CASE("RankFusion refuses to be without policies, and policies that do not s
   CHECK(complaint({SnapKV{.window = 2000}}) == "SnapKV: window + 1 (2001) must not exceed the budget (1024)");
 }
 
-TEST_CASE("RankFusion's members can be chosen by name") {
+TEST_CASE("RankFusion's members can be chosen by name; by default they are KVzip and normalized H2O") {
   const AnyPolicy named =
       AnyPolicy::parse("rank_fusion:policies=(h2o:recent=0,normalize,when=prompt_end)+kvzip,budget=100");
-  CacheCore by_name(Small, named.stages()),
+  CacheCore by_name(Small, named.stages()), by_default(Small, AnyPolicy::parse("rank_fusion:budget=100").stages()),
       typed(Small, stages_of(RankFusion{.policies = {Observed, KVzip{}}, .budget = 100}));
-  feed_prompt(by_name);
-  feed_prompt(typed);
+  for (CacheCore* cache : {&by_name, &by_default, &typed}) feed_prompt(*cache);
   CHECK(holdings(by_name) == holdings(typed));
+  CHECK(holdings(by_default) == holdings(typed));
 }

@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "kvc/policies/h2o.hpp"
+#include "kvc/policies/kvzip.hpp"
 #include "kvc/policy/competition.hpp"
 #include "kvc/policy/policy.hpp"
 #include "kvc/policy/stage.hpp"
@@ -17,7 +19,8 @@ namespace kvc::inline KVC_ABI {
 /// No single paper of this field has it. Slots that a policy protects stay. `budget` counts, the policies' own do not, and they
 /// evict nothing by themselves.
 struct RankFusion {
-  std::vector<Member> policies = {};
+  /// By default what a replay of the prompt attends to at most, and what the prompt itself attended to, per query.
+  std::vector<Member> policies = {KVzip{}, H2O{.recent = 0, .normalize = true, .when = When::prompt_end}};
   Budget budget = 1024;
   /// Scope::head leaves each head its own budget. The policy waits for the last layer all the same.
   Scope over = Scope::cache;
