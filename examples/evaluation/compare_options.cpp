@@ -16,8 +16,8 @@ constexpr std::size_t Most = 1'000'000'000;
 
 /// Few enough to be read at a glance.
 const char* const DefaultPolicies =
-    "full; full:bits=4; streaming_llm; h2o; snapkv; razor_attention; kivi:bits=4; kivi:bits=2; h2o | kivi:bits=4; "
-    "snapkv | kivi:bits=4";
+    "full; full:bits=4; streaming_llm; h2o; snapkv; razor_attention; kivi:bits=4; kivi:bits=2; "
+    "snapkv | kivi:bits=4; compact:keep=0.155";
 /// What `--policies all` begins with: policies at parameters of interest, and some in a row.
 const char* const ChosenPolicies =
     "full:type=f32; full; full:bits=8; full:bits=4; full:ggml=q8_0; full:ggml=q4_0; streaming_llm; h2o; snapkv; knorm; "

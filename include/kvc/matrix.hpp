@@ -19,5 +19,8 @@ KVC_FORWARD void multiply_transposed(ConstRows a, ConstRows b, Rows<float> out);
 KVC_FORWARD void gram(ConstRows a, Rows<float> out);
 /// Every number becomes its exponential.
 KVC_FORWARD void exponentiate(std::span<float> numbers);
+/// Every number becomes exp(number - largest), of which `sum` becomes the sum; returns the log of the sum of the numbers'
+/// exponentials.
+KVC_FORWARD float log_sum_exp(std::span<float> numbers, float& sum);
 
 }  // namespace kvc::inline KVC_ABI

@@ -1,6 +1,8 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -78,6 +80,14 @@ KVC_FORWARD void gram(ConstRows a, Rows<float> out) {
 
 KVC_FORWARD void exponentiate(std::span<float> numbers) {
   kernels::active().exponentials(numbers.data(), nullptr, numbers.size(), numbers.data());
+}
+
+KVC_FORWARD float log_sum_exp(std::span<float> numbers, float& sum) {
+  float largest = -std::numeric_limits<float>::infinity(), correction = 1;
+  sum = 0;
+  kernels::active().softmax_update(numbers.data(), numbers.size(), 1, numbers.size(), nullptr, &largest, &sum,
+                                   &correction);
+  return largest + std::log(sum);
 }
 
 }  // namespace kvc::inline KVC_ABI
