@@ -197,7 +197,7 @@ inline void reserve(Inside& in, std::size_t tokens) {
     in.arena->reserve(bytes, count);
     blocks += count;
   }
-  in.arena->reserve(Block::SharedBytes, blocks);
+  in.arena->reserve(Block::shared_bytes(), blocks);
 }
 
 inline Stats head_stats(const Inside& in, std::size_t head) {

@@ -30,7 +30,7 @@ class HeadSource {
   virtual ConstRows window_logits(std::size_t window) = 0;
   virtual ReferenceQueries reference_queries() = 0;
   /// Lets a member score heads one by one. The core does it on several threads, each head with a source of its own.
-  virtual void score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores);
+  inline virtual void score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores);
 };
 
 /// What a policy sees of one head: its live slots in ascending position, whatever the storage looks like.

@@ -34,7 +34,7 @@ class Block {
   }
 
   /// About what allocate_shared asks for besides the rows: the Block and its counts.
-  static const std::size_t SharedBytes;
+  static constexpr std::size_t shared_bytes() { return sizeof(Block) + 3 * sizeof(void*); }
 
   const Codec& codec() const { return *codec_; }
   const std::shared_ptr<const Codec>& shared_codec() const { return codec_; }
@@ -49,6 +49,5 @@ class Block {
   std::pmr::memory_resource* memory_;
   std::byte* data_;
 };
-inline constexpr std::size_t Block::SharedBytes = sizeof(Block) + 3 * sizeof(void*);
 
 }  // namespace kvc
