@@ -7,8 +7,8 @@
 namespace kvc::inline KVC_ABI {
 
 /// Products of matrices of floats for policies that fit something, in the kernels of the instruction set that the machine has.
-/// Sums run in an order that depends on the shapes alone. They are defined in kvc/kernels/matrix.hpp, which every cache includes,
-/// and allocate while they work.
+/// Sums run in an order that depends on the shapes alone. They allocate while
+/// they work.
 ///
 /// out [a.count, b.dim] = a [a.count, a.dim] * b [a.dim, b.dim].
 KVC_FORWARD void multiply(ConstRows a, ConstRows b, Rows<float> out);
@@ -24,3 +24,7 @@ KVC_FORWARD void exponentiate(std::span<float> numbers);
 KVC_FORWARD float log_sum_exp(std::span<float> numbers, float& sum);
 
 }  // namespace kvc::inline KVC_ABI
+
+#if !defined(KVC_COMPILED)
+#include "kvc/kernels/matrix.hpp"
+#endif

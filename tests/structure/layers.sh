@@ -6,12 +6,13 @@ rules='
   analysis    analysis/.*.hpp                                       vocabulary kernels codec formats storage interface policies cache adaptor analysis
   umbrella    kvc.hpp                                               vocabulary simd interface list cache
   compiled    implementation.hpp                                    vocabulary simd kernels codec named cache
+  products    matrix.hpp                                            vocabulary kernels
   vocabulary  [^/]*.hpp                                             vocabulary
   simd        simd/.*.hpp                                           vocabulary simd
-  kernels     kernels/.*.hpp                                        vocabulary simd kernels
+  kernels     kernels/.*.hpp                                        vocabulary simd kernels products
   formats     codec/make.hpp                                        vocabulary codec
   codec       codec/.*.hpp                                          vocabulary kernels codec
-  interface   policy/.*.hpp                                         vocabulary interface
+  interface   policy/.*.hpp                                         vocabulary interface products
   list        policies/all.hpp                                      policies
   fitted      policies/(compact|pursuit|refit).hpp                  vocabulary interface policies formats fitted
   policies    policies/.*.hpp                                       vocabulary interface policies formats

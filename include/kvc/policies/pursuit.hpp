@@ -78,14 +78,14 @@ struct Pursuit {
    public:
     Search(const Pursuit& policy, const ReferenceRows& references, ConstRows keys)
         : policy_(policy), columns_(Index(keys.count), Index(references.count())) {
-      const Index rows = Index(references.count());
-      const Eigen::Map<const Eigen::ArrayXf> weights(references.weights().data(), rows);
+      const Index row_count = Index(references.count());
+      const Eigen::Map<const Eigen::ArrayXf> weights(references.weights().data(), row_count);
       references.shares(keys, rows_of(columns_));
       columns_.array().rowwise() *= weights.transpose();
 
       const ConstRows outputs = references.outputs();
-      const Eigen::Map<const Matrix> found(outputs.data, rows, Index(outputs.dim));
-      Matrix targets(rows, found.cols() + 1);
+      const Eigen::Map<const Matrix> found(outputs.data, row_count, Index(outputs.dim));
+      Matrix targets(row_count, found.cols() + 1);
       targets.leftCols(found.cols()) = found;
       const Matrix apart = found.rowwise() - found.colwise().mean();
       targets.rightCols(1).setConstant(0.5f * std::sqrt(apart.rowwise().squaredNorm().mean()));
@@ -100,8 +100,8 @@ struct Pursuit {
       const Index count = Index(tokens_.size()), most = std::min<Index>(count, Index(policy_.steps));
       Matrix gram(count, count);
       kvc::gram(rows_of(columns_), rows_of(gram));
-      const float ridge = float(policy_.ridge) * squares_.mean(), least = 1e-6f * squares_.maxCoeff() + 1e-12f;
-      squares_.array() += ridge;
+      const float stiffness = float(policy_.ridge) * squares_.mean(), least = 1e-6f * squares_.maxCoeff() + 1e-12f;
+      squares_.array() += stiffness;
       Eigen::MatrixXf factor(count, most);
       std::vector<bool> used(tokens_.size());
       for (Index step = 0; step < most; ++step) {
@@ -118,7 +118,7 @@ struct Pursuit {
         auto column = factor.col(step);
         column = gram.col(chosen);
         column.noalias() -= factor.leftCols(step) * factor.row(chosen).head(step).transpose();
-        column[chosen] += ridge;
+        column[chosen] += stiffness;
         column /= length;
         const Eigen::RowVectorXf explained = products_.row(chosen) / length;
         products_.noalias() -= column * explained;
@@ -137,8 +137,8 @@ struct Pursuit {
       std::iota(tokens_.begin(), tokens_.end(), std::size_t{0});
       if (tokens_.size() <= policy_.candidates) return;
       const Eigen::VectorXf gains = products_.rowwise().squaredNorm().cwiseQuotient(squares_.cwiseMax(1e-30f));
-      const std::size_t sinks = std::min(policy_.sinks, policy_.candidates);
-      std::ranges::nth_element(tokens_.begin() + std::ptrdiff_t(sinks),
+      const std::size_t firsts = std::min(policy_.sinks, policy_.candidates);
+      std::ranges::nth_element(tokens_.begin() + std::ptrdiff_t(firsts),
                                tokens_.begin() + std::ptrdiff_t(policy_.candidates), tokens_.end(),
                                [&](std::size_t a, std::size_t b) {
                                  return gains[Index(a)] != gains[Index(b)] ? gains[Index(a)] > gains[Index(b)] : a < b;
