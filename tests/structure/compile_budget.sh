@@ -13,11 +13,11 @@
 #
 #   case               source         flags            ratio   MB   KB
 budgets='
-    include            include        -                 1.43  532    0
+    include            include        -                 1.65  532    0
     use                header_only    -                 4.65  776  400
-    compiled_include   include        -DKVC_COMPILED    0.60  331    0
-    compiled_use       header_only    -DKVC_COMPILED    0.78  362   19
-    compiled_by_name   by_name        -DKVC_COMPILED    0.67  347    1
+    compiled_include   include        -DKVC_COMPILED    0.75  331    0
+    compiled_use       header_only    -DKVC_COMPILED    0.90  362   19
+    compiled_by_name   by_name        -DKVC_COMPILED    0.78  347    1
 '
 set -eu
 sources=$(cd "$(dirname "$0")" && pwd)/compile_budget
