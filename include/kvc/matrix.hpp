@@ -6,10 +6,9 @@
 
 namespace kvc::inline KVC_ABI {
 
-/// Products of matrices of floats for policies that fit something, in the kernels of the instruction set that the machine has.
-/// Sums run in an order that depends on the shapes alone. They allocate while
-/// they work.
-///
+// Products of matrices of floats for policies that fit something, in the kernels of the instruction set that the machine has. Sums run
+// in an order that depends on the shapes alone. The functions allocate while they work, and throw what allocation throws.
+
 /// out [a.count, b.dim] = a [a.count, a.dim] * b [a.dim, b.dim].
 KVC_FORWARD void multiply(ConstRows a, ConstRows b, Rows<float> out);
 /// out [a.count, b.count] = a [a.count, a.dim] * b [b.count, a.dim] transposed: the product of every row of `a` with every row
@@ -19,8 +18,8 @@ KVC_FORWARD void multiply_transposed(ConstRows a, ConstRows b, Rows<float> out);
 KVC_FORWARD void gram(ConstRows a, Rows<float> out);
 /// Every number becomes its exponential.
 KVC_FORWARD void exponentiate(std::span<float> numbers);
-/// Every number becomes exp(number - largest), of which `sum` becomes the sum; returns the log of the sum of the numbers'
-/// exponentials.
+/// The logarithm of the sum of the numbers' exponentials. Every number becomes exp(number - the largest), and `sum` the sum of
+/// those; the softmax of the numbers is each of them divided by `sum`.
 KVC_FORWARD float log_sum_exp(std::span<float> numbers, float& sum);
 
 }  // namespace kvc::inline KVC_ABI

@@ -54,6 +54,7 @@ constexpr Combination Combinations[] = {
     {"mini_cache:start=0"},
     {"streaming_llm:budget=40 | mini_cache:start=0 | kivi:group=16,residual=16"},
     {"ada_kv:base=knorm,budget=40 | kivi:group=16,residual=16"},
+    {"refit:policy=knorm,budget=40,bits=4,group=16", false},
 };
 
 /// What goes wrong in one call, as places that are counted through.

@@ -28,6 +28,7 @@ constexpr const char* Policies[] = {
     "quest:tokens=24,page=8,dense_layers=0",
     "streaming_llm:budget=40 | mini_cache:start=0 | kivi:group=16,residual=16",
     "ada_kv:base=h2o,budget=40",
+    "compact:budget=40,replay=false",
 };
 
 /// Runs bodies in an order drawn anew for every call.

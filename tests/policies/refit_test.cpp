@@ -1,7 +1,9 @@
 // Policies that fit matrices: what they find out against the plainest arithmetic, in double.
 #include <Eigen/Dense>
+#include <algorithm>
 #include <cmath>
-#include <random>
+#include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "catch_shim.hpp"
@@ -307,4 +309,99 @@ TEST_CASE("The references that a fit looks at do not depend on how the prompt ca
       CHECK(a.keys == b.keys);
       CHECK(a.values == b.values);
     }
+}
+
+namespace {
+
+/// Lists the reference queries that it is shown at the end of a prompt.
+struct Referee {
+  std::size_t stride = 1, most = 0;
+
+  struct State {
+    std::vector<std::uint32_t> numbers;
+    std::vector<Position> positions;
+    std::vector<float> queries;
+  };
+  Needs needs() const { return {.query_stride = stride, .query_most = most}; }
+  void evict(Head<Referee>& head, Plan&) const {
+    if (!head.acts) return;
+    const ReferenceQueries shown = head.reference_queries();
+    head.state->numbers.assign(shown.numbers.begin(), shown.numbers.end());
+    head.state->positions.assign(shown.positions.begin(), shown.positions.end());
+    for (std::size_t row = 0; row < shown.queries.count; ++row)
+      head.state->queries.insert(head.state->queries.end(), shown.queries[row].begin(), shown.queries[row].end());
+  }
+};
+
+}  // namespace
+
+TEST_CASE(
+    "Reference queries are every so-many-th of the prompt and its probes, the stride doubled until they are few "
+    "enough") {
+  for (const auto& [stride, most, expected] :
+       {std::tuple<std::size_t, std::size_t, std::size_t>{3, 0, 3}, {1, 400, 1}, {1, 349, 2}, {2, 40, 16}}) {
+    for (const std::size_t part : {Prompt, std::size_t{37}}) {
+      CacheCore cache(Shape, stages_of(Referee{stride, most}), Exact);
+      feed(cache, true, part);
+      cache.compress();
+      const HeadId id{1, 1};
+      const auto& shown = cache.state<Referee>(id);
+      INFO("stride " << stride << ", most " << most << ", parts of " << part);
+      REQUIRE(shown.numbers.size() == (Prompt + Probe + expected - 1) / expected);
+      CHECK((most == 0 || shown.numbers.size() <= most));
+      for (std::size_t t = 0; t < shown.numbers.size(); ++t) {
+        REQUIRE(shown.numbers[t] == t * expected);
+        const auto row =
+            text().tokens(id.layer, shown.numbers[t], 1).q[0].subspan(id.head * 2 * Shape.head_dim, 2 * Shape.head_dim);
+        REQUIRE(std::equal(row.begin(), row.end(), shown.queries.begin() + std::ptrdiff_t(t * row.size())));
+      }
+    }
+  }
+}
+
+TEST_CASE("A call that is refused leaves the reference queries as they were, also where it would have thinned them") {
+  struct Refusing final : Executor {
+    void parallel_for(std::size_t count, FunctionRef<void(std::size_t)> body) override {
+      for (std::size_t i = 0; i < count; ++i) body(i);
+      if (refuses && ++calls == 2) throw std::runtime_error("the second piece of work of a call is lost");
+    }
+    bool refuses = false;
+    int calls = 0;
+  } refusing;
+  CacheOptions options = Exact;
+  options.executor = &refusing;
+  CacheCore cache(Shape, stages_of(Referee{1, 120}), options), twin(Shape, stages_of(Referee{1, 120}), Exact);
+  for (CacheCore* each : {&cache, &twin})
+    for (std::size_t layer = 0; layer < 2; ++layer) each->prefill(layer, text().tokens(layer, 0, 100), {}, false);
+  refusing.refuses = true;
+  CHECK_THROWS(cache.prefill(0, text().tokens(0, 100, 100), {}, false));
+  refusing.refuses = false;
+  for (CacheCore* each : {&cache, &twin}) {
+    for (std::size_t layer = 0; layer < 2; ++layer) each->prefill(layer, text().tokens(layer, 100, 10), {}, false);
+    each->compress();
+  }
+  CHECK(cache.state<Referee>({0, 0}).numbers == twin.state<Referee>({0, 0}).numbers);
+  CHECK(cache.state<Referee>({0, 0}).queries == twin.state<Referee>({0, 0}).queries);
+  CHECK(cache.state<Referee>({0, 0}).numbers.size() == 110);
+}
+
+TEST_CASE(
+    "Keys as large as their format holds are compressed to finite rows, and Refit then leaves what it cannot fit") {
+  for (const float size : {1e2f, 3e4f}) {
+    CacheCore cache(Shape, stages_of(Compact{.budget = 40, .replay = false}));
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      const Tokens tokens = text().tokens(layer, 0, Prompt);
+      std::vector<float> keys(Prompt * tokens.k.dim);
+      for (std::size_t t = 0; t < Prompt; ++t)
+        for (std::size_t c = 0; c < tokens.k.dim; ++c)
+          keys[t * tokens.k.dim + c] = std::clamp(tokens.k[t][c] * size / 4, -size, size);
+      cache.prefill(layer, {.q = tokens.q, .k = {keys.data(), Prompt, tokens.k.dim}, .v = tokens.v}, {});
+    }
+    for (std::uint32_t layer = 0; layer < 2; ++layer)
+      for (std::uint32_t head = 0; head < 2; ++head) {
+        const Held kept = held(cache, {layer, head});
+        CHECK(kept.keys.allFinite());
+        CHECK(kept.values.allFinite());
+      }
+  }
 }

@@ -13,7 +13,7 @@ rules='
   formats     codec/make.hpp                                        vocabulary codec
   codec       codec/.*.hpp                                          vocabulary kernels codec
   interface   policy/.*.hpp                                         vocabulary interface products
-  list        policies/all.hpp                                      policies
+  list        policies/(all|common).hpp                             policies list
   fitted      policies/(compact|pursuit|refit).hpp                  vocabulary interface policies formats fitted
   policies    policies/.*.hpp                                       vocabulary interface policies formats
   named       named/.*.hpp                                          vocabulary interface policies fitted list named

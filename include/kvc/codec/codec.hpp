@@ -95,7 +95,7 @@ class Codec {
   }
 
   /// The codec of the same format for a block of `rows` rows that will never hold more, where this one would waste bytes or
-  /// cannot encode so few (see Stream::whole_prompt); null: this one does.
+  /// cannot encode so many, because they are no multiple of its granule (see Stream::whole_prompt). Null: there is no other codec.
   virtual std::shared_ptr<const Codec> of_rows(std::size_t rows) const {
     static_cast<void>(rows);
     return nullptr;

@@ -1,29 +1,20 @@
 #pragma once
-// The policies of the library. A new one adds its header and its name here, and is then in kvc.hpp and in policy texts.
-#include "kvc/policies/ada_kv.hpp"
+// All policies of the library but those that need Eigen (compact.hpp, pursuit.hpp, refit.hpp). A new one adds its header and its
+// name here, and is then in policy texts.
 #include "kvc/policies/cam.hpp"
 #include "kvc/policies/chunkkv.hpp"
+#include "kvc/policies/common.hpp"
 #include "kvc/policies/criticalkv.hpp"
 #include "kvc/policies/d2o.hpp"
 #include "kvc/policies/duo_attention.hpp"
 #include "kvc/policies/expected_attention.hpp"
-#include "kvc/policies/external_scores.hpp"
 #include "kvc/policies/foresight.hpp"
-#include "kvc/policies/full.hpp"
-#include "kvc/policies/h2o.hpp"
 #include "kvc/policies/keydiff.hpp"
-#include "kvc/policies/kivi.hpp"
-#include "kvc/policies/knorm.hpp"
 #include "kvc/policies/kvzip.hpp"
 #include "kvc/policies/lagkv.hpp"
-#include "kvc/policies/mini_cache.hpp"
-#include "kvc/policies/quest.hpp"
 #include "kvc/policies/r_kv.hpp"
 #include "kvc/policies/rank_fusion.hpp"
-#include "kvc/policies/razor_attention.hpp"
 #include "kvc/policies/simlayerkv.hpp"
-#include "kvc/policies/snapkv.hpp"
-#include "kvc/policies/streaming_llm.hpp"
 #include "kvc/policies/think.hpp"
 #include "kvc/policies/tova.hpp"
 

@@ -23,7 +23,7 @@ struct Foresight {
     return list(parameter("budget", &Foresight::budget, "Slots that a head keeps when a prompt ends."),
                 parameter("sinks", &Foresight::sinks, "So many first tokens always stay."),
                 parameter("rows", &Foresight::rows,
-                          "So many tokens' queries are looked at, of the prompt and of probes, at most."));
+                          "About so many tokens' queries are looked at, of the prompt and of probes."));
   }
 
   struct PromptState {

@@ -34,7 +34,7 @@ struct Pursuit {
                 parameter("steps", &Pursuit::steps, "So many tokens are chosen at most; all others score 0."),
                 parameter("candidates", &Pursuit::candidates, "Of so many tokens, those with the largest first gain."),
                 parameter("rows", &Pursuit::rows,
-                          "So many tokens' queries are looked at, of the prompt and of probes, at most."),
+                          "About so many tokens' queries are looked at, of the prompt and of probes."),
                 parameter("ridge", &Pursuit::ridge, "What a choice costs, as a share of the mean square of a column."));
   }
 
@@ -76,24 +76,23 @@ struct Pursuit {
   /// The problem in normal form, among the candidates: the gram matrix of their columns, and their products with the targets.
   class Search {
    public:
-    Search(const Pursuit& policy, const ReferenceRows& references, ConstRows keys)
-        : policy_(policy), columns_(Index(keys.count), Index(references.count())) {
-      const Index row_count = Index(references.count());
-      const Eigen::Map<const Eigen::ArrayXf> weights(references.weights().data(), row_count);
-      references.shares(keys, rows_of(columns_));
-      columns_.array().rowwise() *= weights.transpose();
-
-      const ConstRows outputs = references.outputs();
-      const Eigen::Map<const Matrix> found(outputs.data, row_count, Index(outputs.dim));
-      Matrix targets(row_count, found.cols() + 1);
-      targets.leftCols(found.cols()) = found;
-      const Matrix apart = found.rowwise() - found.colwise().mean();
-      targets.rightCols(1).setConstant(0.5f * std::sqrt(apart.rowwise().squaredNorm().mean()));
-      targets.array().colwise() *= weights;
-      products_.resize(columns_.rows(), targets.cols());
-      multiply(rows_of(columns_), rows_of(targets), rows_of(products_));
-      squares_ = columns_.rowwise().squaredNorm();
-      choose_candidates();
+    Search(const Pursuit& policy, const ReferenceRows& references, ConstRows keys) : policy_(policy) {
+      const Matrix targets = weighted_targets(references);
+      const auto count = Index(keys.count);
+      products_.resize(count, targets.cols());
+      squares_.resize(count);
+      for (Index begin = 0; begin < count; begin += AtOnce) {
+        const Index size = std::min(AtOnce, count - begin);
+        const Matrix columns = weighted_columns(references, keys.subrows(std::size_t(begin), std::size_t(size)));
+        Matrix products(size, targets.cols());
+        multiply(rows_of(columns), rows_of(targets), rows_of(products));
+        products_.middleRows(begin, size) = products;
+        squares_.segment(begin, size) = columns.rowwise().squaredNorm();
+      }
+      choose_candidates(keys.count);
+      std::vector<float> chosen;
+      for (const std::size_t token : tokens_) chosen.insert(chosen.end(), keys[token].begin(), keys[token].end());
+      columns_ = weighted_columns(references, {chosen.data(), tokens_.size(), keys.dim});
     }
 
     void run(std::span<float> scores) {
@@ -127,25 +126,52 @@ struct Pursuit {
     }
 
    private:
+    /// Tokens whose columns are computed together, so that memory does not grow with the prompt.
+    static constexpr Index AtOnce = 1024;
+
+    static ConstRows rows_of(const Matrix& matrix) {
+      return {matrix.data(), std::size_t(matrix.rows()), std::size_t(matrix.cols())};
+    }
     static Rows<float> rows_of(Matrix& matrix) {
       return {matrix.data(), std::size_t(matrix.rows()), std::size_t(matrix.cols())};
     }
+    static Eigen::Map<const Eigen::ArrayXf> weights_of(const ReferenceRows& references) {
+      return {references.weights().data(), Index(references.count())};
+    }
+    /// What every reference row is to find, and the number that says that its shares add up, which weighs half as much as the
+    /// outputs vary: [reference rows, value_dim + 1].
+    static Matrix weighted_targets(const ReferenceRows& references) {
+      const ConstRows outputs = references.outputs();
+      const Eigen::Map<const Matrix> found(outputs.data, Index(outputs.count), Index(outputs.dim));
+      Matrix targets(found.rows(), found.cols() + 1);
+      targets.leftCols(found.cols()) = found;
+      const Matrix apart = found.rowwise() - found.colwise().mean();
+      targets.rightCols(1).setConstant(0.5f * std::sqrt(apart.rowwise().squaredNorm().mean()));
+      targets.array().colwise() *= weights_of(references);
+      return targets;
+    }
+    /// The shares that keys have of every reference row's attention: [keys, reference rows].
+    static Matrix weighted_columns(const ReferenceRows& references, ConstRows keys) {
+      Matrix columns(Index(keys.count), Index(references.count()));
+      references.shares(keys, rows_of(columns));
+      columns.array().rowwise() *= weights_of(references).transpose();
+      return columns;
+    }
 
     /// The first tokens, and those whose first step would gain most, in the order of the text.
-    void choose_candidates() {
-      tokens_.resize(std::size_t(columns_.rows()));
+    void choose_candidates(std::size_t count) {
+      tokens_.resize(count);
       std::iota(tokens_.begin(), tokens_.end(), std::size_t{0});
-      if (tokens_.size() <= policy_.candidates) return;
+      if (count <= policy_.candidates) return;
       const Eigen::VectorXf gains = products_.rowwise().squaredNorm().cwiseQuotient(squares_.cwiseMax(1e-30f));
-      const std::size_t firsts = std::min(policy_.sinks, policy_.candidates);
-      std::ranges::nth_element(tokens_.begin() + std::ptrdiff_t(firsts),
-                               tokens_.begin() + std::ptrdiff_t(policy_.candidates), tokens_.end(),
-                               [&](std::size_t a, std::size_t b) {
-                                 return gains[Index(a)] != gains[Index(b)] ? gains[Index(a)] > gains[Index(b)] : a < b;
-                               });
+      const auto better = [&](std::size_t a, std::size_t b) {
+        const float x = gains[Index(a)], y = gains[Index(b)];
+        return x != y ? x > y : a < b;
+      };
+      const auto first = tokens_.begin() + std::ptrdiff_t(std::min(policy_.sinks, policy_.candidates));
+      std::nth_element(first, tokens_.begin() + std::ptrdiff_t(policy_.candidates), tokens_.end(), better);
       tokens_.resize(policy_.candidates);
       std::ranges::sort(tokens_);
-      columns_ = Matrix(columns_(tokens_, Eigen::all));
       products_ = Matrix(products_(tokens_, Eigen::all));
       squares_ = Eigen::VectorXf(squares_(tokens_));
     }

@@ -63,9 +63,9 @@ class HeadFit {
   }
 
   /// Values [kept, value_dim] whose attention gives the outputs of the whole head, by least squares with a ridge towards those
-  /// given. With `levels` codes a value, each token's are those that its codes will read back as: quantized one token after the
-  /// other, those with the most attention first and the head's first not at all, while the error of each is pushed on to those that are still to come (GPTQ,
-  /// arXiv 2210.17323).
+  /// given. With `levels` codes, the values are those that codes will read back as: tokens are quantized one after the other, those
+  /// with the most attention first and the head's first not at all, and the error of each is pushed on to the tokens that are still
+  /// to come (GPTQ, arXiv 2210.17323). `levels` 0: nothing is quantized.
   void fit_values(Rows<float> values, unsigned levels) {
     Eigen::Map<Matrix, 0, Eigen::OuterStride<>> kept(values.data, Index(values.count), Index(values.dim),
                                                      Eigen::OuterStride<>(Index(values.stride)));
@@ -200,7 +200,9 @@ class HeadFit {
 /// reference queries found in the whole head: first how many tokens each kept one stands for, then the values, so that they absorb
 /// what eviction and the rounding of the keys did; the values' codes are chosen with their errors pushed on. As Attention Matching
 /// (arXiv 2602.16284) fits multiplicities and values, over keys that are quantized already and with the replay of KVzip
-/// (arXiv 2505.23416) and the prompt's own queries, moved behind it, as references. Needs Eigen, and a probe for the replay.
+/// (arXiv 2505.23416) and the prompt's own queries, moved behind it, as references. Needs Eigen; a probe adds its queries to the
+/// references. It acts at the end of a prompt. At the end of a later one it fits again, as if the keys that were sealed before were to
+/// be sealed anew: what their codes already lost is then fitted, but in other groups than theirs.
 struct Refit {
   Member policy = {};
   Budget budget = 1024;
@@ -217,7 +219,7 @@ struct Refit {
         parameter("budget", &Refit::budget, "Slots of a head, on average over the cache."),
         parameter("bits", &Refit::bits, "Of keys and values, 2, 3, 4 or 8; 16: neither is quantized."),
         parameter("group", &Refit::group, "So many kept tokens share the scale of a channel of keys."),
-        parameter("rows", &Refit::rows, "So many tokens' queries are matched, of the prompt and of probes, at most."),
+        parameter("rows", &Refit::rows, "About so many tokens' queries are matched, of the prompt and of probes."),
         parameter("ridge", &Refit::ridge, "What a change costs against a mismatch."),
         parameter("least", &Refit::least, "The fewest tokens that a kept one may stand for."),
         parameter("most", &Refit::most, "The most tokens that a kept one may stand for."));
@@ -247,6 +249,7 @@ struct Refit {
   }
   void evict(Head<Refit>& head, Plan& plan) const {
     if (!head.acts) return;
+    if (head.size() == 0) return;
     if (head.size() > head.budget) keep_best(plan, head.scores, head.budget);
     if (head.prompt && head.reference_queries().positions.size() != 0)
       match(head, plan);
@@ -284,8 +287,8 @@ struct Refit {
   }
 
   /// Codes are stored for 32 tokens at a time, so every head keeps, besides its first token, a multiple of that: all round up, and
-  /// then those that keep most give, a quarter of the heads a round, until the budget of all is held. Besides the bytes this helps
-  /// the fit: a head of a few tokens has too few values to fit (docs/policies.md has the figures).
+  /// then those that keep most give, a quarter of the heads a round, until the budget of all is held. A head of a few tokens has too
+  /// few values to fit, so the places that heads get by this help the fit too.
   static void round_to_blocks(Cache<Refit> heads, std::span<std::size_t> budgets) {
     std::vector<std::size_t> order;
     std::size_t allowed = 0, held = 0;
@@ -328,7 +331,9 @@ struct Refit {
     for (Eigen::Index i = 0; i < tokens.size(); ++i) tokens[i] = from_half(to_half(tokens[i]));
     fit.normalize(tokens);
     fit.fit_values(values, bits == 16 ? 0 : 1u << bits);
-    for (std::size_t i = 0; i < kept.size(); ++i) {
+    // Keys so large that their rounding moves a logit by hundreds have no fit: what is kept then stays as it was.
+    const bool finite = tokens.allFinite() && std::ranges::all_of(value_rows, [](float x) { return std::isfinite(x); });
+    for (std::size_t i = 0; finite && i < kept.size(); ++i) {
       plan.multiplicity(kept[i], tokens[Eigen::Index(i)]);
       std::ranges::copy(values[i], plan.value(kept[i]).begin());
     }

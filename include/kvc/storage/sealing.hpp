@@ -229,6 +229,10 @@ class Sealing {
              {"Codec ", own.codec->name(), ": fit() returned ", fitted->name(), " of ", fitted->dim(),
               " floats and a granule of ", fitted->granule(), "; the rows have ", table_.dim(),
               " floats, and the granule must divide the batch (", table_.stream.batch, ")"});
+      if (table_.stream.whole_prompt && fitted->granule() > 1 && !fitted->of_rows(1))
+        fail(ErrorCode::invalid_argument,
+             {"Codec ", own.codec->name(), ": fit() returned ", fitted->name(), ", which encodes multiples of ",
+              fitted->granule(), " tokens, but the stream seals whole prompts"});
       for (std::size_t i = 0; i < rows.count; ++i)
         for (const float x : rows[i])
           if (!(std::abs(x) <= fitted->limit()))
