@@ -12,9 +12,9 @@ rules='
   kernels     kernels/.*.hpp                                        vocabulary simd kernels products
   formats     codec/make.hpp                                        vocabulary codec
   codec       codec/.*.hpp                                          vocabulary kernels codec
+  fitted      policy/head_fit.hpp policies/(compact|pursuit|refit).hpp   vocabulary interface policies formats fitted
   interface   policy/.*.hpp                                         vocabulary interface products
   list        policies/(all|common).hpp                             policies list
-  fitted      policies/(compact|pursuit|refit).hpp                  vocabulary interface policies formats fitted
   policies    policies/.*.hpp                                       vocabulary interface policies formats
   named       named/.*.hpp                                          vocabulary interface policies fitted list named
   storage     storage/.*.hpp                                        vocabulary kernels codec formats storage interface

@@ -1,12 +1,9 @@
 #pragma once
-#include <Eigen/Cholesky>
-#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <functional>
-#include <numeric>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -14,187 +11,12 @@
 #include "kvc/codec/make.hpp"
 #include "kvc/half.hpp"
 #include "kvc/policy/competition.hpp"
+#include "kvc/policy/head_fit.hpp"
 #include "kvc/policy/policy.hpp"
-#include "kvc/policy/reference_rows.hpp"
 #include "kvc/policy/stage.hpp"
 #include "kvc/tiles.hpp"
 
 namespace kvc::inline KVC_ABI {
-
-namespace detail {
-
-/// What one head keeps, fitted to what its reference rows found in the whole head. Columns are kept tokens, rows are reference
-/// rows. The fit goes block by block along the tokens, each to what the blocks before it left over, so that its cost grows with
-/// the tokens and not with their square; a head that keeps at most Block tokens is fitted at once.
-class HeadFit {
- public:
-  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  using Index = Eigen::Index;
-  static constexpr Index Block = 512;
-
-  /// `keys` [kept, head_dim] as they will be read back.
-  HeadFit(const ReferenceRows& references, ConstRows keys, float ridge)
-      : references_(references), ridge_(ridge), shares_(Index(keys.count), Index(references.count())) {
-    references.shares(keys, rows_of(shares_));
-    weights_ = Eigen::Map<const Eigen::ArrayXf>(references.weights().data(), Index(references.count()));
-  }
-
-  /// How many tokens each kept one stands for, so that their shares of every reference row add up to 1: least squares with a
-  /// ridge towards 1, within [least, most], by an active set.
-  Eigen::VectorXf fit_multiplicity(float least, float most) {
-    const Index count = shares_.rows();
-    Eigen::VectorXf tokens = Eigen::VectorXf::Ones(count);
-    Eigen::VectorXf missing = (weights_ * (1 - shares_.colwise().sum().transpose().array())).matrix();
-    for (Index begin = 0; begin < count; begin += Block) {
-      const Index size = std::min(Block, count - begin);
-      const Matrix columns = (shares_.middleRows(begin, size).array().rowwise() * weights_.transpose()).matrix();
-      const Eigen::VectorXf change = bounded_ridge(columns, missing, least - 1, most - 1);
-      tokens.segment(begin, size) += change;
-      missing -= columns.transpose() * change;
-    }
-    return tokens;
-  }
-
-  /// From now on the rows' attention over the kept tokens, with these multiplicities, instead of their shares.
-  void normalize(const Eigen::VectorXf& tokens) {
-    shares_.array().colwise() *= tokens.array();
-    const Eigen::ArrayXf sums = shares_.colwise().sum().transpose().array().max(1e-6f);
-    shares_.array().rowwise() *= (weights_ / sums).transpose();
-  }
-
-  /// Values [kept, value_dim] whose attention gives the outputs of the whole head, by least squares with a ridge towards those
-  /// given. With `levels` codes, the values are those that codes will read back as: tokens are quantized one after the other, those
-  /// with the most attention first and the head's first not at all, and the error of each is pushed on to the tokens that are still
-  /// to come (GPTQ, arXiv 2210.17323). `levels` 0: nothing is quantized.
-  void fit_values(Rows<float> values, unsigned levels) {
-    Eigen::Map<Matrix, 0, Eigen::OuterStride<>> kept(values.data, Index(values.count), Index(values.dim),
-                                                     Eigen::OuterStride<>(Index(values.stride)));
-    const ConstRows outputs = references_.outputs();
-    Matrix found(shares_.cols(), Index(values.dim));
-    const Matrix transposed = shares_.transpose();
-    multiply(rows_of(transposed), values, rows_of(found));
-    const Eigen::Map<const Matrix> wanted(outputs.data, found.rows(), found.cols());
-    Matrix missing = (wanted.array().colwise() * weights_).matrix() - found;
-    for (Index begin = 0; begin < kept.rows(); begin += Block) {
-      const Index size = std::min(Block, kept.rows() - begin);
-      const Matrix columns = shares_.middleRows(begin, size), before = kept.middleRows(begin, size);
-      const Solver solver(columns, ridge_);
-      Matrix wishes(size, missing.cols());
-      multiply(rows_of(columns), rows_of(missing), rows_of(wishes));
-      Eigen::MatrixXd fitted = before.cast<double>() + solver.solve(wishes.cast<double>());
-      if (levels != 0) solver.quantize(fitted, levels, begin == 0);
-      kept.middleRows(begin, size) = fitted.cast<float>();
-      if (begin + size == kept.rows()) break;
-      const Matrix change = kept.middleRows(begin, size) - before, back = columns.transpose();
-      Matrix moved(missing.rows(), missing.cols());
-      multiply(rows_of(back), rows_of(change), rows_of(moved));
-      missing -= moved;
-    }
-  }
-
-  static ConstRows rows_of(const Matrix& matrix) {
-    return {matrix.data(), std::size_t(matrix.rows()), std::size_t(matrix.cols())};
-  }
-  static Rows<float> rows_of(Matrix& matrix) {
-    return {matrix.data(), std::size_t(matrix.rows()), std::size_t(matrix.cols())};
-  }
-
- private:
-  /// The gram matrix of some columns with a ridge, factored with the tokens in ascending order of their squares. Then the lower
-  /// factor's inverse, read from its end, is the upper factor of the inverse that GPTQ wants.
-  class Solver {
-   public:
-    Solver(const Matrix& columns, float ridge) : order_(std::size_t(columns.rows())) {
-      Matrix gram(columns.rows(), columns.rows());
-      kvc::gram(rows_of(columns), rows_of(gram));
-      const Eigen::VectorXf squares = gram.diagonal();
-      std::iota(order_.begin(), order_.end(), Index{0});
-      std::ranges::stable_sort(order_, {}, [&](Index i) { return squares[i]; });
-      Eigen::MatrixXd system = gram(order_, order_).template cast<double>();
-      system.diagonal().array() += double(ridge) * double(squares.mean()) + 1e-9;
-      factor_.compute(system);
-    }
-    Eigen::MatrixXd solve(const Eigen::MatrixXd& wishes) const {
-      const Eigen::MatrixXd ordered = factor_.solve(Eigen::MatrixXd(wishes(order_, Eigen::all)));
-      Eigen::MatrixXd solution(wishes.rows(), wishes.cols());
-      solution(order_, Eigen::all) = ordered;
-      return solution;
-    }
-    /// `spares_first`: the first token's value stays as it is.
-    void quantize(Eigen::MatrixXd& values, unsigned levels, bool spares_first) const {
-      const Index count = values.rows();
-      Eigen::MatrixXd inverse = Eigen::MatrixXd::Identity(count, count);
-      factor_.matrixL().solveInPlace(inverse);
-      Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> left = values(order_, Eigen::all);
-      for (Index i = count; i-- > 0;) {
-        if (spares_first && order_[std::size_t(i)] == 0) continue;
-        const Eigen::RowVectorXd before = left.row(i);
-        quantize_row(left.row(i), levels);
-        const Eigen::RowVectorXd error = (before - left.row(i)) / inverse(i, i);
-        left.topRows(i).noalias() -= inverse.row(i).head(i).transpose() * error;
-      }
-      values(order_, Eigen::all) = left;
-    }
-
-   private:
-    /// What GroupQuant reads back of a row that is one group.
-    template <class Row>
-    static void quantize_row(Row row, unsigned levels) {
-      const float minimum = from_half(to_half(static_cast<float>(row.minCoeff())));
-      const float scale =
-          from_half(to_half((static_cast<float>(row.maxCoeff()) - minimum) / static_cast<float>(levels - 1)));
-      if (!(scale > 0)) {
-        row.setConstant(double(minimum));
-        return;
-      }
-      for (Index c = 0; c < row.size(); ++c) {
-        const double code =
-            std::clamp(std::nearbyint((row[c] - double(minimum)) / double(scale)), 0.0, double(levels - 1));
-        row[c] = code * double(scale) + double(minimum);
-      }
-    }
-
-    std::vector<Index> order_;
-    Eigen::LLT<Eigen::MatrixXd> factor_;
-  };
-
-  /// The change within [least, most] that explains `missing` best by the columns, with a ridge towards no change.
-  Eigen::VectorXf bounded_ridge(const Matrix& columns, const Eigen::VectorXf& missing, float least, float most) const {
-    constexpr int Rounds = 6;
-    Matrix gram(columns.rows(), columns.rows());
-    kvc::gram(rows_of(columns), rows_of(gram));
-    gram.diagonal().array() += ridge_ * gram.diagonal().mean() + 1e-9f;
-    const Eigen::VectorXf wishes = columns * missing;
-    Eigen::VectorXf change = Eigen::VectorXf::Zero(columns.rows());
-    std::vector<Index> open(std::size_t(columns.rows())), fixed;
-    std::iota(open.begin(), open.end(), Index{0});
-    for (int round = 0; round < Rounds && !open.empty(); ++round) {
-      Eigen::VectorXf rest = wishes(open);
-      if (!fixed.empty()) rest -= gram(open, fixed) * change(fixed);
-      change(open) = Eigen::VectorXf(
-          gram(open, open).template cast<double>().eval().llt().solve(rest.cast<double>()).template cast<float>());
-      std::vector<Index> inside;
-      for (const Index i : open) {
-        if (change[i] >= least && change[i] <= most) {
-          inside.push_back(i);
-          continue;
-        }
-        change[i] = std::clamp(change[i], least, most);
-        fixed.push_back(i);
-      }
-      if (inside.size() == open.size()) break;
-      open.swap(inside);
-    }
-    return change;
-  }
-
-  const ReferenceRows& references_;
-  float ridge_;
-  Matrix shares_;  // [kept, reference rows]
-  Eigen::ArrayXf weights_;
-};
-
-}  // namespace detail
 
 /// Keeps the tokens that another policy scores highest in the whole cache, quantizes their keys, and then fits what is left to what
 /// reference queries found in the whole head: first how many tokens each kept one stands for, then the values, so that they absorb
@@ -326,11 +148,18 @@ struct Refit {
     if (bits != 16) read_back(keys);
     const std::size_t known = head.reference_queries().positions.size();
     const ReferenceRows references(head, head.prompt->probes, std::max<std::size_t>(1, known / rows));
-    detail::HeadFit fit(references, keys, static_cast<float>(ridge));
+    HeadFit fit(references, keys, static_cast<float>(ridge));
     Eigen::VectorXf tokens = fit.fit_multiplicity(static_cast<float>(least), static_cast<float>(most));
     for (Eigen::Index i = 0; i < tokens.size(); ++i) tokens[i] = from_half(to_half(tokens[i]));
     fit.normalize(tokens);
-    fit.fit_values(values, bits == 16 ? 0 : 1u << bits);
+    if (bits == 16) {
+      fit.fit_values(values, nullptr);
+    } else {
+      Coded coded(value_format(*head.shape), Role::value, value_dim, 1);
+      const auto read_back_value = [&](std::span<float> row) { coded.read_back({row.data(), 1, row.size()}); };
+      const FunctionRef<void(std::span<float>)> reader(read_back_value);
+      fit.fit_values(values, &reader);
+    }
     // Keys so large that their rounding moves a logit by hundreds have no fit: what is kept then stays as it was.
     const bool finite = tokens.allFinite() && std::ranges::all_of(value_rows, [](float x) { return std::isfinite(x); });
     for (std::size_t i = 0; finite && i < kept.size(); ++i) {
@@ -338,6 +167,25 @@ struct Refit {
       std::ranges::copy(values[i], plan.value(kept[i]).begin());
     }
   }
+
+  /// Turns rows into what they read back as once they are sealed together.
+  class Coded {
+   public:
+    Coded(const GroupQuant& format, Role role, std::size_t dim, std::size_t count)
+        : codec_(make_codec(format, role, dim)), memory_(codec_->block_bytes(count) + Alignment) {}
+    void read_back(Rows<float> sealed) {
+      const auto address = reinterpret_cast<std::size_t>(memory_.data());
+      std::byte* const block = memory_.data() + (round_up(address, Alignment) - address);
+      codec_->encode(sealed, block, sealed.count, 0);
+      codec_->decode(block, sealed.count, 0, sealed);
+    }
+
+   private:
+    static constexpr std::size_t Alignment = 64;  // as blocks have
+    std::shared_ptr<const Codec> codec_;
+    std::vector<std::byte> memory_;
+  };
+
   /// Keys become what their codes will read back as: the first stays dense, the others are sealed in groups.
   void read_back(Rows<float> keys) const {
     if (keys.count < 2) return;
@@ -347,10 +195,7 @@ struct Refit {
       count = left <= group + group / 2 ? left : group;  // as Stream::whole_prompt seals them
       GroupQuant format = key_format();
       format.group = count;
-      const auto codec = make_codec(format, Role::key, keys.dim);
-      std::vector<std::byte> block(codec->block_bytes(count) + 64);
-      codec->encode(sealed.subrows(begin, count), block.data(), count, 0);
-      codec->decode(block.data(), count, 0, sealed.subrows(begin, count));
+      Coded(format, Role::key, keys.dim, count).read_back(sealed.subrows(begin, count));
     }
   }
 };
