@@ -1,5 +1,6 @@
 #include "evaluation/footprint.hpp"
 
+#include <algorithm>
 #include <random>
 
 #include "catch_shim.hpp"
@@ -87,9 +88,17 @@ TEST_CASE("a picture is the same after it was written and read") {
 TEST_CASE("memory that was taken and given back shows in the peak") {
   const MemoryPeak peak;
   if (!peak.bytes()) return;  // the kernel does not tell
+  // One machine has shown no peak at all once: a kernel's count is an estimate, so it is asked more than once.
   constexpr std::size_t Size = std::size_t{48} << 20;
-  { const std::vector<char> taken(Size, 1); }
-  CHECK(peak.bytes().value() >= Size * 9 / 10);
+  std::size_t shown = 0;
+  for (int attempt = 0; attempt < 5 && shown < Size * 9 / 10; ++attempt) {
+    const MemoryPeak again;
+    std::vector<char> taken(Size, 1);
+    CHECK(std::ranges::count(taken, 1) == std::ptrdiff_t(Size));  // so that no compiler leaves it out
+    std::vector<char>().swap(taken);
+    shown = again.bytes().value();
+  }
+  CHECK(shown >= Size * 9 / 10);
   CHECK(MemoryPeak().bytes().value() < Size / 2);
 }
 #endif

@@ -84,12 +84,6 @@ TEST_CASE("TOVA lets one token go in all heads of a layer at every generated tok
   }
 }
 
-TEST_CASE("TOVA is refused behind a policy that leaves the heads of a layer different tokens") {
-  const auto make = [](auto policy) { return support::error_text([&] { CacheCore(Small, stages_of(policy)); }); };
-  CHECK(make(StreamingLLM{.budget = 150} | TOVA{.budget = 100}) == "none");
-  CHECK(make(SnapKV{.budget = 150} | TOVA{.budget = 100}).find("different positions") != std::string::npos);
-}
-
 namespace {
 
 /// Scores of ExpectedAttention as they are defined: the exact averaged rotation as a matrix, all in double.
@@ -268,11 +262,10 @@ TEST_CASE("ChunkKV keeps what its base protects, and then the rest of the chunk 
   }
 }
 
-TEST_CASE("ChunkKV refuses bases that do not score, and stages before it that keep different tokens in the heads") {
+TEST_CASE("ChunkKV refuses bases that do not score heads or layers") {
   const auto make = [](auto policy) { return support::error_text([&] { CacheCore(Small, stages_of(policy)); }); };
   CHECK(make(ChunkKV{.base = StreamingLLM{}}).find("must be a policy that scores") != std::string::npos);
   CHECK(make(ChunkKV{.base = RankFusion{{Knorm{}}}}).find("must be a policy that scores") != std::string::npos);
-  CHECK(make(SnapKV{.budget = 150} | ChunkKV{.budget = 100}).find("different positions") != std::string::npos);
 }
 
 TEST_CASE("CriticalKV takes half by the scores of its base and half by those times the length of what a value adds") {

@@ -117,7 +117,7 @@ inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std
   feeds.reserve(count);
   for (std::size_t head = first; head < first + count; ++head) {
     if (!policy.works_on(in.layer_of(head))) continue;
-    if (occasion.event != Event::decode) in.memory[head].budgets[stage] = Unlimited;
+    if (occasion.event != Event::decode) in.memory[head].budgets[stage] = {};
     feeds.emplace_back(in, head, frame);
     feeds.back().run_on(*occasion.executor);
     heads.push_back(any_head(in, in.stage_node[stage], head, occasion.event, feeds.back(), occasion.incoming));
@@ -137,6 +137,7 @@ inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std
     }
     if (verbs.score)
       occasion.executor->parallel_for(heads.size(), [&](std::size_t i) {
+        if (spans[i].empty()) return;
         const WorkspacePool::Lease own(*in.workspaces);
         Workspace::Frame own_frame(*own);
         HeadFeed feed(in, numbers[i], own_frame);
@@ -158,13 +159,17 @@ inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std
                       *verb_memory);
   if (verbs.cascade && cascades) policy.cascade(heads, budgets, *verb_memory);
   if (verbs.allocate_all && over_layers && !cascades) policy.allocate_all(heads, budgets, *verb_memory);
-  for (std::size_t i = 0; i < heads.size(); ++i) in.memory[numbers[i]].budgets[stage] = budgets[i];
+  if (!verbs.allocates()) return;
+  for (std::size_t i = 0; i < heads.size(); ++i) {
+    const HeadView& view = heads[i].view;
+    in.memory[numbers[i]].budgets[stage] = {budgets[i], policy.budget(view.id, view.seen, in.shape)};
+  }
 }
 
 /// Whether a stage acts on several heads together on this occasion.
 inline bool acts_jointly(const Inside& in, std::size_t stage, Event event) {
   const Stage::Verbs& verbs = in.nodes[in.stage_node[stage]].verbs;
-  const bool joint = verbs.score_layer || verbs.score_all || verbs.allocate || verbs.cascade || verbs.allocate_all;
+  const bool joint = verbs.score_layer || verbs.score_all || verbs.allocates();
   return joint && acts_after(in.stages[stage]->when(), event);
 }
 

@@ -29,6 +29,7 @@ class HeadFeed final : public HeadSource {
   void score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores) override {
     if (!executor_) return HeadSource::score_heads(member, heads, scores);
     executor_->parallel_for(heads.size(), [&](std::size_t i) {
+      if (scores[i].empty()) return;
       const WorkspacePool::Lease workspace(*in_->workspaces);
       Workspace::Frame frame(*workspace);
       const HeadId id = heads[i].view.id;
@@ -43,9 +44,11 @@ class HeadFeed final : public HeadSource {
   /// The positions of the head's slots.
   std::span<const Position> positions() {
     const PositionList& list = store_->slots().positions();
-    if (list.identity()) return std::span<const Position>(in_->ramp).first(store_->size());
-    if (!list.packed()) return list.entries();
-    if (positions_.empty()) list.copy_to(positions_ = frame_->take<Position>(store_->size()));
+    const std::size_t slots = store_->size();
+    // A head that had lost slots may be whole again after a rollback, when nothing has filled the ramp for it.
+    if (list.identity() && in_->ramp.size() >= slots) return std::span<const Position>(in_->ramp).first(slots);
+    if (!list.identity() && !list.packed()) return list.entries();
+    if (positions_.empty()) list.copy_to(positions_ = frame_->take<Position>(slots));
     return positions_;
   }
   /// How many tokens each slot stands for; empty: one.

@@ -72,10 +72,24 @@ struct LayerState {
   std::size_t drafted_tokens() const { return drafted_positions.size(); }
 };
 
+/// What a verb has allocated to a head, and what the head would have had without it then. A budget that grows with the tokens
+/// seen makes both grow alike.
+struct Allocated {
+  std::size_t slots = Unlimited;  ///< Unlimited: nothing was allocated
+  std::size_t own = Unlimited;
+
+  /// What the head may hold once it would have `now` without the verb.
+  std::size_t at(std::size_t now) const {
+    if (slots == Unlimited) return now;
+    const std::size_t growth = own < now && now != Unlimited ? now - own : 0;
+    return slots > Unlimited - growth ? Unlimited : slots + growth;
+  }
+};
+
 /// What the stages keep about a head, besides their slots.
 struct HeadMemory {
   std::vector<std::unique_ptr<AnyState>> states;  ///< per node
-  std::vector<std::size_t> budgets;               ///< per stage, once a verb that allocates has set it
+  std::vector<Allocated> budgets;                 ///< per stage, once a verb that allocates has set it
   std::vector<StageMemory> places;                ///< per node: where its memory lies now (see any_head)
   bool fitted = false;                            ///< whether Stage::fit was asked
   bool changed = false;                           ///< whether a plan, a seal or an observation took effect in this call
@@ -90,7 +104,7 @@ struct SavedHead {
   std::vector<std::byte> columns;                 ///< what the policies kept per slot, node after node
   std::vector<std::unique_ptr<AnyState>> states;  ///< per node, a copy of its state
   std::vector<std::uint8_t> copied;               ///< per node: whether its state was copied, because it was not empty
-  std::vector<std::size_t> budgets;
+  std::vector<Allocated> budgets;
   bool fitted = false;
   std::optional<HeadStore> store;  ///< the whole head as it was before plans were carried out
 };

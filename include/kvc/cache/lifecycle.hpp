@@ -77,7 +77,7 @@ inline HeadStore empty_head(const Inside& in, HeadId id) {
 inline HeadMemory empty_memory(const Inside& in) {
   HeadMemory memory;
   for (const Node& node : in.nodes) memory.states.push_back(node.stage->new_state());
-  memory.budgets.assign(in.stages.size(), Unlimited);
+  memory.budgets.assign(in.stages.size(), {});
   memory.places.resize(in.nodes.size());
   return memory;
 }

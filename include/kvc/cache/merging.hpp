@@ -94,6 +94,8 @@ inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t her
   in.heads[below].share(role, blocks_below, workspace, true);
   in.heads[here].share(role, blocks_here, workspace, true);
   in.memory[below].changed = in.memory[here].changed = true;
+  if (role == Role::key)
+    for (const std::size_t head : {below, here}) keys_changed(in, head, 0);
 }
 
 /// Offers the tokens that came since the last time to the merging stage and lets both layers share what it merged.

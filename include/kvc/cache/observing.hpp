@@ -28,8 +28,8 @@ inline AnyHead any_head(Inside& in, std::size_t node, std::size_t head, Event ev
   view.multiplicity = feed.multiplicity();
   view.source = &feed;
   const bool own = in.stage_node[owner] == node;
-  view.budget =
-      own && memory.budgets[owner] != Unlimited ? memory.budgets[owner] : stage.budget(view.id, view.seen, in.shape);
+  const std::size_t budget = stage.budget(view.id, view.seen, in.shape);
+  view.budget = own ? memory.budgets[owner].at(budget) : budget;
   // Columns move when they grow, so where they lie is asked anew, of the node and of its members behind it.
   const std::size_t end = own && owner + 1 < in.stage_node.size() ? in.stage_node[owner + 1] : in.nodes.size();
   for (std::size_t i = node; i < end; ++i) memory.places[i] = {store.column(i), memory.states[i].get()};
@@ -54,6 +54,12 @@ inline void index_head(Inside& in, std::size_t head, std::size_t from, Event eve
     if (in.nodes[node].verbs.index && works_on(in, node, in.layer_of(head)))
       in.nodes[node].stage->index(any_head(in, node, head, event, feed), from);
   memory.index_from = Unlimited;
+}
+
+/// The keys of slots from `from` on may read otherwise: a seal rounds them. The indexes are told before they are next asked.
+inline void keys_changed(Inside& in, std::size_t head, std::size_t from) noexcept {
+  if (in.demands.indexes && from < in.heads[head].size())
+    in.memory[head].index_from = std::min(from, in.memory[head].index_from);
 }
 
 /// The kind of attention that a node wants to be told after an event.
@@ -126,8 +132,10 @@ inline void observe_head(Inside& in, const Pass& pass, std::size_t head, std::si
     if (!needs.queries) own.queries = own.unrotated_queries = {};
     if (!needs.external_scores) own.scores = {};
     in.nodes[node].stage->observe(any_head(in, node, head, pass.event, feed), own);
+    // What a policy has nowhere to remember is nothing that a rollback could not undo.
+    const bool remembers = in.nodes[node].stage->slot_bytes() != 0 || !in.memory[head].states[node]->empty();
+    in.memory[head].changed = in.memory[head].changed || remembers;
   }
-  in.memory[head].changed = true;
 }
 
 /// Opens, or drops, the memory that the nodes of a layer keep only while a prompt is open.

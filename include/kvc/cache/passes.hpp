@@ -91,9 +91,11 @@ inline void remember_references(Inside& in, const Pass& pass, Transaction& trans
   }
 }
 
-/// Keeps the queries of an open prompt, and of probes behind it, that policies will ask for.
+/// Keeps the queries of an open prompt, and of probes behind it, that policies will ask for. Those of a probe without an open
+/// prompt are for nobody.
 inline void remember_queries(Inside& in, const Pass& pass, Transaction& transaction) {
   LayerState& state = in.layers[pass.layer];
+  if (pass.event == Event::probe && state.prompt_tokens == 0) return;
   const ConstRows queries = pass.tokens->q;
   const std::size_t dim = in.shape.query_heads * in.shape.head_dim;
   remember_references(in, pass, transaction);
@@ -206,7 +208,10 @@ inline void finish_head(Inside& in, std::size_t head, const Occasion& occasion, 
   if (!work.planned && !work.seals) return;
   if (what == Remaining::in_place) {  // nothing here may ask for memory
     if (work.planned) in.heads[head].keep_in_place(work.plan.chosen());
-    if (work.seals) work.seal->step->commit();
+    if (work.seals) {
+      keys_changed(in, head, work.seal->step->first_key());
+      work.seal->step->commit();
+    }
     work.seal->step.reset();
     work.planned = work.seals = false;
     in.memory[head].changed = true;

@@ -29,7 +29,7 @@ inline void seal_head(Inside& in, std::size_t head, Event event, Workspace& work
     }
   memory.fitted = true;
   const std::size_t sealed = store.keys().sealed_rows() + store.values().sealed_rows();
-  store.seal(prompt_end, workspace, true);
+  keys_changed(in, head, store.seal(prompt_end, workspace, true));
   memory.changed |= sealed != store.keys().sealed_rows() + store.values().sealed_rows();
 }
 

@@ -54,11 +54,7 @@ struct AdaKV {
   void validate(const CacheShape& shape) const {
     require_share("AdaKV: floor_alpha", floor_alpha);
     budget.require(1, "AdaKV: one slot", shape);
-    if (!base || !(base.stage().verbs().score || base.stage().verbs().score_layer))
-      fail(ErrorCode::incompatible, "AdaKV: base must be a policy that scores the slots of a head or of a layer");
-    if (base.stage().positions() == Positions::in_cache)
-      fail(ErrorCode::incompatible, "AdaKV: its base must use original positions");
-    base.with_budget(budget).stage().validate(shape);
+    require_scoring("AdaKV: base", base, Scope::layer, budget, shape);
   }
 };
 

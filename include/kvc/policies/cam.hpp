@@ -55,11 +55,7 @@ struct CaM {
   void validate(const CacheShape& shape) const {
     require_between("CaM: neighbours", neighbours, 1);
     budget.require(1, "CaM: one slot", shape);
-    if (!base || !base.stage().verbs().score)
-      fail(ErrorCode::incompatible, "CaM: base must be a policy that scores the slots of a head");
-    if (base.stage().positions() == Positions::in_cache)
-      fail(ErrorCode::incompatible, "CaM: its base must use original positions");
-    base.with_budget(budget).stage().validate(shape);
+    require_scoring("CaM: base", base, Scope::head, budget, shape);
   }
 
  private:

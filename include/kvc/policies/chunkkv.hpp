@@ -22,7 +22,7 @@ struct ChunkKV {
   Member base = SnapKV{};
   Budget budget = 1024;
   std::size_t chunk = 20;
-  static constexpr EqualSlots equal_slots = EqualSlots::layer, needs_equal_slots = EqualSlots::layer;
+  static constexpr EqualSlots equal_slots = EqualSlots::layer;
 
   static constexpr PolicyName name{"chunkkv", "Keeps whole chunks of neighbouring tokens by the scores of base."};
   static constexpr auto parameters() {
@@ -37,12 +37,10 @@ struct ChunkKV {
     std::vector<AnyHead> same;
     for (const Head<ChunkKV>& head : heads) same.push_back(head.member(0));
     base.score(same, scores);
-    const std::span<float> sums = scores[0];
-    for (const std::span<float> other : scores.subspan(1))
-      for (std::size_t slot = 0; slot < sums.size(); ++slot) sums[slot] += other[slot];
-    for (std::size_t begin = 0; begin < sums.size(); begin += chunk)
-      average(sums.subspan(begin, std::min(chunk, sums.size() - begin)));
-    for (const std::span<float> other : scores.subspan(1)) std::ranges::copy(sums, other.begin());
+    share_scores<ChunkKV>(heads, scores);
+    for (const std::span<float> each : scores)
+      for (std::size_t begin = 0; begin < each.size(); begin += chunk)
+        average(each.subspan(begin, std::min(chunk, each.size() - begin)));
   }
 
   /// Throws Error for a base that does not score heads or layers, or turns positions, and for what the base refuses with this
@@ -50,11 +48,7 @@ struct ChunkKV {
   void validate(const CacheShape& shape) const {
     require_between("ChunkKV: chunk", chunk, 1);
     budget.require(1, "ChunkKV: one slot", shape);
-    if (!base || !(base.stage().verbs().score || base.stage().verbs().score_layer))
-      fail(ErrorCode::incompatible, "ChunkKV: base must be a policy that scores the slots of a head or of a layer");
-    if (base.stage().positions() == Positions::in_cache)
-      fail(ErrorCode::incompatible, "ChunkKV: its base must use original positions");
-    base.with_budget(budget).stage().validate(shape);
+    require_scoring("ChunkKV: base", base, Scope::layer, budget, shape);
   }
 
  private:

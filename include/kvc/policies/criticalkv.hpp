@@ -64,11 +64,7 @@ struct CriticalKV {
   void validate(const CacheShape& shape) const {
     require_share("CriticalKV: first_stage", first_stage);
     budget.require(1, "CriticalKV: one slot", shape);
-    if (!base || !(base.stage().verbs().score || base.stage().verbs().score_layer))
-      fail(ErrorCode::incompatible, "CriticalKV: base must be a policy that scores the slots of a head or of a layer");
-    if (base.stage().positions() == Positions::in_cache)
-      fail(ErrorCode::incompatible, "CriticalKV: its base must use original positions");
-    base.with_budget(budget).stage().validate(shape);
+    require_scoring("CriticalKV: base", base, Scope::layer, budget, shape);
   }
 
  private:

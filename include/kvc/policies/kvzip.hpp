@@ -28,26 +28,38 @@ struct KVzip {
                 parameter("over", &KVzip::over, "Among which tokens the best are chosen."));
   }
 
-  /// What the repetition attended to, by position, until the policy has acted.
+  /// What the repetition attended to, until the policy has acted: of the tokens that the head held at the last probe.
   struct PromptState {
+    std::vector<Position> positions;
     std::vector<float> attention;
     std::size_t queries = 0;
-    std::size_t bytes() const { return sizeof(PromptState) + attention.capacity() * sizeof(float); }
+    std::size_t bytes() const {
+      return sizeof(PromptState) + positions.capacity() * sizeof(Position) + attention.capacity() * sizeof(float);
+    }
+    /// Of slots at ascending positions, what is known of each; of a token that was not there, 0.
+    std::vector<float> of(std::span<const Position> slots) const {
+      std::vector<float> known(slots.size());
+      for (std::size_t slot = 0, i = 0; slot < slots.size(); ++slot) {
+        while (i < positions.size() && positions[i] < slots[slot]) ++i;
+        if (i < positions.size() && positions[i] == slots[slot]) known[slot] = attention[i];
+      }
+      return known;
+    }
   };
   Needs needs() const { return {.probe = reduce == Reduce::max ? Feed::maxima : Feed::group_sums}; }
 
   void observe(Head<KVzip>& head, const Observation& seen) const {
     if (seen.event != Event::probe || head.prompt == nullptr || seen.attention.count == 0) return;
-    head.prompt->queries += seen.queries_count;
-    std::vector<float>& attention = head.prompt->attention;
-    if (head.size() > 0)
-      attention.resize(std::max(attention.size(), static_cast<std::size_t>(head.positions.back()) + 1));
-    for (std::size_t slot = 0; slot < head.size(); ++slot) {
-      if (head.positions[slot] < seen.probe_begin || head.positions[slot] >= seen.probe_end) continue;
-      float& known = attention[static_cast<std::size_t>(head.positions[slot])];
+    const auto slots = head.positions.first(seen.first_new);
+    std::vector<float> attention = head.prompt->of(slots);
+    for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+      if (slots[slot] < seen.probe_begin || slots[slot] >= seen.probe_end) continue;
       const float found = reduce_column(seen.attention, slot, reduce);
-      known = reduce == Reduce::max ? std::max(known, found) : known + found;
+      attention[slot] = reduce == Reduce::max ? std::max(attention[slot], found) : attention[slot] + found;
     }
+    head.prompt->queries += seen.queries_count;
+    head.prompt->attention = std::move(attention);
+    head.prompt->positions.assign(slots.begin(), slots.end());
   }
 
   /// The maximum, sum or mean; the sinks are Protected. A token that no probe asked about has 0 and goes first. Throws
@@ -55,11 +67,9 @@ struct KVzip {
   void score(const Head<KVzip>& head, std::span<float> scores) const {
     std::ranges::fill(scores, 0.0f);
     if (head.prompt != nullptr && head.prompt->queries > 0) {
-      const std::vector<float>& attention = head.prompt->attention;
+      const std::vector<float> attention = head.prompt->of(head.positions);
       const float share = reduce == Reduce::mean ? 1 / static_cast<float>(head.prompt->queries) : 1.0f;
-      for (std::size_t slot = 0; slot < scores.size(); ++slot)
-        if (const auto at = static_cast<std::size_t>(head.positions[slot]); at < attention.size())
-          scores[slot] = attention[at] * share;
+      for (std::size_t slot = 0; slot < scores.size(); ++slot) scores[slot] = attention[slot] * share;
     } else if (head.size() > head.budget) {
       fail(ErrorCode::missing_feed,
            "KVzip: nothing is known of the repetition: leave the prompt open, call probe(), then compress()");

@@ -50,13 +50,8 @@ struct RankFusion {
   void validate(const CacheShape& shape) const {
     budget.require(1, "RankFusion: one slot", shape);
     if (policies.empty()) fail(ErrorCode::invalid_argument, "RankFusion: it needs policies that rank");
-    for (const Member& policy : policies) {
-      if (!policy || !policy.stage().verbs().scores())
-        fail(ErrorCode::incompatible, "RankFusion: its policies must be policies that score");
-      if (policy.stage().positions() == Positions::in_cache)
-        fail(ErrorCode::incompatible, "RankFusion: its policies must use original positions");
-      policy.with_budget(budget).stage().validate(shape);
-    }
+    for (const Member& policy : policies)
+      require_scoring("RankFusion: each of its policies", policy, Scope::cache, budget, shape);
   }
 
  private:

@@ -94,9 +94,7 @@ struct Refit {
     if (!(least > 0) || !(least <= 1) || !(most >= 1) || !(most < 1e4))
       fail(ErrorCode::invalid_argument,
            {"Refit: least (", least, ") must lie in (0, 1] and most (", most, ") in [1, 10000)"});
-    if (!policy || !policy.stage().verbs().scores())
-      fail(ErrorCode::incompatible, "Refit: policy must be a policy that scores");
-    policy.with_budget(budget).stage().validate(shape);
+    require_scoring("Refit: policy", policy, Scope::cache, budget, shape);
   }
 
  private:

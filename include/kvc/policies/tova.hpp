@@ -11,7 +11,7 @@ namespace kvc::inline KVC_ABI {
 struct TOVA {
   Budget budget = 1024;
   When when = When::every_pass;
-  static constexpr EqualSlots equal_slots = EqualSlots::layer, needs_equal_slots = EqualSlots::layer;
+  static constexpr EqualSlots equal_slots = EqualSlots::layer;
 
   static constexpr PolicyName name{"tova", "Keeps the tokens to which the newest query of the layer attends."};
   static constexpr auto parameters() {
@@ -34,18 +34,18 @@ struct TOVA {
       head.slots[slot].weight = reduce_column(newest, slot, Reduce::sum);
   }
 
-  /// Sums over the query heads of the layer. Throws Error(missing_feed) where a prompt's queries are gone.
+  /// Sums over the query heads of the layer, of those heads that still hold the token. Throws Error(missing_feed) where a prompt's queries are gone.
   void score_layer(Layer<TOVA> heads, ScoreSpans scores) const {
-    if (scores[0].empty()) return;
     const bool prompt = heads[0].event != Event::decode;
-    std::ranges::fill(scores[0], 0.0f);
-    for (const Head<TOVA>& head : heads) {
-      const ConstRows votes = prompt ? window_votes(head, 1) : ConstRows();
-      for (std::size_t slot = 0; slot < head.size(); ++slot)
-        scores[0][slot] += prompt ? reduce_column(votes, slot, Reduce::sum) : head.slots[slot].weight;
+    for (std::size_t h = 0; h < heads.size(); ++h) {
+      if (heads[h].size() == 0) continue;
+      const ConstRows votes = prompt ? window_votes(heads[h], 1) : ConstRows();
+      for (std::size_t slot = 0; slot < heads[h].size(); ++slot)
+        scores[h][slot] = prompt ? reduce_column(votes, slot, Reduce::sum) : heads[h].slots[slot].weight;
     }
-    if (prompt) protect_last(scores[0], 1);
-    for (const std::span<float> other : scores.subspan(1)) std::ranges::copy(scores[0], other.begin());
+    share_scores<TOVA>(heads, scores);
+    for (const std::span<float> each : scores)
+      if (prompt) protect_last(each, 1);
   }
 
   /// Throws Error if a head may hold nothing, or if the policy should act when no query has come.

@@ -13,17 +13,6 @@
 
 namespace kvc::inline KVC_ABI {
 
-/// Over which heads something is taken together.
-enum class Scope : std::uint8_t {
-  head,   ///< each head by itself
-  layer,  ///< the heads of a layer
-  cache,  ///< all heads of all layers
-};
-
-constexpr auto words_of(Scope) {
-  return words(word("head", Scope::head), word("layer", Scope::layer), word("cache", Scope::cache));
-}
-
 /// Where the heads end that belong together with heads[begin], in a list that is layer-major.
 template <class P>
 std::size_t scope_end(Cache<P> heads, Scope scope, std::size_t begin) {

@@ -29,7 +29,8 @@ class HeadSource {
   virtual ConstRows window_sums(std::size_t window) = 0;
   virtual ConstRows window_logits(std::size_t window) = 0;
   virtual ReferenceQueries reference_queries() = 0;
-  /// Lets a member score heads one by one. The core does it on several threads, each head with a source of its own.
+  /// Lets a member score heads one by one, those that hold anything. The core does it on several threads, each head with a
+  /// source of its own.
   inline virtual void score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores);
 };
 

@@ -181,11 +181,12 @@ inline void check_layer_stages(const Stages& stages, std::size_t layer) {
     const Stage::Verbs verbs = stage->verbs();
     quantizers += verbs.quantize;
     selectors += verbs.select;
-    if (stage->wants_equal_slots() == EqualSlots::layer && equal == EqualSlots::none)
-      fail(ErrorCode::incompatible, {stage->type().text,
-                                     " reads the heads of a layer slot by slot, but a stage before it leaves them "
-                                     "different positions"});
-    equal = std::min(equal, stage->keeps_equal_slots());
+    const EqualSlots left = std::min(equal, stage->keeps_equal_slots());
+    if (stage->wants_equal_slots() == EqualSlots::layer && left == EqualSlots::none)
+      fail(ErrorCode::incompatible, {stage->type().text, " reads the heads of a layer slot by slot, but ",
+                                     equal == EqualSlots::none ? "a stage before it" : "it",
+                                     " leaves them different positions"});
+    equal = left;
   }
   if (quantizers > 1)
     fail(ErrorCode::incompatible, "two quantizers in one pipeline: rows can be sealed by one of them only");

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvc/policy/plan.hpp"
@@ -22,6 +23,17 @@ constexpr auto words_of(Reduce) {
 enum class Pooling : std::uint8_t { average, max };
 constexpr auto words_of(Pooling) {
   return words(word("average", Pooling::average), word("max", Pooling::max));
+}
+
+/// Over which heads something is taken together.
+enum class Scope : std::uint8_t {
+  head,   ///< each head by itself
+  layer,  ///< the heads of a layer
+  cache,  ///< all heads of all layers
+};
+
+constexpr auto words_of(Scope) {
+  return words(word("head", Scope::head), word("layer", Scope::layer), word("cache", Scope::cache));
 }
 
 /// The score of a slot that a policy protects: it stays whatever the budget.
@@ -131,11 +143,39 @@ inline ConstRows window_votes(const HeadView& head, std::size_t window) {
   return sums;
 }
 
-/// The length of a row.
+/// The heads of a layer score alike: every token by the sum of what the heads that hold it say.
+template <class P>
+void share_scores(Layer<P> heads, ScoreSpans scores) {
+  const auto same = [&](const Head<P>& head) { return std::ranges::equal(head.positions, heads[0].positions); };
+  if (std::ranges::all_of(heads, same)) {
+    for (const std::span<float> other : scores.subspan(1))
+      for (std::size_t slot = 0; slot < other.size(); ++slot) scores[0][slot] += other[slot];
+    for (const std::span<float> other : scores.subspan(1)) std::ranges::copy(scores[0], other.begin());
+    return;
+  }
+  std::vector<std::pair<Position, float>> sums;
+  for (std::size_t h = 0; h < heads.size(); ++h)
+    for (std::size_t slot = 0; slot < heads[h].size(); ++slot)
+      sums.emplace_back(heads[h].positions[slot], scores[h][slot]);
+  std::ranges::stable_sort(sums, {}, &std::pair<Position, float>::first);
+  std::size_t last = 0;
+  for (std::size_t i = 1; i < sums.size(); ++i)
+    if (sums[i].first == sums[last].first)
+      sums[last].second += sums[i].second;
+    else
+      sums[++last] = sums[i];
+  for (std::size_t h = 0; h < heads.size(); ++h)
+    for (std::size_t slot = 0, i = 0; slot < heads[h].size(); ++slot) {
+      while (sums[i].first != heads[h].positions[slot]) ++i;
+      scores[h][slot] = sums[i].second;
+    }
+}
+
+/// The length of a row. Squares are added up in double precision, in which those of no float overflow.
 inline float norm(std::span<const float> row) {
-  float squares = 0;
-  for (const float x : row) squares += x * x;
-  return std::sqrt(squares);
+  double squares = 0;
+  for (const float x : row) squares += double(x) * double(x);
+  return static_cast<float>(std::sqrt(squares));
 }
 
 /// Numbers become the shares of their exponentials in the sum of those.

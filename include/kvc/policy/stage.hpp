@@ -113,6 +113,7 @@ class Stage {
          select = false;
 
     bool scores() const { return score || score_layer || score_all; }
+    bool allocates() const { return allocate || cascade || allocate_all; }
     /// Whether the stage waits for the last layer of the model.
     bool waits() const { return score_all || cascade || allocate_all; }
     /// Whether the stage looks at more than one head at a time.
@@ -239,7 +240,12 @@ class StageOf final : public Stage {
     }
     return equal_slots<P>;
   }
-  EqualSlots wants_equal_slots() const override { return needs_equal_slots<P>; }
+  EqualSlots wants_equal_slots() const override {
+    EqualSlots wanted = needs_equal_slots<P>;
+    for (const Member& member : members())
+      if (member) wanted = std::max(wanted, member.stage().wants_equal_slots());
+    return wanted;
+  }
   bool works_on(std::size_t) const override { return true; }
   std::span<const Member> members() const override {
     if constexpr (HasMembers<P>) return policy_.members();
@@ -387,8 +393,22 @@ inline void Member::score(std::span<const AnyHead> heads, ScoreSpans scores) con
     stage_->score_layer(heads.subspan(begin, end - begin), scores.subspan(begin, end - begin), workspace);
   }
 }
+/// Throws Error(incompatible), with `name` as in "AdaKV: base", unless `member` is a policy at original positions that scores, in
+/// sight of no more than `most`; and whatever the member refuses itself with this budget.
+inline void require_scoring(std::string_view name, const Member& member, Scope most, const Budget& budget,
+                            const CacheShape& shape) {
+  const Stage::Verbs verbs = member ? member.stage().verbs() : Stage::Verbs();
+  if (!(verbs.score || (verbs.score_layer && most != Scope::head) || (verbs.score_all && most == Scope::cache)))
+    fail(ErrorCode::incompatible,
+         {name, " must be a policy that scores the slots of a head",
+          most == Scope::head ? "" : most == Scope::layer ? " or of a layer" : ", of a layer or of all layers"});
+  if (member.stage().positions() == Positions::in_cache)
+    fail(ErrorCode::incompatible, {name, " must use original positions"});
+  member.with_budget(budget).stage().validate(shape);
+}
 inline void HeadSource::score_heads(const Stage& member, std::span<const AnyHead> heads, ScoreSpans scores) {
-  for (std::size_t i = 0; i < heads.size(); ++i) member.score(heads[i], scores[i]);
+  for (std::size_t i = 0; i < heads.size(); ++i)
+    if (!scores[i].empty()) member.score(heads[i], scores[i]);
 }
 
 /// Whether the stage or one of its members wants to observe probes: an engine that cares for it keeps the prompt open, probes,

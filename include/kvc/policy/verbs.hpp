@@ -29,7 +29,7 @@ class Member;
 //   Needs needs() const                                                      what the core feeds observe()
 //   std::span<const Member> members() const                                  policies inside this one
 //   void observe(Head<P>&, const Observation&) const                         writes only P::Slot, P::State and P::PromptState
-//   void score(const Head<P>&, std::span<float> scores) const                one number per slot; the higher ones stay
+//   void score(const Head<P>&, std::span<float> scores) const                one number per slot, of which there is one at least; the higher stay
 //   void score_layer(Layer<P>, ScoreSpans scores) const                      the same, jointly over the heads of a layer
 //   void score_all(Cache<P>, ScoreSpans scores) const                        the same, jointly over all layers, after the last one
 //   void allocate(Layer<P>, std::span<std::size_t> budgets) const            budgets, jointly over the heads of a layer
@@ -39,7 +39,7 @@ class Member;
 //   void merge(const Head<P>& below, const Head<P>& here, PairPlan&) const   with bool pairs(std::size_t layer, const CacheShape&) const
 //   Streams quantize(HeadId, const CacheShape&) const                        how keys and values are sealed
 //   Streams fit(const Head<P>&) const                                        the same once more, before a head seals for the first time
-//   void index(Head<P>&, std::size_t from) const                             slots from `from` on are new, changed or gone
+//   void index(Head<P>&, std::size_t from) const                             slots from `from` on are new, gone, or read otherwise, by a seal too
 //   void select(const Head<P>&, ConstRows queries, Selection&) const         at read time, thread-safe; queries [group, head_dim]
 //   void validate(const CacheShape&) const                                   throws Error if the parameters cannot work
 

@@ -196,16 +196,20 @@ class HeadStore {
     return Sealing::is_due(keys_.table(), slots_.precision(), prompt_end) ||
            Sealing::is_due(values_.table(), slots_.precision(), prompt_end);
   }
-  void seal(bool prompt_end, Workspace& workspace, bool saved = false) {
+  /// Returns the first slot whose key may read otherwise now, or size().
+  std::size_t seal(bool prompt_end, Workspace& workspace, bool saved = false) {
     SealStep step(*this, prompt_end, workspace);
-    if (step.done()) return;
+    const std::size_t first = step.first_key();
+    if (step.done()) return first;
     if (step.is_one_piece()) {
       step.prepare();
-      return step.commit();
+      step.commit();
+      return first;
     }
     change_both(
         saved, [&](RowStore& store) { Sealing(store.table(), step.columns_, prompt_end, step.frame_).run(); }, [] {});
     check_step();
+    return first;
   }
   /// A seal in two halves: what may throw, and what cannot. Nothing else may happen to the head between the two.
   class SealStep {
@@ -218,6 +222,8 @@ class HeadStore {
           values_(store.values_.table(), columns_, prompt_end, frame_) {}
 
     bool done() const { return keys_.done() && values_.done(); }
+    /// The first slot whose key may read otherwise after commit(); size() if there is none.
+    std::size_t first_key() const { return keys_.done() ? store_.size() : keys_.first_slot(); }
     /// Whether the two halves do it all, as while tokens are decoded.
     bool is_one_piece() const { return keys_.is_one_piece() && values_.is_one_piece(); }
     void prepare() {

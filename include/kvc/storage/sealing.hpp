@@ -43,6 +43,10 @@ class Sealing {
 
   /// Whether nothing is to be sealed, or nothing any more.
   bool done() const { return left_.empty(); }
+  /// No slot before this one is going to be sealed. Not to be asked once done().
+  std::size_t first_slot() const {
+    return has_classes(table_, slots_.precision) ? table_.stream.sinks : std::size_t{left_.front()};
+  }
   /// Whether one prepare() and commit() do it all, as while tokens are decoded.
   bool is_one_piece() const {
     return done() || (!prompt_end_ && class_ + 1 == table_.sealed.size() && codec().asked && taken() == left_.size());
