@@ -18,8 +18,8 @@ struct Stream {
   /// Slots are sealed at the end of a prompt only: those of generated tokens stay dense until the next prompt ends.
   bool prompt_only = false;
   /// At the end of a prompt all slots but the sinks and the newest `recent` are sealed, also the last ones, which do not fill
-  /// a batch: they share scales among themselves, together with the batch before them where they are at most half of one. The
-  /// format must be able to encode any number of rows (Codec::of_rows), as GroupQuant is.
+  /// a group of the format: they share scales among themselves, together with the group before them where they are at most half
+  /// of one. A format of groups along the tokens must be able to make them of any length (Codec::of_rows), as GroupQuant is.
   bool whole_prompt = false;
   /// Formats of the classes of precision 1, 2, … of a head's slots; class 0 is `format`. Slots of a class without a format,
   /// or with a Dense one, stay dense. Every class counts its own batches.

@@ -10,7 +10,10 @@ namespace kvc::inline KVC_ABI {
 
 /// The smallest cache of the library, as one word: of every token the better of its ranks by KVzip and by Pursuit in the whole
 /// cache, and Refit over those that stay, in codes of three bits. By default it takes a twenty-fifth of fp16. The engine leaves the
-/// prompt open, has the model repeat it in a probe, and compresses (see KVzip). Needs Eigen.
+/// prompt open (prefill with last = false), shows it the text once more (CacheCore::probe), and compresses (CacheCore::compress);
+/// docs/engines.md has the loop. An engine that cannot do so sets `.replay = false`, or KVzip, which is inside, refuses to act.
+/// Queries are moved behind the prompt by CacheShape::rotary; where that is empty, as for models without a rotary embedding,
+/// they stay as they are. Needs Eigen, and about twenty seconds of a compiler where it is written as a type and not as a text.
 struct Compact {
   Budget budget = Budget::fraction(0.155);
   unsigned bits = 3;

@@ -13,7 +13,8 @@ namespace kvc::inline KVC_ABI {
 /// that matter least to its last queries are left out of its keys: of every head those with the least energy of the queries
 /// times energy of the keys. Authors' code: SalesforceAIResearch/ThinK, whose newest 32 tokens keep all channels
 /// (`.recent = 32`); with 0 it is kvpress's ThinKPress, which zeroes channels where this one does not store them. Values stay
-/// whole, and so do the keys of generated tokens until another prompt ends. A head's channels are chosen once. It follows
+/// whole, and so do the keys of generated tokens until another prompt ends. What is stored of a key is stored in half precision,
+/// also in a cache of f32. A head's channels are chosen once. It follows
 /// policies that evict tokens: `SnapKV{} | ThinK{}`.
 struct ThinK {
   double pruned = 0.4;

@@ -66,7 +66,8 @@ struct Needs {
   Feed prompt = Feed::none, decode = Feed::none, probe = Feed::none;  ///< attention for observe(), by event
   std::size_t query_window = 0;  ///< the last so many queries of a prompt are kept until the policy has acted on it
   /// Every so-many-th query of a prompt, and of probes while it is open, is kept until the policy has acted on it
-  /// (HeadView::reference_queries); 0: none.
+  /// (HeadView::reference_queries); 0: none. The policies of a cache share them: the smallest stride that one asks for
+  /// and the largest limit hold for all, so a policy takes every so-many-th of what it finds, and not what it asked for.
   std::size_t query_stride = 0;
   /// The most tokens whose queries are kept so: where a prompt and its probes have more, the stride doubles. 0: no limit.
   std::size_t query_most = 0;

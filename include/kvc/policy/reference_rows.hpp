@@ -94,7 +94,7 @@ class ProbeMemory {
 /// The reference rows of one head, each a query with what it finds in the whole head:
 ///   * queries of probes, as they came;
 ///   * queries of the prompt, moved: turned back from their position t, and on to position n + (t mod Window) behind the prompt of
-///     n tokens, so that they look at the whole prompt as a later token will.
+///     n tokens, so that they look at the whole prompt as a later token will. Without CacheShape::rotary they stay as they are.
 /// Each row has a weight in (0, 1): the share of its attention that falls on the prompt. The rest of a probe's falls on the
 /// probe's own tokens; of a moved query's, on the tokens before it in its window of the prompt, which would have moved with it.
 class ReferenceRows {
