@@ -7,11 +7,12 @@ namespace kvc::inline KVC_ABI {
 
 /// Bytes really held and tokens behind them, of one head, one layer or the whole cache. Sums add up field by field.
 struct Stats {
-  std::size_t seen = 0;         ///< tokens ever appended (of a layer or cache: of its longest head)
-  std::size_t slots = 0;        ///< live slots, summed over heads
-  std::size_t dead = 0;         ///< rows of evicted slots whose bytes are still held, keys and values counted apart
-  std::size_t payload = 0;      ///< bytes of rows in use: dense rows, codes, scales, minima
-  std::size_t metadata = 0;     ///< bytes of positions, row maps, multiplicities, what policies remember, and queries kept for them
+  std::size_t seen = 0;     ///< tokens ever appended (of a layer or cache: of its longest head)
+  std::size_t slots = 0;    ///< live slots, summed over heads
+  std::size_t dead = 0;     ///< rows of evicted slots whose bytes are still held, keys and values counted apart
+  std::size_t payload = 0;  ///< bytes of rows in use: dense rows, codes, scales, minima
+  std::size_t metadata =
+      0;  ///< bytes of positions, row maps, multiplicities, what policies remember, and queries kept for them
   std::size_t slack = 0;        ///< bytes allocated but not in use: open rows of the last blocks, padding
   std::size_t dense_bytes = 0;  ///< bytes of fp16 keys and values of every token seen
   /// Of the whole cache only, and no part of bytes(): working memory, and what the Arena holds in reserve for further

@@ -251,9 +251,11 @@ TEST_CASE("RankFusion refuses to be without policies, and policies that do not s
     return support::error_text([&] { CacheCore(Small, stages_of(RankFusion{policies})); });
   };
   CHECK(complaint({}) == "RankFusion: it needs policies that rank");
-  CHECK(complaint({Knorm{}, StreamingLLM{}}) ==
-        "RankFusion: each of its policies must be a policy that scores the slots of a head, of a layer or of all layers");
-  CHECK(complaint({H2O{.positions = Positions::in_cache}}) == "RankFusion: each of its policies must use original positions");
+  CHECK(
+      complaint({Knorm{}, StreamingLLM{}}) ==
+      "RankFusion: each of its policies must be a policy that scores the slots of a head, of a layer or of all layers");
+  CHECK(complaint({H2O{.positions = Positions::in_cache}}) ==
+        "RankFusion: each of its policies must use original positions");
   CHECK(complaint({SnapKV{.window = 2000}}) == "SnapKV: window + 1 (2001) must not exceed the budget (1024)");
 }
 

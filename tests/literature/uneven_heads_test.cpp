@@ -23,11 +23,11 @@ const RandomTokens& text() {
 }
 
 void prefill(CacheCore& cache, std::size_t first, std::size_t count, bool last = true) {
-  for (std::size_t layer = 0; layer < Small.layers; ++layer) cache.prefill(layer, text().tokens(first, count), {}, last);
+  for (std::size_t layer = 0; layer < Small.layers; ++layer)
+    cache.prefill(layer, text().tokens(first, count), {}, last);
 }
 void probe(CacheCore& cache, std::size_t count, Position end) {
-  for (std::size_t layer = 0; layer < Small.layers; ++layer)
-    cache.probe(layer, text().tokens(0, count), {}, 0, end);
+  for (std::size_t layer = 0; layer < Small.layers; ++layer) cache.probe(layer, text().tokens(0, count), {}, 0, end);
 }
 void decode(CacheCore& cache, std::size_t first, std::size_t count) {
   for (std::size_t token = first; token < first + count; ++token)
@@ -86,10 +86,10 @@ struct SlotBySlot {
 }  // namespace
 
 TEST_CASE("A head that a stage before has emptied is no trouble to any policy that scores") {
-  for (const char* policy :
-       {"foresight", "pursuit", "kvzip", "refit:policy=knorm", "refit:policy=foresight", "compact", "compact:replay=false",
-        "rank_fusion:policies=foresight+knorm", "tova", "chunkkv:base=knorm", "criticalkv:base=knorm", "ada_kv:base=knorm",
-        "d2o", "lagkv:lag=4", "r_kv:window=4", "cam:base=knorm", "expected_attention", "keydiff", "h2o:recent=4"}) {
+  for (const char* policy : {"foresight", "pursuit", "kvzip", "refit:policy=knorm", "refit:policy=foresight", "compact",
+                             "compact:replay=false", "rank_fusion:policies=foresight+knorm", "tova",
+                             "chunkkv:base=knorm", "criticalkv:base=knorm", "ada_kv:base=knorm", "d2o", "lagkv:lag=4",
+                             "r_kv:window=4", "cam:base=knorm", "expected_attention", "keydiff", "h2o:recent=4"}) {
     const std::string name(policy);
     INFO(name);
     const char* budget = name.find(':') == std::string::npos ? ":budget=20" : ",budget=20";
@@ -129,7 +129,8 @@ TEST_CASE("Policies that score the heads of a layer alike do so by position wher
   CHECK(second == std::vector<float>{12, 20, 30});
 }
 
-TEST_CASE("A policy that reads heads slot by slot is refused where it, its owner or a stage before leaves them uneven") {
+TEST_CASE(
+    "A policy that reads heads slot by slot is refused where it, its owner or a stage before leaves them uneven") {
   const auto complaint = [](auto policy) { return support::error_text([&] { CacheCore(Small, stages_of(policy)); }); };
   CHECK(complaint(SnapKV{.budget = 100} | AdaKV{.base = SlotBySlot{}}).find("a stage before it leaves them") !=
         std::string::npos);
@@ -181,7 +182,9 @@ TEST_CASE("A head that lost slots and was rolled back to its first ones is shown
   CHECK(cache.positions({0, 0}).size() == 30);
 }
 
-TEST_CASE("A budget that is a share of the tokens grows while they are generated, also under verbs that look at several heads") {
+TEST_CASE(
+    "A budget that is a share of the tokens grows while they are generated, also under verbs that look at several "
+    "heads") {
   for (const char* policy : {"tova:keep=0.5", "d2o:keep=0.5,layer_budgets=false", "h2o:keep=0.5,recent=4"}) {
     INFO(policy);
     KVCache cache(Small, AnyPolicy::parse(policy));

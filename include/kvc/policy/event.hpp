@@ -92,9 +92,9 @@ struct Observation {
 
 /// Queries that the core kept, one row per token and query head of the group.
 struct ReferenceQueries {
-  ConstRows queries;                         ///< [tokens * group, head_dim], rotated to their positions
-  std::span<const Position> positions;       ///< [tokens]
-  std::span<const std::uint32_t> numbers;    ///< [tokens]: which tokens of the prompt and its probes they were, from 0
+  ConstRows queries;                       ///< [tokens * group, head_dim], rotated to their positions
+  std::span<const Position> positions;     ///< [tokens]
+  std::span<const std::uint32_t> numbers;  ///< [tokens]: which tokens of the prompt and its probes they were, from 0
 };
 
 }  // namespace kvc::inline KVC_ABI

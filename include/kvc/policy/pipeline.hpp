@@ -183,9 +183,9 @@ inline void check_layer_stages(const Stages& stages, std::size_t layer) {
     selectors += verbs.select;
     const EqualSlots left = std::min(equal, stage->keeps_equal_slots());
     if (stage->wants_equal_slots() == EqualSlots::layer && left == EqualSlots::none)
-      fail(ErrorCode::incompatible, {stage->type().text, " reads the heads of a layer slot by slot, but ",
-                                     equal == EqualSlots::none ? "a stage before it" : "it",
-                                     " leaves them different positions"});
+      fail(ErrorCode::incompatible,
+           {stage->type().text, " reads the heads of a layer slot by slot, but ",
+            equal == EqualSlots::none ? "a stage before it" : "it", " leaves them different positions"});
     equal = left;
   }
   if (quantizers > 1)

@@ -399,9 +399,10 @@ inline void require_scoring(std::string_view name, const Member& member, Scope m
                             const CacheShape& shape) {
   const Stage::Verbs verbs = member ? member.stage().verbs() : Stage::Verbs();
   if (!(verbs.score || (verbs.score_layer && most != Scope::head) || (verbs.score_all && most == Scope::cache)))
-    fail(ErrorCode::incompatible,
-         {name, " must be a policy that scores the slots of a head",
-          most == Scope::head ? "" : most == Scope::layer ? " or of a layer" : ", of a layer or of all layers"});
+    fail(ErrorCode::incompatible, {name, " must be a policy that scores the slots of a head",
+                                   most == Scope::head    ? ""
+                                   : most == Scope::layer ? " or of a layer"
+                                                          : ", of a layer or of all layers"});
   if (member.stage().positions() == Positions::in_cache)
     fail(ErrorCode::incompatible, {name, " must use original positions"});
   member.with_budget(budget).stage().validate(shape);
