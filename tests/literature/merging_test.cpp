@@ -2,7 +2,6 @@
 #include "catch_shim.hpp"
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policies/all.hpp"
-#include "literature/attention_matching.hpp"
 #include "literature/trial.hpp"
 #include "support/fake_head.hpp"
 
@@ -206,63 +205,4 @@ TEST_CASE("CaM evicts at the end of a prompt as its base does, and changes no va
   CHECK(holdings(merged).positions == holdings(base).positions);
   CHECK(rows_of(merged, {1, 0}).keys == rows_of(base, {1, 0}).keys);
   CHECK(rows_of(merged, {1, 0}).values != rows_of(base, {1, 0}).values);
-}
-
-TEST_CASE("Attention matching changes values and multiplicities, and no key") {
-  const SnapKV base{.budget = 60, .window = 32};
-  CacheCore plain(Small, stages_of(base), Exact);
-  CacheCore matched(Small, stages_of(AttentionMatching{.base = base, .budget = 60}), Exact);
-  feed_prompt(plain);
-  feed_prompt(matched);
-  for (const HeadId id : heads()) {
-    CHECK(matched.positions(id) == plain.positions(id));
-    CHECK(rows_of(matched, id).keys == rows_of(plain, id).keys);
-    CHECK(rows_of(matched, id).values != rows_of(plain, id).values);
-  }
-}
-
-namespace {
-
-/// What a cache answers to the last query of the prompt, and the logarithms of the normalisers.
-struct Answers {
-  std::vector<float> out, lse;
-};
-Answers answers(const Stages& stages) {
-  CacheCore cache(Small, stages, Exact);
-  feed_prompt(cache);
-  Answers all;
-  for (std::size_t layer = 0; layer < Small.layers; ++layer) {
-    support::Outputs out(Small, 1);
-    std::vector<float> lse(Small.query_heads);
-    cache.attend(layer, text().tokens(layer, PromptTokens - 1, 1).q, out.rows(0, 1), lse);
-    all.out.insert(all.out.end(), out.values().begin(), out.values().end());
-    all.lse.insert(all.lse.end(), lse.begin(), lse.end());
-  }
-  return all;
-}
-double difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += std::pow(double(a[i]) - double(b[i]), 2);
-  return std::sqrt(sum / double(a.size()));
-}
-
-}  // namespace
-
-TEST_CASE(
-    "After attention matching the prompt's last query finds the whole prompt's normaliser, by multiplicities, and "
-    "output, by values") {
-  const SnapKV base{.budget = 60, .window = 32};
-  const Answers whole = answers(stages_of(Full{})), plain = answers(stages_of(base));
-  AttentionMatching matching{.base = base, .budget = 60, .probes = 16};
-  const Answers both = answers(stages_of(matching));
-  matching.weights = false;
-  const Answers values = answers(stages_of(matching));
-  const auto out_error = [&](const Answers& one) { return difference(one.out, whole.out); };
-  const auto lse_error = [&](const Answers& one) { return difference(one.lse, whole.lse); };
-  INFO("outputs: base " << out_error(plain) << ", values " << out_error(values) << ", both " << out_error(both));
-  INFO("normalisers: base " << lse_error(plain) << ", values " << lse_error(values) << ", both " << lse_error(both));
-  CHECK(out_error(values) < out_error(plain) / 2);
-  CHECK(out_error(both) < out_error(plain) / 2);
-  CHECK(lse_error(both) < lse_error(plain) / 4);
-  CHECK(lse_error(values) == lse_error(plain));
 }

@@ -5,7 +5,7 @@
 #include "catch_shim.hpp"
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/policies/all.hpp"
-#include "literature/attention_matching.hpp"
+#include "kvc/policies/attention_matching.hpp"
 #include "literature/cake.hpp"
 #include "literature/hadamard.hpp"
 #include "literature/importance_tiers.hpp"
@@ -52,8 +52,7 @@ std::vector<Entry> alone() {
       entry("rank fusion", fusion()),
       entry("d2o", D2O{.budget = 100}, 6 * PromptTokens + 2 * 200),
       entry("d2o with even layers", D2O{.budget = 100, .layer_budgets = false}),
-      entry("attention matching", AttentionMatching{.base = SnapKV{.window = 32}, .budget = 100}),
-      entry("attention matching over keydiff", AttentionMatching{.base = KeyDiff{}, .budget = 100}),
+      entry("attention matching", AttentionMatching{.budget = 100}),
       entry("duo attention", DuoAttention{.heads = every_second_head(), .sinks = 10, .recent = 50}, 4 * 300 + 4 * 60),
       entry("ada_kv over expected attention", AdaKV{.base = ExpectedAttention{}, .budget = 100}, 101 * 8),
       entry("nf4", Nf4{}, Whole),
@@ -76,7 +75,7 @@ std::vector<Entry> composed() {
           entry("cake | kivi", Cake{.budget = 100} | kivi),
           entry("rank fusion | kivi", fusion() | kivi),
           entry("d2o | kivi", D2O{.budget = 100} | kivi, 6 * PromptTokens + 2 * 200),
-          entry("attention matching | kivi", AttentionMatching{.base = SnapKV{.window = 32}, .budget = 100} | kivi),
+          entry("attention matching | kivi", AttentionMatching{.budget = 100} | kivi),
           entry("duo attention | kivi", DuoAttention{.heads = every_second_head(), .sinks = 10, .recent = 50} | kivi,
                 4 * 300 + 4 * 60),
           entry("snapkv | nf4", snapkv | Nf4{}, 150 * 8),

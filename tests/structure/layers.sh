@@ -12,7 +12,7 @@ rules='
   kernels     kernels/.*.hpp                                        vocabulary simd kernels products
   formats     codec/make.hpp                                        vocabulary codec
   codec       codec/.*.hpp                                          vocabulary kernels codec
-  fitted      policy/head_fit.hpp policies/(compact|pursuit|refit).hpp   vocabulary interface policies formats fitted
+  fitted      policy/head_fit.hpp policies/(attention_matching|compact|pursuit|refit).hpp   vocabulary products interface policies formats fitted
   interface   policy/.*.hpp                                         vocabulary interface products
   list        policies/(all|common).hpp                             policies list
   policies    policies/.*.hpp                                       vocabulary interface policies formats

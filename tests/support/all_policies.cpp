@@ -393,6 +393,8 @@ Cases foresight_cases() {
 }
 
 Cases fitted_cases() {
+  const std::string fitted_exactly =
+      "it rewrites values; attention_matching_test.cpp compares them with double precision";
   const std::string fitted = "it rewrites values; refit_test.cpp compares them with double precision";
   const Exemptions fits{no_nan,
                         {room, "it fits what it keeps even where it keeps everything"},
@@ -406,6 +408,11 @@ Cases fitted_cases() {
        .roomy = "pursuit:budget=1000",
        .compresses = false,
        .exempt = with(ranks_freely, {one_of_equals})},
+      {.text = "attention_matching:budget=30",
+       .acts = Acts::prompt_end,
+       .roomy = "attention_matching:budget=1000",
+       .compresses = false,
+       .exempt = {no_nan, no_slots, {groups, fitted_exactly}, {short_prompts, fitted_exactly}, {walk, fitted_exactly}}},
       {.text = "refit:policy=knorm,budget=30,bits=16",
        .acts = Acts::prompt_end,
        .first = 1,

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "kvc/cache/checks.hpp"
 #include "kvc/cache/merging.hpp"
@@ -79,7 +81,8 @@ inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& work
   HeadStore& store = in.heads[head];
   const Plan& plan = in.work_of(head).plan;
   std::size_t from = store.size();
-  in.attention_of(head).window_tokens = 0;
+  // Heads of several layers act at the same time, and those with the same number in their layers share this.
+  if (in.attention_of(head).window_tokens != 0) in.attention_of(head).window_tokens = 0;
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
     store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
@@ -173,15 +176,38 @@ inline bool acts_jointly(const Inside& in, std::size_t stage, Event event) {
   return joint && acts_after(in.stages[stage]->when(), event);
 }
 
+/// Memory for the plans of so many heads at the same time, while this lives, in place of that for one layer.
+class PlansOfLayers {
+ public:
+  PlansOfLayers(Inside& in, std::size_t heads) : in_(in), of_one_(heads) { of_one_.swap(in.work); }
+  ~PlansOfLayers() { of_one_.swap(in_.work); }
+  PlansOfLayers(const PlansOfLayers&) = delete;
+  PlansOfLayers& operator=(const PlansOfLayers&) = delete;
+
+ private:
+  Inside& in_;
+  std::vector<HeadWork> of_one_;
+};
+
 /// One stage on the heads [first, first + count): joint decisions, then each head's plan is made and carried out.
 inline void act_stage(Inside& in, std::size_t stage, std::size_t first, std::size_t count, const Occasion& occasion,
                       bool cascades) {
   const bool joint = acts_jointly(in, stage, occasion.event);
   if (joint) decide_jointly(in, stage, first, count, occasion, cascades);
   const bool scored = joint && in.nodes[in.stage_node[stage]].verbs.scores();
-  for (std::size_t begin = first; begin < first + count; begin += in.shape.kv_heads)
-    occasion.executor->parallel_for(in.shape.kv_heads, [&](std::size_t local) {
-      const std::size_t head = begin + local;
+  // When a prompt ends, a stage that has waited for the last layer takes the heads of several layers at a time: the threads of an
+  // executor are seldom a divisor of the heads of one.
+  constexpr std::size_t HeadsAtOnce = 32;
+  std::size_t at_once = in.shape.kv_heads;
+  std::optional<PlansOfLayers> plans;
+  if (count > at_once && occasion.event == Event::prompt_end) {
+    at_once = std::min(count, in.shape.kv_heads * divide_up(HeadsAtOnce, in.shape.kv_heads));
+    plans.emplace(in, at_once);
+    for (attention::HeadAttention& attention : in.attention) attention.window_tokens = 0;
+  }
+  for (std::size_t begin = first; begin < first + count; begin += at_once)
+    occasion.executor->parallel_for(std::min(at_once, first + count - begin), [&](std::size_t i) {
+      const std::size_t head = begin + i;
       const WorkspacePool::Lease workspace(*in.workspaces);
       const std::span<const float> scores =
           scored ? std::span<const float>(in.joint_scores[head]) : std::span<const float>();

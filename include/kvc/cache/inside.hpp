@@ -156,7 +156,7 @@ struct Inside {
 
   std::size_t first_head(std::size_t layer) const { return layer * shape.kv_heads; }
   std::size_t layer_of(std::size_t head) const { return head / shape.kv_heads; }
-  HeadWork& work_of(std::size_t head) { return work[head % shape.kv_heads]; }
+  HeadWork& work_of(std::size_t head) { return work[head % work.size()]; }
   attention::HeadAttention& attention_of(std::size_t head) { return attention[head % shape.kv_heads]; }
   HeadId id_of(std::size_t head) const {
     return {static_cast<std::uint32_t>(head / shape.kv_heads), static_cast<std::uint32_t>(head % shape.kv_heads)};

@@ -183,7 +183,7 @@ enum class Remaining : std::uint8_t {
 
 /// What is left to do for one head.
 inline Remaining remaining_of(const Inside& in, std::size_t head) {
-  const HeadWork& work = in.work[head % in.shape.kv_heads];
+  const HeadWork& work = in.work[head % in.work.size()];
   const HeadStore& store = in.heads[head];
   if (!work.planned)
     return !work.seals ? Remaining::nothing : work.seal->step ? Remaining::in_place : Remaining::everything;

@@ -121,7 +121,7 @@ class Transaction {
     References references_before = {};
   };
 
-  SavedHead& saved(std::size_t head) { return own_.empty() ? in_.work[head % in_.shape.kv_heads].saved : own_[head]; }
+  SavedHead& saved(std::size_t head) { return own_.empty() ? in_.work_of(head).saved : own_[head]; }
   static void forget(SavedHead& saved_head) noexcept {
     saved_head.marked = saved_head.imaged = false;
     if (saved_head.stored) saved_head.store->release();  // its blocks belong to the head alone again

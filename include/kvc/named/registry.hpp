@@ -14,6 +14,7 @@
 #include "kvc/policies/all.hpp"
 // These fit matrices. Where Eigen is not to be found, they have no name.
 #if __has_include(<Eigen/Cholesky>)
+#include "kvc/policies/attention_matching.hpp"
 #include "kvc/policies/compact.hpp"
 #define KVC_HAS_EIGEN 1
 #else
@@ -69,7 +70,7 @@ inline void add_budget_rows(std::vector<ParameterRow>& rows) {
 }
 
 #if KVC_HAS_EIGEN
-using FittedPolicies = PolicyList<Compact, Pursuit, Refit>;
+using FittedPolicies = PolicyList<AttentionMatching, Compact, Pursuit, Refit>;
 #else
 using FittedPolicies = PolicyList<>;
 #endif

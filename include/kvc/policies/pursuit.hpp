@@ -83,13 +83,15 @@ struct Pursuit {
       squares_.resize(count);
       for (Index begin = 0; begin < count; begin += AtOnce) {
         const Index size = std::min(AtOnce, count - begin);
-        const Matrix columns = weighted_columns(references, keys.subrows(std::size_t(begin), std::size_t(size)));
+        Matrix columns = weighted_columns(references, keys.subrows(std::size_t(begin), std::size_t(size)));
         Matrix products(size, targets.cols());
         multiply(rows_of(columns), rows_of(targets), rows_of(products));
         products_.middleRows(begin, size) = products;
         squares_.segment(begin, size) = columns.rowwise().squaredNorm();
+        if (size == count) columns_.swap(columns);
       }
       choose_candidates(keys.count);
+      if (columns_.rows() == Index(tokens_.size())) return;  // all tokens are candidates, and their columns are known
       std::vector<float> chosen;
       for (const std::size_t token : tokens_) chosen.insert(chosen.end(), keys[token].begin(), keys[token].end());
       columns_ = weighted_columns(references, {chosen.data(), tokens_.size(), keys.dim});
