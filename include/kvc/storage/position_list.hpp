@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvc/storage/index_map.hpp"
@@ -93,6 +94,11 @@ class PositionList {
     gaps_.push_back(static_cast<std::uint8_t>(std::min(gap, FarGap)));
     last_ = position;
   }
+
+  /// An empty list becomes one of explicit positions.
+  void restore(std::vector<std::int32_t> positions) noexcept { list_.restore(std::move(positions)); }
+  /// An empty list becomes 0, 1, 2, ….
+  void restore_identity(std::size_t size) noexcept { list_.reset(size); }
 
   void reserve_keep(std::span<const std::uint8_t> flags) {
     if (packed_) unpack();
