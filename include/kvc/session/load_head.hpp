@@ -82,10 +82,10 @@ class LayerLoader {
     const bool own_streams = from_.flag();
     if (own_streams != has_own_streams(in_, head)) from_.damaged({"its streams are not as its policy has them"});
     if (own_streams) take_streams(store);
-    const Slots slots = take_slots(seen, layer.next_position);
+    Slots slots = take_slots(seen, layer.next_position);
     take_side({head, Role::key}, store.parts().keys, slots);
     take_side({head, Role::value}, store.parts().values, slots);
-    store.parts().slots.restore(slots.positions, slots.multiplicity, slots.precision);
+    store.parts().slots.restore(std::move(slots.positions), std::move(slots.multiplicity), std::move(slots.precision));
     store.restored(seen, from_.flag());
     for (std::size_t node = 0; node < in_.nodes.size(); ++node) {
       LoadedFields fields(from_, *in_.nodes[node].stage);
@@ -159,8 +159,10 @@ class LayerLoader {
       last = position;
     }
     if (used != far.size()) from_.damaged({"there are more far positions than gaps"});
-    positions.restore(std::move(all));
-    if (kind == PositionKind::packed) positions.pack();
+    if (kind == PositionKind::packed)
+      positions.restore_packed(all);
+    else
+      positions.restore(std::move(all));
     return positions;
   }
   Multiplicity take_multiplicity(std::size_t count) {

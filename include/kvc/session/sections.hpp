@@ -15,7 +15,7 @@
 // A session is a beginning of 16 bytes and sections:
 //
 //   beginning   magic (8 bytes), version (u32), 0 (u32)
-//   section     kind (u32), encoding (u32), bytes of its content (u64), content, XXH64 of all that (u64)
+//   section     kind (u32), encoding (u32), bytes of its content (u64), content, Checksum of all that (u64)
 //
 // The heading comes first, then for every layer what is known of its heads, and the rows of their blocks one behind the other.
 // Numbers are little-endian. Nothing has to be sought: files, pipes and sockets serve. The encoding of a section says how its

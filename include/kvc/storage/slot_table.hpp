@@ -93,9 +93,10 @@ class SlotTable {
     multiplicity_ = std::move(multiplicity);
     precision_ = std::move(precision);
     for (std::size_t c = 0; c < columns_.size(); ++c) {
-      columns_[c].reserve(size() * defaults_[c].size());
-      for (std::size_t slot = 0; slot < size(); ++slot)
-        columns_[c].insert(columns_[c].end(), defaults_[c].begin(), defaults_[c].end());
+      const std::size_t bytes = defaults_[c].size();
+      columns_[c].resize(size() * bytes);
+      for (std::size_t slot = 0; bytes != 0 && slot < size(); ++slot)
+        std::memcpy(columns_[c].data() + slot * bytes, defaults_[c].data(), bytes);
     }
   }
 
