@@ -9,3 +9,4 @@
 #include "kvc/codec/implementation.hpp"
 #include "kvc/kernels/implementation.hpp"
 #include "kvc/named/implementation.hpp"
+#include "kvc/session/implementation.hpp"

@@ -60,6 +60,8 @@ class Walk {
       std::rotate(pairs_.begin(), pairs_.begin() + 1, pairs_.end());
     } else if (call == 14) {
       pair.probe(tokens(script, 4));
+    } else if (script.below(2) == 0) {
+      pair.save_and_load();
     } else {
       pair.clear();
     }

@@ -110,3 +110,12 @@ CALLS = [0, 30, 0, 7, 1, 39] + [2, 3, 4, 5] * 5 + [7, 3, 0, 2, 7, 1, 2, 12, 2, 3
 END = [15, 1, 20, 2, 3]
 for policy in range(0, 46, 3):
     write("cache", "policy_%d" % policy, bytes([policy, policy % 3] + CALLS + [2] * 70 + [1, 20, 2, 2] + END))
+
+# Damaged sessions -----------------------------------------------------------------------------------------------------
+# Whole; a bit flipped, a number replaced and one that is a little off, in every section; sections of another policy's session,
+# in another order, of another kind, gone; an end that comes too early.
+CHANGES = [[], [0, 1, 0, 0, 40, 0, 3], [2, 1, 0, 0, 9, 2, 8, 3], [5, 1, 1, 1, 200, 3, 4], [7, 3, 1, 2, 17, 5, 31], [11, 1, 2, 1],
+           [12, 1, 3], [13, 2, 0, 2], [14, 2], [15, 0, 8, 0, 0]]
+for policy in range(20):
+    write("session", "whole_%d" % policy, bytes([policy, policy % 3, 0]))
+    write("session", "damaged_%d" % policy, bytes([policy, (policy + 1) % 3, policy // 2] + CHANGES[policy % len(CHANGES)]))

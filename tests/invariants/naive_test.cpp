@@ -87,6 +87,8 @@ void walk(const PolicyCase& entry, unsigned seed) {
       if (entry.compresses) pair.compress();
     } else if (what < 95) {
       pair.make_room(1 + dice(10));
+    } else if (what < 97) {
+      pair.save_and_load();
     } else {
       pair.attend(tokens(1));
     }

@@ -5,7 +5,8 @@ rules='
   adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policies list named cache umbrella
   analysis    analysis/.*.hpp                                       vocabulary kernels codec formats storage interface policies cache adaptor analysis
   umbrella    kvc.hpp                                               vocabulary simd interface list cache
-  compiled    implementation.hpp                                    vocabulary simd kernels codec named cache
+  session     session.hpp session/.*.hpp                            vocabulary kernels codec formats storage attention interface cache session
+  compiled    implementation.hpp                                    vocabulary simd kernels codec named cache session
   products    matrix.hpp                                            vocabulary kernels
   vocabulary  [^/]*.hpp                                             vocabulary
   simd        simd/.*.hpp                                           vocabulary simd

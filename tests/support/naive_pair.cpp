@@ -5,7 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "kvc/error.hpp"
 #include "kvc/storage/row_store.hpp"
+#include "support/session_bytes.hpp"
 
 namespace support {
 
@@ -158,6 +160,20 @@ void NaivePair::probe(const LayeredTokens::Slice& slice) {
 void NaivePair::clear() {
   cache_->clear();
   model_ = new_model();
+}
+
+void NaivePair::save_and_load() {
+  Bytes session;
+  try {
+    session = saved(*cache_);
+  } catch (const kvc::Error& error) {
+    expect(error.code() == kvc::ErrorCode::invalid_argument, error.what());
+    return;
+  }
+  auto loaded = std::make_unique<Cache>(shape(), entry_->policy(), Exact);
+  load_from(*loaded, session);
+  expect(saved(*loaded) == session, "a session of what was loaded is another");
+  cache_ = std::move(loaded);
 }
 
 void NaivePair::check_rows() const {

@@ -43,6 +43,8 @@ class NaivePair {
   /// Queries that leave nothing behind. Not for policies that observe probes: the model does not.
   void probe(const LayeredTokens::Slice& slice);
   void clear();
+  /// A new cache takes the cache's place, which was loaded from a session of it. Nothing while the cache cannot be saved.
+  void save_and_load();
   /// Compares the rows of every head.
   void check_rows() const;
 

@@ -130,6 +130,13 @@ inline void decide_jointly(Inside& in, std::size_t stage, std::size_t first, std
   // Every head has a place, also in layers that the stage does not work on.
   if (verbs.scores()) in.joint_scores.resize(std::max(in.joint_scores.size(), first + count));
   if (heads.empty()) return;
+  for (std::size_t i = 0; policy.wants_equal_slots() != EqualSlots::none && i < heads.size(); ++i) {
+    const HeadView &head = heads[i].view, &other = heads[i / in.shape.kv_heads * in.shape.kv_heads].view;
+    if (head.size() != other.size())
+      fail(ErrorCode::incompatible,
+           {policy.type().text, " reads the heads of a layer slot by slot, but in layer ", head.id.layer, " head ",
+            head.id.head, " has ", head.size(), " slots, and head 0 has ", other.size()});
+  }
   if (verbs.scores()) {
     std::vector<std::span<float>> spans;
     for (std::size_t i = 0; i < heads.size(); ++i) {

@@ -1,10 +1,12 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "kvc/byte_stream.hpp"
 #include "kvc/cache/options.hpp"
 #include "kvc/compiled.hpp"
 #include "kvc/policy/pipeline.hpp"
@@ -14,6 +16,7 @@ namespace kvc::inline KVC_ABI {
 
 class HeadStore;
 class RowStore;
+struct SessionOptions;
 namespace cache {
 struct Inside;
 }
@@ -102,6 +105,8 @@ class CacheCore {
 
   friend void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
                            Executor& executor);
+  friend std::uint64_t save(const CacheCore& cache, ByteSink sink, const SessionOptions& options);
+  friend std::uint64_t load(CacheCore& cache, ByteSource source, const SessionOptions& options);
 
  protected:
   CacheCore(const CacheCore& other);

@@ -122,8 +122,8 @@ inline std::unique_ptr<Inside> make_inside(const CacheShape& shape, Stages stage
   return in;
 }
 
-/// A fork: it shares the blocks, the Arena and the workspaces.
-inline std::unique_ptr<Inside> fork_inside(const Inside& other) {
+/// A cache without heads, of the same shape and stages: it shares the Arena and the workspaces.
+inline std::unique_ptr<Inside> sibling_of(const Inside& other) {
   auto in = std::make_unique<Inside>();
   in->shape = other.shape;
   in->stages = other.stages;
@@ -136,6 +136,14 @@ inline std::unique_ptr<Inside> fork_inside(const Inside& other) {
   in->stage_node = other.stage_node;
   in->demands = other.demands;
   in->waits_from = other.waits_from;
+  in->work.resize(other.work.size());
+  in->attention.resize(other.attention.size());
+  return in;
+}
+
+/// A fork: it shares the blocks too.
+inline std::unique_ptr<Inside> fork_inside(const Inside& other) {
+  auto in = sibling_of(other);
   in->heads = other.heads;
   for (const HeadMemory& memory : other.memory) {
     HeadMemory& copy = in->memory.emplace_back();
@@ -145,8 +153,6 @@ inline std::unique_ptr<Inside> fork_inside(const Inside& other) {
     copy.fitted = memory.fitted;
     copy.index_from = memory.index_from;
   }
-  in->work.resize(other.work.size());
-  in->attention.resize(other.attention.size());
   in->layers = other.layers;
   in->ramp = other.ramp;
   return in;

@@ -104,6 +104,10 @@ inline void merge_layers(Inside& in, std::size_t layer, const Occasion& occasion
   occasion.executor->parallel_for(in.shape.kv_heads, [&](std::size_t local) {
     const WorkspacePool::Lease workspace(*in.workspaces), feed_memory(*in.workspaces);
     const std::size_t here = in.first_head(layer) + local, below = here - in.shape.kv_heads;
+    if (in.heads[here].size() != in.heads[below].size())  // as layers that were loaded from different sessions may
+      fail(ErrorCode::incompatible,
+           {"layers ", layer - 1, " and ", layer, " cannot share rows: head ", local, " has ", in.heads[below].size(),
+            " slots in one and ", in.heads[here].size(), " in the other"});
     std::size_t first = in.heads[here].size();
     while (first > 0 && in.heads[here].slots().position(first - 1) >= state.merged_until) --first;
     for (std::size_t stage = 0; stage < in.stages.size(); ++stage) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "kvc/policy/policy.hpp"
@@ -42,6 +43,7 @@ struct D2O {
   struct State {
     double threshold = 0;
     bool started = false;
+    auto fields() { return std::tie(threshold, started); }
   };
   Needs needs() const { return {.prompt = Feed::group_sums, .decode = Feed::group_sums}; }
   void observe(Head<D2O>& head, const Observation& seen) const {

@@ -1,6 +1,7 @@
 #pragma once
 #include <functional>
 #include <limits>
+#include <tuple>
 
 #include "kvc/policy/policy.hpp"
 
@@ -31,6 +32,7 @@ struct Quest {
     std::vector<float> low, high;  // [pages / 16, head_dim, 16]
     std::size_t slots = 0;         // that they cover
 
+    auto fields() { return std::tie(low, high, slots); }
     std::size_t bytes() const { return sizeof(State) + (low.capacity() + high.capacity()) * sizeof(float); }
   };
 
@@ -87,6 +89,13 @@ struct Quest {
       if (tie || bounds[p] > limit) selection.range(p * page, (p + 1) * page);
     }
     selection.range(others * page, head.size());
+  }
+
+  /// Whether the ranges are those of the head's pages.
+  bool accepts(const Head<Quest>& head) const {
+    const std::size_t floats =
+        (pages_of(head.size()) + PagesAtOnce - 1) / PagesAtOnce * PagesAtOnce * head.shape->head_dim;
+    return head.state->slots == head.size() && head.state->low.size() == floats && head.state->high.size() == floats;
   }
 
   /// Throws Error if pages are empty or larger than any cache.

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "kvc/policy/policy.hpp"
@@ -38,6 +39,7 @@ struct RKV {
   /// The newest queries, oldest first, as they came.
   struct State {
     std::vector<float> queries;  ///< [queries * group, head_dim]
+    auto fields() { return std::tie(queries); }
     std::size_t bytes() const { return sizeof(State) + queries.capacity() * sizeof(float); }
   };
   Needs needs() const { return {.queries = true}; }
@@ -65,6 +67,12 @@ struct RKV {
   }
   void evict(Head<RKV>& head, Plan& plan) const {
     if (head.acts && head.size() > head.budget && !waits(head)) keep_best(plan, head.scores, head.budget);
+  }
+
+  /// Whether the queries are whole ones, and no more than the window.
+  bool accepts(const Head<RKV>& head) const {
+    const std::size_t row = head.group() * head.shape->head_dim, floats = head.state->queries.size();
+    return floats % row == 0 && floats / row <= window;
   }
 
   /// Throws Error for an even kernel, no window, or a budget that holds nothing beside the window.

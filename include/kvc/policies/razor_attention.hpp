@@ -55,6 +55,7 @@ struct RazorAttention {
 
   struct Slot {
     bool mean = false;  ///< whether this is the compensation token
+    auto fields() { return std::tie(mean); }
   };
   using State = RunningMean;  ///< of the tokens that went
 
@@ -65,6 +66,11 @@ struct RazorAttention {
     plan.first(sinks);
     plan.last(slots - fixed());
     if (compensation != Compensation::none) compensate(head, head.size() - (slots - fixed()), plan);
+  }
+
+  /// Whether there are sums wherever there is a mean.
+  bool accepts(const Head<RazorAttention>& head) const {
+    return head.state->is_of(*head.shape) || std::ranges::find(head.slots, true, &Slot::mean) == head.slots.end();
   }
 
   /// Throws Error without a head table, with one of another model, or if the budget cannot hold what always stays.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kvc/error.hpp"
+#include "kvc/policy/fingerprint.hpp"
 #include "kvc/shape.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -114,6 +115,15 @@ class Budget {
     return plain;
   }
   double beta() const { return beta_; }
+
+  void add_to(Fingerprint& all) const {
+    all.add(static_cast<unsigned>(kind_));
+    all.add(tokens_);
+    all.add(window_);
+    all.add(fraction_);
+    all.add(beta_);
+    all.add(table_);
+  }
 
   friend bool operator==(const Budget& a, const Budget& b) {
     const bool same_table = a.table_ == b.table_ || (a.table_ && b.table_ && *a.table_ == *b.table_);

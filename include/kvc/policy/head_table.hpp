@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvc/policy/fingerprint.hpp"
 #include "kvc/shape.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -40,6 +41,10 @@ class HeadTable {
   /// How many heads retrieve, and which share of all they are.
   std::size_t count() const {
     return static_cast<std::size_t>(std::count_if(flags_.begin(), flags_.end(), [](auto flag) { return flag != 0; }));
+  }
+  void add_to(Fingerprint& all) const {
+    all.add(kv_heads_);
+    all.add(flags_);
   }
   double share() const { return empty() ? 0 : double(count()) / double(flags_.size()); }
 

@@ -112,6 +112,17 @@ class StageOnLayers final : public Stage {
   std::size_t slot_bytes() const override { return stage_->slot_bytes(); }
   void default_slot(std::byte* slot) const override { stage_->default_slot(slot); }
   std::unique_ptr<AnyState> new_state() const override { return stage_->new_state(); }
+  void exchange_slots(std::byte* slots, std::size_t count, Fields& fields) const override {
+    stage_->exchange_slots(slots, count, fields);
+  }
+  bool accepts(const AnyHead& head) const override { return stage_->accepts(head); }
+  std::uint64_t fingerprint() const override {
+    Fingerprint all;
+    all.add(stage_->fingerprint());
+    all.add(first_);
+    all.add(last_);
+    return all.value();
+  }
   std::size_t budget(HeadId id, std::size_t seen, const CacheShape& shape) const override {
     return stage_->budget(id, seen, shape);
   }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "kvc/policy/plan.hpp"
@@ -36,6 +37,9 @@ class RunningMean {
       for (float& x : row) x = static_cast<float>(sums_[c++] / tokens_);
   }
 
+  auto fields() { return std::tie(sums_, tokens_); }
+  /// Whether it can add tokens of this shape.
+  bool is_of(const CacheShape& shape) const { return sums_.size() == shape.head_dim + shape.values_dim(); }
   std::size_t bytes() const { return sizeof(RunningMean) + sums_.capacity() * sizeof(double); }
 
  private:

@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "kvc/policy/budget.hpp"
+#include "kvc/policy/fields.hpp"
+#include "kvc/policy/fingerprint.hpp"
+#include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
 #include "kvc/policy/verbs.hpp"
 #include "kvc/workspace.hpp"
@@ -33,6 +36,10 @@ class AnyState {
   /// Makes an empty PromptState unless there is one, or drops it.
   virtual void open_prompt() = 0;
   virtual void close_prompt() = 0;
+  virtual bool has_prompt() const = 0;
+  /// Saves or loads the State, without a PromptState. Returns false, and does nothing, where the State does not declare its
+  /// fields.
+  virtual bool exchange(Fields& fields) = 0;
 };
 
 namespace detail {
@@ -76,6 +83,12 @@ struct StateBox final : AnyState {
       if (!prompt) prompt = std::make_unique<PromptState<P>>();
   }
   void close_prompt() override { prompt.reset(); }
+  bool has_prompt() const override { return prompt != nullptr; }
+  bool exchange(Fields& fields) override {
+    static_cast<void>(fields);
+    if constexpr (HasFields<State<P>>) detail::exchange(fields, value);
+    return !HasState || HasFields<State<P>>;
+  }
 };
 
 /// The name of a type, without RTTI.
@@ -136,6 +149,12 @@ class Stage {
   virtual std::size_t slot_bytes() const = 0;
   virtual void default_slot(std::byte* slot) const = 0;
   virtual std::unique_ptr<AnyState> new_state() const = 0;
+  /// Saves or loads `count` slots: the fields that they declare, or else their bytes.
+  virtual void exchange_slots(std::byte* slots, std::size_t count, Fields& fields) const = 0;
+  /// Whether the policy can work with memory of a head that was loaded.
+  virtual bool accepts(const AnyHead& head) const = 0;
+  /// A number of the parameters that the policy declares: with others it is another.
+  virtual std::uint64_t fingerprint() const = 0;
   virtual std::size_t budget(HeadId id, std::size_t seen, const CacheShape& shape) const = 0;
   /// The same policy with another Budget; null if it has none.
   virtual std::shared_ptr<const Stage> with_budget(const Budget& budget) const = 0;
@@ -174,6 +193,12 @@ class Member {
   explicit operator bool() const { return stage_ != nullptr; }
   const Stage& stage() const { return *stage_; }
   const std::shared_ptr<const Stage>& shared() const { return stage_; }
+  void add_to(Fingerprint& all) const {
+    all.add(stage_ != nullptr);
+    if (!stage_) return;
+    all.add(stage_->fingerprint());
+    all.add(stage_->slot_bytes());
+  }
   /// The same policy with another Budget, if it has one.
   Member with_budget(const Budget& budget) const {
     auto changed = stage_->with_budget(budget);
@@ -260,6 +285,25 @@ class StageOf final : public Stage {
     if (slot_bytes() != 0) std::memcpy(slot, &fresh, slot_bytes());
   }
   std::unique_ptr<AnyState> new_state() const override { return std::make_unique<StateBox<P>>(); }
+  void exchange_slots(std::byte* slots, std::size_t count, Fields& fields) const override {
+    if constexpr (HasFields<Slot<P>>)
+      for (std::size_t i = 0; i < count; ++i) detail::exchange(fields, reinterpret_cast<Slot<P>*>(slots)[i]);
+    else if (slot_bytes() != 0 && count != 0)
+      fields.move(slots, count * slot_bytes());
+  }
+  bool accepts(const AnyHead& any) const override {
+    if constexpr (Accepts<P>) return policy_.accepts(typed(any));
+    return true;
+  }
+  std::uint64_t fingerprint() const override {
+    Fingerprint all;
+    if constexpr (HasParameters<P>)
+      P::parameters()([&](const auto& parameter) {
+        if constexpr (Fingerprinted<typename std::remove_cvref_t<decltype(parameter)>::Value>)
+          if (parameter.member) all.add(policy_.*parameter.member);
+      });
+    return all.value();
+  }
   std::size_t budget(HeadId id, std::size_t seen, const CacheShape& shape) const override {
     if constexpr (requires { Budget(policy_.budget); }) return Budget(policy_.budget).at(id, seen, shape);
     return Unlimited;

@@ -42,6 +42,7 @@ class Member;
 //   void index(Head<P>&, std::size_t from) const                             slots from `from` on are new, gone, or read otherwise, by a seal too
 //   void select(const Head<P>&, ConstRows queries, Selection&) const         at read time, thread-safe; queries [group, head_dim]
 //   void validate(const CacheShape&) const                                   throws Error if the parameters cannot work
+//   bool accepts(const Head<P>&) const                                       whether Slots and State that came from a file can be
 
 template <class P>
 concept HasNeeds = requires(const P policy) {
@@ -111,13 +112,18 @@ concept Validates = requires(const P policy, const CacheShape& shape) {
   policy.validate(shape);
 };
 
+template <class P>
+concept Accepts = requires(const P policy, const Head<P>& head) {
+  { policy.accepts(head) } -> std::same_as<bool>;
+};
+
 namespace detail {
 // A verb with a wrong signature must not vanish silently, so "has a function of that name" is tested apart from the
 // signature: inheriting the name twice makes it ambiguous exactly when P has it. A data member of that name is no verb. A
 // policy that is final cannot be inherited from; there only a function that is not overloaded is found.
 struct VerbNames {
   int needs, members, observe, score, score_layer, score_all, allocate, cascade, allocate_all, evict, merge, quantize,
-      fit, index, select, validate;
+      fit, index, select, validate, accepts;
 };
 template <class P>
 struct BothNames : P, VerbNames {};
@@ -149,6 +155,7 @@ KVC_NAMED_VERB(fit)
 KVC_NAMED_VERB(index)
 KVC_NAMED_VERB(select)
 KVC_NAMED_VERB(validate)
+KVC_NAMED_VERB(accepts)
 #undef KVC_NAMED_VERB
 /// A public function whose name is nearly a verb's.
 // clang-format off
@@ -206,6 +213,7 @@ constexpr bool check_policy() {
   static_assert(!detail::Named_select<P> || Selects<P>,
                 "select must be: void select(const Head<P>&, ConstRows, Selection&) const");
   static_assert(!detail::Named_validate<P> || Validates<P>, "validate must be: void validate(const CacheShape&) const");
+  static_assert(!detail::Named_accepts<P> || Accepts<P>, "accepts must be: bool accepts(const Head<P>&) const");
   static_assert(ScoresHead<P> + ScoresLayer<P> + ScoresAll<P> <= 1,
                 "a policy scores by one of score, score_layer and score_all");
   static_assert(!detail::Mistakes_scores<P>, "scores is no verb; did you mean score?");

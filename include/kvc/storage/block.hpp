@@ -13,10 +13,14 @@ namespace kvc::inline KVC_ABI {
 /// RowStore::own).
 class Block {
  public:
-  Block(std::shared_ptr<const Codec> codec, std::size_t capacity, std::pmr::memory_resource* memory)
+  /// Whether a new block's bytes are zero, or still to be written.
+  enum class Content : bool { zero, unwritten };
+
+  Block(std::shared_ptr<const Codec> codec, std::size_t capacity, std::pmr::memory_resource* memory,
+        Content content = Content::zero)
       : codec_(std::move(codec)), capacity_(capacity), memory_(memory) {
     data_ = static_cast<std::byte*>(memory_->allocate(bytes(), 64));
-    std::memset(data_, 0, bytes());
+    if (content == Content::zero) std::memset(data_, 0, bytes());
   }
   Block(const Block& other) : Block(other.codec_, other.capacity_, other.memory_) {
     std::memcpy(data_, other.data_, bytes());
@@ -25,9 +29,9 @@ class Block {
   ~Block() { memory_->deallocate(data_, bytes(), 64); }
 
   static std::shared_ptr<Block> make(std::shared_ptr<const Codec> codec, std::size_t capacity,
-                                     std::pmr::memory_resource* memory) {
+                                     std::pmr::memory_resource* memory, Content content = Content::zero) {
     return std::allocate_shared<Block>(std::pmr::polymorphic_allocator<Block>(memory), std::move(codec), capacity,
-                                       memory);
+                                       memory, content);
   }
   std::shared_ptr<Block> clone() const {
     return std::allocate_shared<Block>(std::pmr::polymorphic_allocator<Block>(memory_), *this);

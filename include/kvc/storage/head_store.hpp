@@ -271,6 +271,18 @@ class HeadStore {
     values_ = std::move(values);
   }
 
+  /// The parts of an empty head, for whoever fills it with what a session has; restored() then ends that.
+  struct Parts {
+    RowTable &keys, &values;
+    SlotTable& slots;
+  };
+  Parts parts() { return {keys_.table(), values_.table(), slots_}; }
+  void restored(std::size_t seen, bool in_step) noexcept {
+    seen_ = seen;
+    check_step();
+    in_step_ = in_step_ && in_step;
+  }
+
   /// What is added to the logit of every key row: log(multiplicity), -inf for dead rows; `size` of them, of which those
   /// behind the last row are -inf too. Empty if it is 0 everywhere.
   std::span<float> key_bias(std::size_t size, Workspace::Frame& frame) const {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvc/storage/runs.hpp"
@@ -76,6 +77,12 @@ class IndexMap {
     entries_.clear();
     identity_ = true;
     size_ = size;
+  }
+  /// Becomes a list of explicit entries.
+  void restore(std::vector<std::int32_t> entries) noexcept {
+    entries_ = std::move(entries);
+    size_ = entries_.size();
+    identity_ = false;
   }
   /// Identity again, and free of cost, if that is what the entries say.
   void settle() {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvc/half.hpp"
@@ -28,6 +29,14 @@ class Multiplicity {
     const unsigned exponent = half >> 10;
     if (exponent == 0) return std::log(from_half(half));
     return (static_cast<float>(exponent) - 15.0f) * 0.693147181f + logarithms()[half & 1023u];
+  }
+
+  /// The numbers as they are kept: one of the two lists is empty.
+  std::span<const std::uint16_t> halves() const { return halves_; }
+  std::span<const float> floats() const { return floats_; }
+  void restore(std::vector<std::uint16_t> halves, std::vector<float> floats) noexcept {
+    halves_ = std::move(halves);
+    floats_ = std::move(floats);
   }
 
   /// `slots`: how many there are.

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvc/storage/index_map.hpp"
@@ -93,6 +94,25 @@ class PositionList {
     gaps_.push_back(static_cast<std::uint8_t>(std::min(gap, FarGap)));
     last_ = position;
   }
+
+  /// An empty list becomes one of explicit positions.
+  void restore(std::vector<std::int32_t> positions) noexcept { list_.restore(std::move(positions)); }
+  /// The same for a list that takes few bytes.
+  void restore_packed(std::span<const std::int32_t> positions) {
+    gaps_.reserve(positions.size());
+    anchors_.reserve(divide_up(positions.size(), AnchorSlots));
+    packed_ = true;
+    std::int32_t last = 0;
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      const std::int32_t position = positions[i], gap = i % AnchorSlots == 0 ? 0 : position - last;
+      if (i % AnchorSlots == 0) anchors_.push_back(position);
+      if (gap >= FarGap) far_.push_back({static_cast<std::uint32_t>(i), position});
+      gaps_.push_back(static_cast<std::uint8_t>(std::min(gap, FarGap)));
+      last = position;
+    }
+  }
+  /// An empty list becomes 0, 1, 2, ….
+  void restore_identity(std::size_t size) noexcept { list_.reset(size); }
 
   void reserve_keep(std::span<const std::uint8_t> flags) {
     if (packed_) unpack();

@@ -31,6 +31,7 @@ struct RowTable {
   struct SealedCodec {
     std::shared_ptr<const Codec> codec;  ///< null: slots of this class stay dense
     bool asked = false;                  ///< whether Codec::fit was asked for this head
+    bool fitted = false;                 ///< whether that answered with the codec that there is now
   };
 
   /// Magnitude of an element of the first row from which on rows are kept wide: see Dense::widens.

@@ -244,6 +244,7 @@ class Sealing {
                  {"Codec ", own.codec->name(), ": fit() returned ", fitted->name(), ", which holds ", fitted->limit(),
                   " at most, for rows with an element of ", x});
       own.codec = std::move(fitted);
+      own.fitted = true;
     }
     own.asked = true;
     table_.note(own.codec);

@@ -87,6 +87,19 @@ class SlotTable {
     resize_columns(slots);
   }
 
+  /// An empty table becomes one of these slots, whose columns hold what new slots start with.
+  void restore(PositionList positions, Multiplicity multiplicity, std::vector<std::uint8_t> precision) {
+    positions_ = std::move(positions);
+    multiplicity_ = std::move(multiplicity);
+    precision_ = std::move(precision);
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      const std::size_t bytes = defaults_[c].size();
+      columns_[c].resize(size() * bytes);
+      for (std::size_t slot = 0; bytes != 0 && slot < size(); ++slot)
+        std::memcpy(columns_[c].data() + slot * bytes, defaults_[c].data(), bytes);
+    }
+  }
+
   /// Room for `slots` slots; `reorders`: evictions will break the order of the positions.
   void reserve(std::size_t slots, bool reorders) {
     if (reorders) positions_.reserve(slots);

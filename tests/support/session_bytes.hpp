@@ -1,0 +1,52 @@
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "kvc/session.hpp"
+
+/// Sessions in memory.
+namespace support {
+
+using Bytes = std::vector<std::byte>;
+
+inline Bytes saved(const kvc::CacheCore& cache, const kvc::SessionOptions& options = {}) {
+  Bytes bytes;
+  kvc::save(
+      cache,
+      [&](std::span<const std::byte> more) {
+        bytes.insert(bytes.end(), more.begin(), more.end());
+        return true;
+      },
+      options);
+  return bytes;
+}
+
+/// Gives bytes to load(), at most `at_once` with every call.
+class BytesSource {
+ public:
+  explicit BytesSource(std::span<const std::byte> bytes, std::size_t at_once = static_cast<std::size_t>(-1))
+      : left_(bytes), at_once_(at_once) {}
+  std::size_t operator()(std::span<std::byte> target) {
+    const std::size_t count = std::min({target.size(), left_.size(), at_once_});
+    if (count != 0) std::memcpy(target.data(), left_.data(), count);
+    left_ = left_.subspan(count);
+    return count;
+  }
+  std::size_t left() const { return left_.size(); }
+
+ private:
+  std::span<const std::byte> left_;
+  std::size_t at_once_;
+};
+
+/// Returns how many bytes the session took.
+inline std::size_t load_from(kvc::CacheCore& cache, std::span<const std::byte> bytes,
+                             const kvc::SessionOptions& options = {}) {
+  BytesSource source(bytes);
+  return static_cast<std::size_t>(kvc::load(cache, source, options));
+}
+
+}  // namespace support
