@@ -7,6 +7,7 @@
 #include "catch_shim.hpp"
 #include "engine/gguf_writer.hpp"
 #include "llama_cpp/llama_model.hpp"
+#include "llama_cpp/tiny_models.hpp"
 
 // kvc as the cache of an unpatched llama.cpp, on a model of two layers with random f32 weights that the test writes.
 
@@ -310,9 +311,61 @@ TEST_CASE("parameters that kvc cannot serve are refused before there is a contex
   has(refused([](auto&) {}), "nothing was refused");
 }
 
-TEST_CASE("a policy that cannot work on the model is refused at the start") {
+TEST_CASE("a policy that llama.cpp cannot feed, or that cannot work on the model, is refused at the start") {
   const Tiny tiny;
   const std::string sentence = refusal([&] { Served(tiny.model, parameters_for(64), "full:ggml=q8_0"); });
   INFO(sentence);
   CHECK(sentence.find("must divide the head dimension (8)") != std::string::npos);
+  CHECK(refusal([&] { Served(tiny.model, parameters_for(64), "kvzip:keep=0.5"); }).find("probes") != std::string::npos);
+  CHECK(refusal([&] {
+          Served(tiny.model, parameters_for(64), "external_scores:budget=8");
+        }).find("scores from outside") != std::string::npos);
+}
+
+TEST_CASE("layers with a window stay with llama.cpp, the others are kvc's, and together they give llama.cpp's logits") {
+  const TemporaryFile file(model_with_windows(32));
+  const LlamaModel model(file.path());
+  llama_context_params parameters = parameters_for(384);
+  parameters.n_ubatch = 64;
+  // The windowed layers' flash attention and f16 cache are llama.cpp's on both sides; the layer between them is what
+  // differs.
+  llama_context_params flash = parameters;
+  flash.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+  flash.swa_full = false;
+  const Context own(llama_init_from_model(model.get(), flash));
+  const std::vector<float> expected = long_logits(
+      model, own.get(), [&](llama_batch batch) { return llama_decode(own.get(), batch); }, 360);
+
+  Served served(model, parameters, "full");
+  CHECK(served.cache.shares_the_model());
+  CHECK(served.cache.shape().layers == 1);
+  CHECK(served.cache.shape().softcap == 2.0f);
+  const Decode decode = [&](llama_batch batch) { return served.cache.decode(batch); };
+  const std::vector<float> logits = long_logits(model, served.context.get(), decode, 360);
+  CHECK(largest_difference(expected, logits) < 2e-2f);
+
+  // Its own layers are cut with kvc's.
+  CHECK(served.cache.truncate(0, 352));
+  std::vector<float> again;
+  feed(model, served.context.get(), decode, 352, 360, again);
+  CHECK(largest_difference({logits.end() - static_cast<std::ptrdiff_t>(again.size()), logits.end()}, again) < 1e-5f);
+  Batch past_the_end;
+  for (int place = 360; place < 700; ++place) past_the_end.add(token_at(place), place);
+  CHECK(served.cache.decode(past_the_end.get()) == 1);  // n_ctx limits the windowed layers
+  CHECK(served.cache.next_position(0) == 360);
+}
+
+TEST_CASE("models that cannot be served are refused at the start, with the reason") {
+  const auto reason = [](const std::string& bytes, std::uint32_t context) {
+    const TemporaryFile file(bytes);
+    const LlamaModel model(file.path());
+    return refusal([&] { Served(model, parameters_for(context), "full"); });
+  };
+  const auto has = [](const std::string& sentence, const std::string& part) {
+    INFO(sentence);
+    CHECK(sentence.find(part) != std::string::npos);
+  };
+  has(reason(model_with_alibi(), 64), "it has ALiBi");
+  has(reason(model_with_uneven_layers(), 64), "4 query heads over 1 KV heads of 8 and 8 dimensions");
+  has(reason(model_with_windows(32), 64), "n_ctx, which is 256 a sequence, must be larger");
 }

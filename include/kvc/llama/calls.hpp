@@ -52,6 +52,12 @@ inline void LlamaCache::check_context() const {
   };
   if (llama_model_has_encoder(model)) refuse("it has an encoder");
   if (!llama_get_memory(context_)) refuse("it has no KV cache");
+  for (const auto& stage : policy_.stages()) {
+    if (needs_probe(*stage))
+      fail(ErrorCode::missing_feed, "LlamaCache: the policy learns from probes, which llama.cpp cannot be asked for");
+    if (stage->needs().external_scores)
+      fail(ErrorCode::missing_feed, "LlamaCache: the policy needs scores from outside, which llama.cpp does not have");
+  }
 }
 
 /// Runs one token, of which llama.cpp computes everything, and looks at its graph.
