@@ -1,8 +1,8 @@
 #!/bin/sh
-# architectures.sh PROGRAM FOLDER TEXT [ARGUMENT...]: what kvc does to the logits of every GGUF file in FOLDER. For each it
-# prints the largest difference between an exact cache and llama.cpp's own in f32, or why kvc refuses the model. PROGRAM is
-# llama_compare; ARGUMENTs are more of its options. A folder of tiny random models of all architectures is made by
-# llama.cpp's own program: test-llama-archs -o FOLDER.
+# architectures.sh PROGRAM FOLDER TEXT [ARGUMENT...]: what kvc does to the logits of every GGUF file in FOLDER. For each
+# it prints the largest difference between an exact cache and llama.cpp's own in f32, or why kvc refuses the model.
+# PROGRAM is llama_compare; ARGUMENTs are more of its options. A folder of tiny random models of all architectures is
+# made by llama.cpp's own program: test-llama-archs -o FOLDER.
 set -eu
 program=$1
 folder=$2
