@@ -32,8 +32,9 @@ const std::vector<OptionText>& known_options() {
       {"--policies", "LIST", "full; kivi:bits=4; snapkv | kivi:bits=4",
        "what is compared, with semicolons between; the names are those of compare --help"},
       {"--keep", "LIST", "0.25", "fractions of the tokens that policies keep which were given no budget"},
-      {"--own", "LIST", "f16,q8_0,q4_0",
-       "llama.cpp's own caches to compare with, of these types, with flash attention; f32 is without"},
+      {"--own", "LIST", "f16,f16-plain,q8_0",
+       "llama.cpp's own caches to compare with, of these types, with flash attention; -plain behind a type: without "
+       "it"},
       {"--prompt", "N", "1024", "tokens of a window that are read before the policies act"},
       {"--decode", "N", "128", "tokens that are fed one by one behind them, and scored"},
       {"--windows", "N", "1", "how many windows"},
@@ -52,10 +53,31 @@ const std::vector<OptionText>& known_options() {
   return all;
 }
 
+/// One of llama.cpp's own caches.
+struct Own {
+  std::string name;
+  ggml_type type;
+  bool flash;  ///< with flash attention
+};
+
+std::vector<Own> own_caches(const std::vector<std::string>& names) {
+  std::vector<Own> all;
+  for (const std::string& name : names) {
+    const bool flash = !name.ends_with("-plain");
+    const std::string word = name.substr(0, name.size() - (flash ? 0 : std::string_view("-plain").size()));
+    int type = 0;
+    while (type < GGML_TYPE_COUNT && word != ggml_type_name(static_cast<ggml_type>(type))) ++type;
+    if (type == GGML_TYPE_COUNT)
+      kvc::fail(kvc::ErrorCode::unknown_name, "--own: ggml has no type named '" + word + "'");
+    all.push_back({"llama.cpp " + name, static_cast<ggml_type>(type), flash});
+  }
+  return all;
+}
+
 struct Options {
   std::string model;
   std::vector<evaluation::Contestant> contestants;
-  std::vector<std::pair<std::string, ggml_type>> own;
+  std::vector<Own> own;
   evaluation::WindowPlan plan;
   llama_programs::Size size;
   kvc::Dense dense;
@@ -64,34 +86,12 @@ struct Options {
 /// One cache in the comparison, kvc's or llama.cpp's.
 struct Entrant {
   evaluation::Contestant contestant;
-  bool served = true;
-  ggml_type type = GGML_TYPE_F16;
+  std::optional<Own> own = std::nullopt;  ///< none: kvc's
   evaluation::Tally tally = {};
   std::vector<double> prompt_seconds = {}, token_seconds = {};
   float largest_difference = 0;                ///< to the reference, of a logit
   std::unique_ptr<Session> session = nullptr;  ///< of the window that is run
 };
-
-std::vector<std::pair<std::string, ggml_type>> own_types(const std::vector<std::string>& names) {
-  std::vector<std::pair<std::string, ggml_type>> types;
-  for (const std::string& name : names) {
-    int type = 0;
-    while (type < GGML_TYPE_COUNT && name != ggml_type_name(static_cast<ggml_type>(type))) ++type;
-    if (type == GGML_TYPE_COUNT)
-      kvc::fail(kvc::ErrorCode::unknown_name, "--own: ggml has no type named '" + name + "'");
-    types.emplace_back(name, static_cast<ggml_type>(type));
-  }
-  return types;
-}
-
-/// The model's weights in f32.
-void dequantize(const std::string& from, const std::string& to) {
-  llama_model_quantize_params parameters = llama_model_quantize_default_params();
-  parameters.ftype = LLAMA_FTYPE_ALL_F32;
-  parameters.allow_requantize = true;
-  if (llama_model_quantize(from.c_str(), to.c_str(), &parameters) != 0)
-    kvc::fail(kvc::ErrorCode::bad_file, "--dequantize: llama.cpp cannot write " + to);
-}
 
 Options read_options(const evaluation::Arguments& arguments) {
   constexpr std::size_t Most = 10'000'000;
@@ -100,7 +100,7 @@ Options read_options(const evaluation::Arguments& arguments) {
   Options options;
   options.model = arguments.text("--model");
   options.contestants = evaluation::read_contestants(arguments.text("--policies"), arguments.fractions("--keep"));
-  options.own = own_types(arguments.words("--own"));
+  options.own = own_caches(arguments.words("--own"));
   options.plan = {.count = arguments.count("--windows", 1, Most),
                   .offset = arguments.count("--offset", 0, Most),
                   .stride = arguments.count("--stride", 1, Most),
@@ -127,9 +127,8 @@ class Comparison {
   Comparison(const Model& model, const Options& options) : model_(&model), options_(&options) {
     entrants_.push_back({.contestant = evaluation::full_cache()});  // what the others are measured against
     for (const auto& contestant : options.contestants) entrants_.push_back({.contestant = contestant});
-    for (const auto& [name, type] : options.own)
-      entrants_.push_back(
-          {.contestant = {"llama.cpp " + name, 1, kvc::AnyPolicy::parse("full")}, .served = false, .type = type});
+    for (const Own& own : options.own)
+      entrants_.push_back({.contestant = {own.name, 1, kvc::AnyPolicy::parse("full")}, .own = own});
   }
 
   void run(const evaluation::Window& window, evaluation::Progress& progress) {
@@ -179,9 +178,9 @@ class Comparison {
 
  private:
   std::unique_ptr<Session> open(const Entrant& entrant) const {
-    if (!entrant.served)
-      return std::make_unique<llama_programs::OwnSession>(*model_, options_->size, entrant.type,
-                                                          entrant.type != GGML_TYPE_F32);
+    if (entrant.own)
+      return std::make_unique<llama_programs::OwnSession>(*model_, options_->size, entrant.own->type,
+                                                          entrant.own->flash);
     const bool reference = &entrant == entrants_.data();
     return std::make_unique<llama_programs::ServedSession>(
         *model_, options_->size, entrant.contestant.policy,
@@ -233,7 +232,7 @@ void compare(std::span<const char* const> words) {
   if (arguments.has("--json")) json.emplace(arguments.text("--json"));
   if (arguments.has("--html")) html.emplace(arguments.text("--html"));
   if (arguments.has("--dequantize")) {
-    dequantize(options.model, arguments.text("--dequantize"));
+    llama_programs::dequantize(options.model, arguments.text("--dequantize"));
     options.model = arguments.text("--dequantize");
   }
   const Model model(options.model);

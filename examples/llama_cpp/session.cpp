@@ -16,14 +16,19 @@ llama_context_params parameters_for(const Size& size, std::size_t context) {
   return parameters;
 }
 
-}  // namespace
-
-Model::Model(const std::string& path) {
+/// Of llama.cpp's messages only errors are shown.
+void show_errors_only() {
   llama_log_set(
       [](ggml_log_level level, const char* text, void*) {
         if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
       },
       nullptr);
+}
+
+}  // namespace
+
+Model::Model(const std::string& path) {
+  show_errors_only();
   llama_backend_init();
   llama_model_params parameters = llama_model_default_params();
   parameters.n_gpu_layers = 0;
@@ -64,6 +69,15 @@ bool Model::ends_text(llama_token token) const {
 
 bool Model::has_other_memory() const {
   return llama_model_n_swa(get()) > 0 || llama_model_is_recurrent(get()) || llama_model_is_hybrid(get());
+}
+
+void dequantize(const std::string& from, const std::string& to) {
+  show_errors_only();
+  llama_model_quantize_params parameters = llama_model_quantize_default_params();
+  parameters.ftype = LLAMA_FTYPE_ALL_F32;
+  parameters.allow_requantize = true;
+  if (llama_model_quantize(from.c_str(), to.c_str(), &parameters) != 0)
+    kvc::fail(kvc::ErrorCode::bad_file, "llama.cpp cannot write the model with f32 weights to " + to);
 }
 
 void Session::open(const llama_context_params& parameters) {

@@ -37,6 +37,10 @@ class Model {
   std::unique_ptr<llama_model, Free> model_;
 };
 
+/// Writes the model in file `from` with f32 weights to file `to`. llama.cpp multiplies quantized weights by activations
+/// of 8 bits, which makes the smallest differences large. Throws kvc::Error (bad_file) if it cannot.
+void dequantize(const std::string& from, const std::string& to);
+
 /// One sequence of a model.
 class Session {
  public:

@@ -15,11 +15,11 @@ broken=0
 for model in "$folder"/*.gguf; do
   name=$(basename "$model" .gguf)
   code=0
-  output=$("$program" --model "$model" --text "$text" --policies full:type=f32 --own f32 --dense f32 --prompt 96 \
+  output=$("$program" --model "$model" --text "$text" --policies full:type=f32 --own f32-plain --dense f32 --prompt 96 \
     --decode 16 --offset 0 --batch 32 --threads 1 "$@" 2>&1) || code=$?
   case $code in
     0)
-      echo "$name: served, $(echo "$output" | sed -n 's/^llama.cpp f32 .* \(logit .*\)/\1/p')"
+      echo "$name: served, $(echo "$output" | sed -n 's/^llama.cpp f32-plain .* \(logit .*\)/\1/p')"
       served=$((served + 1))
       ;;
     2)
