@@ -67,8 +67,7 @@ class LlamaCache {
   /// Instead of llama_decode(). Each token belongs to one sequence; positions continue where the sequence ends, and are
   /// filled in where the batch has none. `feed` says what the tokens are to the policy. Returns what llama_decode()
   /// returned; if that is not 0, or if Error is thrown, every sequence of the batch is as it was, or is empty where
-  /// that is not possible because its policy has already acted (the sentence of the Error says so, and next_position()
-  /// is 0).
+  /// that is not possible because its policy has already acted (error() says so, and next_position() is 0).
   int decode(llama_batch batch, LlamaFeed feed = LlamaFeed::automatic);
 
   /// The position that the next token of a sequence has.
@@ -165,6 +164,7 @@ class LlamaCache {
   void check_context() const;
   void prepare(llama::Feeds feeds);
   void finish();
+  void throw_failure();
   std::string roll_back();
   void drop(Sequence& sequence, llama_seq_id id);
   const Sequence& sequence_at(llama_seq_id id) const {

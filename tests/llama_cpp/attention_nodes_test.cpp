@@ -3,6 +3,7 @@
 #include <ggml-cpu.h>
 
 #include <cmath>
+#include <map>
 #include <memory>
 #include <random>
 #include <span>
@@ -25,7 +26,7 @@ using GGML = std::unique_ptr<ggml_context, FreeGGML>;
 struct LayerKind {
   std::int64_t query_heads = 4, kv_heads = 2, head_dim = 16, value_dim = 16, cells = 256;
   float scale = 0.25f, alibi = 0, softcap = 0;
-  bool sinks = false, one_tensor = false, computed_mask = false, no_mask = false;
+  bool sinks = false, one_tensor = false, computed_mask = false, no_mask = false, own_mask = false;
 };
 
 class Graph {
@@ -55,7 +56,9 @@ class Graph {
   }
   void attend(const LayerKind& kind, ggml_tensor* keys, ggml_tensor* values) {
     ggml_tensor* q = ggml_permute(context_.get(), input(GGML_TYPE_F32, kind.head_dim, kind.query_heads, 3), 0, 2, 1, 3);
-    ggml_tensor* mask = kind.no_mask ? nullptr : input(GGML_TYPE_F16, kind.cells, 3);
+    ggml_tensor*& usual = masks_[kind.cells];
+    if (!usual || kind.own_mask) usual = input(GGML_TYPE_F16, kind.cells, 3);
+    ggml_tensor* mask = kind.no_mask ? nullptr : usual;
     if (kind.computed_mask) mask = ggml_scale(context_.get(), mask, 2);
     ggml_tensor* node = ggml_flash_attn_ext(context_.get(), q, heads_of(keys, kind.kv_heads, kind.head_dim),
                                             heads_of(values, kind.kv_heads, kind.value_dim), mask, kind.scale,
@@ -80,6 +83,7 @@ class Graph {
  private:
   GGML context_;
   ggml_tensor* positions_;
+  std::map<std::int64_t, ggml_tensor*> masks_;  ///< by their cells
 };
 
 std::string refusal_of(const Graph& graph, std::size_t window = 0) {
@@ -149,6 +153,10 @@ TEST_CASE("layers that differ are refused with both shapes") {
   scales.add({});
   scales.add({.scale = 0.5f});
   check_says(refusal_of(scales), "scale");
+  Graph masks;
+  masks.add({});
+  masks.add({.own_mask = true});
+  check_says(refusal_of(masks), "another mask");
 }
 
 TEST_CASE("a layer that attends to another layer's rows is refused") {

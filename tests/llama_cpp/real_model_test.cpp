@@ -48,7 +48,7 @@ std::vector<Fed> feed(const evaluation::Window& window, std::span<llama_programs
 TEST_CASE("on a real model an exact cache gives llama.cpp's logits, and policies the perplexities of the engine",
           "[model]") {
   const auto contestants =
-      evaluation::read_contestants("snapkv:budget=64,window=16 | kivi:bits=4; kivi:bits=4", {0.25});
+      evaluation::read_contestants("snapkv:budget=64,window=16 | kivi:bits=4; kivi:bits=2", {0.25});
   const evaluation::WindowPlan plan{.count = 1, .offset = 4096, .stride = 1, .prompt = 200, .decode = 24};
 
   engine::ThreadPool pool(2);
@@ -56,7 +56,8 @@ TEST_CASE("on a real model an exact cache gives llama.cpp's logits, and policies
   const std::string text = read_text(KVC_TEST_DATA "/../../examples/data/emma.txt");
   const std::vector<int> ids = model.tokenizer().encode(text, engine::SpecialTokens::as_text);
   const evaluation::Window window = evaluation::cut_windows(ids, plan)[0];
-  evaluation::Comparison comparison(model, contestants, {});
+  // Rows that are not quantized are f32 everywhere: the engine computes the prompt of all of them with full attention.
+  evaluation::Comparison comparison(model, contestants, {.dense = kvc::Scalar::f32});
   comparison.run(window, [](const std::string&) {});
 
   const TemporaryFile file("");
@@ -67,8 +68,8 @@ TEST_CASE("on a real model an exact cache gives llama.cpp's logits, and policies
   const llama_programs::Size size{.tokens = plan.tokens(), .batch = 64, .threads = 1};
   llama_programs::OwnSession own(same, size, GGML_TYPE_F32, false);
   llama_programs::ServedSession full(same, size, evaluation::full_cache().policy, {.dense = {kvc::Scalar::f32}});
-  llama_programs::ServedSession first(same, size, contestants[0].policy, {});
-  llama_programs::ServedSession second(same, size, contestants[1].policy, {});
+  llama_programs::ServedSession first(same, size, contestants[0].policy, {.dense = {kvc::Scalar::f32}});
+  llama_programs::ServedSession second(same, size, contestants[1].policy, {.dense = {kvc::Scalar::f32}});
   llama_programs::Session* const sessions[] = {&own, &full, &first, &second};
   const std::vector<Fed> fed = feed(window, sessions);
 

@@ -202,6 +202,7 @@ class Survey {
     require(layer.alibi == 0, {"it has ALiBi (a bias that grows with the distance)"});
     require(layer.mask && root(layer.mask)->op == GGML_OP_NONE && (root(layer.mask)->flags & GGML_TENSOR_FLAG_INPUT),
             {"its mask is missing or computed by the graph"});
+    require(root(layer.mask) == root(first.mask), {"it has another mask than the first layer"});
     require(layer.query_heads == first.query_heads && layer.kv_heads == first.kv_heads &&
                 layer.head_dim == first.head_dim && layer.value_dim == first.value_dim,
             {"it has ", layer.query_heads, " query heads over ", layer.kv_heads, " KV heads of ", layer.head_dim,

@@ -122,18 +122,21 @@ inline int LlamaCache::decode(llama_batch batch, LlamaFeed feed) {
   if (result == 0 && !failed_) guarded([](LlamaCache& cache) { cache.finish(); });
   if (result == 0 && !failed_) return 0;
   const std::string lost = roll_back();
-  if (failed_) {
-#if defined(__cpp_exceptions)
-    try {
-      std::rethrow_exception(std::exchange(failure_, {}));
-    } catch (const Error& error) {
-      error_ = error.what() + lost;
-      throw Error(error.code(), error_);
-    }
-#endif
-  }
-  if (!lost.empty()) error_ = "llama_decode() returned " + std::to_string(result) + lost;
+  if (!failed_ && !lost.empty()) error_ = "llama_decode() returned " + std::to_string(result);
+  error_ += lost;
+  if (failed_) throw_failure();
   return result;
+}
+
+/// Throws what was kept, an Error with the whole of error() as its sentence.
+inline void LlamaCache::throw_failure() {
+#if defined(__cpp_exceptions)
+  try {
+    std::rethrow_exception(std::exchange(failure_, {}));
+  } catch (const Error& failure) {
+    throw Error(failure.code(), error_);
+  }
+#endif
 }
 
 inline void LlamaCache::prepare(llama::Feeds feeds) {
@@ -180,7 +183,7 @@ inline std::string LlamaCache::roll_back() {
                       (!shared_ || sequence.tokens == 0 || llama_memory_seq_rm(memory, id, begin, -1));
     if (same && sequence.tokens != 0) continue;
     if (sequence.tokens != 0)
-      lost += "; sequence " + std::to_string(index) + " is empty now: its policy had already acted";
+      lost += "; sequence " + std::to_string(index) + " is empty now, for what it was could not be restored";
     drop(sequence, id);
   }
   return lost;
