@@ -9,6 +9,7 @@
 #include "catch_shim.hpp"
 #include "support/child_process.hpp"
 #include "kvc/error.hpp"
+#include "kvc/team_executor.hpp"
 #include "kvc/thread_pool.hpp"
 #if defined(_OPENMP)
 #include "kvc/openmp_executor.hpp"
@@ -17,6 +18,33 @@
 // The executors with threads: the engine's own and those that the library has for engines without one.
 
 namespace {
+
+/// A team of threads as an engine has one: here they are made for each section, and its end is their barrier.
+class Team {
+ public:
+  explicit Team(std::size_t threads) : threads_(threads) {}
+  void parallel_for(std::size_t count, kvc::FunctionRef<void(std::size_t)> body) {
+    if (working_) return executor_.parallel_for(count, body);  // a body that calls it again
+    working_ = true;
+    std::vector<std::thread> others;
+    for (std::size_t i = 1; i < threads_; ++i)
+      others.emplace_back([this, i] { executor_.run(i, threads_, [] { FAIL("only the first thread does the work"); }); });
+    std::exception_ptr failure;
+    try {
+      executor_.run(0, threads_, [&] { executor_.parallel_for(count, body); });
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    for (std::thread& other : others) other.join();
+    working_ = false;
+    if (failure) std::rethrow_exception(failure);
+  }
+
+ private:
+  std::size_t threads_;
+  std::atomic<bool> working_{false};
+  kvc::TeamExecutor executor_;
+};
 
 #if defined(_OPENMP)
 /// The processor's threads, whatever number a test asks for.
@@ -30,9 +58,9 @@ class OpenMPPool {
  private:
   kvc::OpenMPExecutor executor_;
 };
-#define KVC_THREAD_EXECUTORS engine::ThreadPool, kvc::ThreadPool, OpenMPPool
+#define KVC_THREAD_EXECUTORS engine::ThreadPool, kvc::ThreadPool, Team, OpenMPPool
 #else
-#define KVC_THREAD_EXECUTORS engine::ThreadPool, kvc::ThreadPool
+#define KVC_THREAD_EXECUTORS engine::ThreadPool, kvc::ThreadPool, Team
 #endif
 
 /// Three threads have 2000 sections of four indices each done, all at once. Returns how many were done wholly.
@@ -141,6 +169,35 @@ TEMPLATE_TEST_CASE("a pool of one thread works without any other", "", engine::T
   int count = 0;
   pool.parallel_for(7, [&](std::size_t) { ++count; });
   CHECK(count == 7);
+}
+
+TEST_CASE("all threads of a team work on a section, and many sections of one piece of work follow each other") {
+  kvc::TeamExecutor executor;
+  std::atomic<int> together{0}, count{0};
+  std::thread other([&] { executor.run(1, 2, [] {}); });
+  executor.run(0, 2, [&] {
+    executor.parallel_for(2, [&](std::size_t) {  // ends only if two threads run it at once
+      ++together;
+      while (together < 2) std::this_thread::yield();
+    });
+    for (int section = 0; section < 5000; ++section) executor.parallel_for(3, [&](std::size_t) { ++count; });
+  });
+  other.join();
+  CHECK(count == 15000);
+  executor.parallel_for(4, [&](std::size_t) { ++count; });  // nobody is there to help
+  CHECK(count == 15004);
+}
+
+TEST_CASE("a team goes apart when its work throws, and works again") {
+  kvc::TeamExecutor executor;
+  std::thread other([&] { executor.run(1, 2, [] {}); });
+  CHECK_THROWS_AS(executor.run(0, 2, [] { throw std::runtime_error("work"); }), std::runtime_error);
+  other.join();
+  int count = 0;
+  std::thread again([&] { executor.run(1, 2, [] {}); });
+  executor.run(0, 2, [&] { ++count; });
+  again.join();
+  CHECK(count == 1);
 }
 
 TEST_CASE("the workers help both callers of the library's pool, not only the first") {

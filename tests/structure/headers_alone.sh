@@ -11,6 +11,11 @@ shift
 export COMPILE="$* -std=c++20 -fsyntax-only -I. -Wall -Wextra -Wconversion -Wshadow -Werror -x c++ -"
 # *-inl.hpp files are parts that another header includes many times, never included by users.
 headers=$(find kvc -name '*.hpp' ! -name '*-inl.hpp' | sort)
+# shellcheck disable=SC2086 # several flags on purpose
+if ! echo '#include <llama.h>' | $COMPILE 2>/dev/null; then
+  echo "without llama.cpp's headers: kvc/llama.hpp and its parts are not compiled"
+  headers=$(echo "$headers" | grep -v '^kvc/llama[./]')
+fi
 
 if [ "$way" = together ]; then
   for time in first second; do printf '#include <%s>\n' $headers; done | grep -v openmp_executor | {

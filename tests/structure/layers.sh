@@ -2,7 +2,7 @@
 # layers.sh: fails when a header includes one of a layer that it must not know. docs/architecture.md has the reasons.
 #   layer     its files (first match wins)                          it may include
 rules='
-  adaptor     eigen.hpp fmt.hpp                                     vocabulary interface policies list named cache umbrella
+  adaptor     eigen.hpp fmt.hpp llama.hpp llama/.*.hpp              vocabulary interface policies list named cache umbrella adaptor
   analysis    analysis/.*.hpp                                       vocabulary kernels codec formats storage interface policies cache adaptor analysis
   umbrella    kvc.hpp                                               vocabulary simd interface list cache
   session     session.hpp session/.*.hpp                            vocabulary kernels codec formats storage attention interface cache session
@@ -49,7 +49,7 @@ find . -name '*.hpp' | sed 's|^\./||' | sort | xargs grep -nE '^ *# *include *[<
     if (target ~ /^<(sys\/)?[^\/]*>/) next               # the standard library, the operating system
     if (target ~ /^"kvc needs /) next                    # a sentence for compilers that cannot compile the library
     if (target !~ /^.kvc\//) {
-      # Eigen, fmt: paid for by who includes the adaptor, the analysis, or a policy that fits matrices
+      # Eigen, fmt, llama.cpp: paid for by who includes the adaptor, the analysis, or a policy that fits matrices
       if (layer_of(file) == "adaptor" || layer_of(file) == "analysis" || layer_of(file) == "fitted") next
       print file ":" part[2] ": includes " target ", which is neither <kvc/...> nor of the standard library"
       wrong = 1
