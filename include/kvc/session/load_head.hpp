@@ -98,11 +98,10 @@ class LayerLoader {
 
   void take_budgets(cache::HeadMemory& memory) {
     for (std::size_t stage = 0; stage < in_.stages.size(); ++stage) {
-      const auto budget = from_.get<std::uint64_t>();
-      if (budget == Packer::Endless) continue;
-      if (budget > std::numeric_limits<std::size_t>::max() || !in_.nodes[in_.stage_node[stage]].verbs.joint())
-        from_.damaged({"stage ", stage, " has a budget of ", budget, ", which it never gives"});
-      memory.budgets[stage] = static_cast<std::size_t>(budget);
+      const std::size_t slots = from_.limit("a budget"), own = from_.limit("a budget");
+      if (slots != Unlimited && !in_.nodes[in_.stage_node[stage]].verbs.allocates())
+        from_.damaged({"stage ", stage, " has a budget of ", slots, ", which it never gives"});
+      memory.budgets[stage] = {slots, own};
     }
   }
 

@@ -136,7 +136,10 @@ inline void put_head(Packer& packer, const cache::Inside& in, std::size_t head, 
   packer.put_size(store.seen());
   packer.put_flag(memory.fitted);
   packer.put_size(memory.index_from);
-  for (const std::size_t budget : memory.budgets) packer.put_size(budget);
+  for (const cache::Allocated& budget : memory.budgets) {
+    packer.put_size(budget.slots);
+    packer.put_size(budget.own);
+  }
   const bool own_streams = has_own_streams(in, head);
   packer.put_flag(own_streams);
   if (own_streams)

@@ -87,12 +87,12 @@ class Unpacker {
     if (size > most) damaged({what, " is ", size, "; it can be ", most, " at most"});
     return static_cast<std::size_t>(size);
   }
-  /// The same where the largest number means that there is no limit.
+  /// A number of any size; the largest of all means that there is no limit.
   std::size_t limit(const char* what) {
     const auto size = get<std::uint64_t>();
-    constexpr auto Most = static_cast<std::size_t>(std::numeric_limits<Position>::max());
-    if (size == Packer::Endless) return static_cast<std::size_t>(-1);
-    if (size > Most) damaged({what, " is ", size, "; it can be ", Most, " at most"});
+    constexpr auto Most = std::numeric_limits<std::size_t>::max();
+    if (size == Packer::Endless) return Most;
+    if (size >= Most) damaged({what, " is ", size, ", more than this machine can count"});
     return static_cast<std::size_t>(size);
   }
   std::string_view text() {
