@@ -105,7 +105,7 @@ struct Listener {
 TEST_CASE("Attention Matching keeps the most attended tokens, and fits their numbers and values, as the book says") {
   for (const bool probes : {true, false})
     for (const std::size_t parts : {1, 2}) {
-      const AttentionMatching policy{.budget = 40};
+      const AttentionMatching policy{.budget = 40, .largest = 1e9};
       KVCache cache(Shape, policy | Listener{}, Exact);
       feed(cache, probes, parts);
       cache.compress();
@@ -166,6 +166,21 @@ TEST_CASE("Attention Matching with more slots than queries, or equal keys, gives
     cache->attend(1, text().tokens(1, 0, 1).q, out.rows(0, 1));
     CHECK(std::ranges::all_of(out.values(), [](float x) { return std::isfinite(x) && std::abs(x) < 100; }));
   }
+}
+
+TEST_CASE("Attention Matching keeps values near those given where least squares would make them many times as large") {
+  const auto largest_of = [](const AttentionMatching& policy) {
+    KVCache cache(Shape, policy, Exact);
+    feed(cache, true);
+    cache.compress();
+    std::vector<float> keys(40 * 16), values(40 * 32);
+    cache.gather({0, 0}, {keys.data(), 40, 16}, {values.data(), 40, 32});
+    float most = 0;
+    for (const float x : values) most = std::max(most, std::abs(x));
+    return most;
+  };
+  CHECK(largest_of({.budget = 40, .largest = 1e9}) > 60);
+  CHECK(largest_of({.budget = 40}) < 16);
 }
 
 TEST_CASE("Attention Matching says what it cannot do") {

@@ -22,7 +22,8 @@ namespace kvc::inline KVC_ABI {
 /// theirs of a repetition; without a probe, the prompt's own as they came, theirs of "context-prefill". Differs: queries come
 /// from a model whose lower layers are still whole (theirs, "on-policy", compacts layer after layer); a head gets the plain budget
 /// (theirs measures shares of heads beforehand); numbers of tokens are rounded to half precision before values are fitted to
-/// them, as they are stored. Refit is this method over quantized keys with ridges in place of bounds. Needs Eigen.
+/// them, as they are stored; and where least squares would give values more than `largest` times as large as any there was, which no
+/// format holds for long, a ridge keeps them near those. Refit is this method over quantized keys with ridges in place of bounds. Needs Eigen.
 struct AttentionMatching {
   Budget budget = 1024;
   std::size_t rows = 1024;
@@ -30,6 +31,7 @@ struct AttentionMatching {
   double least = 0.049787068, most = 20.085537;
   std::size_t steps = 2;
   bool multiplicities = true, values = true;
+  double largest = 16;
 
   static constexpr PolicyName name{"attention_matching",
                                    "Keeps the most attended tokens, fitted to the attention of all."};
@@ -41,7 +43,9 @@ struct AttentionMatching {
         parameter("most", &AttentionMatching::most, "The most tokens that a kept one may stand for."),
         parameter("steps", &AttentionMatching::steps, "Projected gradients after the numbers were held within bounds."),
         parameter("multiplicities", &AttentionMatching::multiplicities, "Whether kept tokens stand for others."),
-        parameter("values", &AttentionMatching::values, "Whether values are fitted."));
+        parameter("values", &AttentionMatching::values, "Whether values are fitted."),
+        parameter("largest", &AttentionMatching::largest,
+                  "So many times the largest number of a head's values, and a ridge keeps them near those."));
   }
 
   struct PromptState {
@@ -79,6 +83,8 @@ struct AttentionMatching {
     require_between("AttentionMatching: rows", rows, 1);
     require_between("AttentionMatching: steps", steps, 0);
     budget.require(1, "AttentionMatching: one slot", shape);
+    if (!(largest >= 1))
+      fail(ErrorCode::invalid_argument, {"AttentionMatching: largest (", largest, ") must be at least 1"});
     if (!(least > 0) || !(least <= 1) || !(most >= 1) || !(most < 1e4))
       fail(ErrorCode::invalid_argument,
            {"AttentionMatching: least (", least, ") must lie in (0, 1] and most (", most, ") in [1, 10000)"});
@@ -151,7 +157,7 @@ struct AttentionMatching {
                               .cast<double>();
     shares = shares * tokens.asDiagonal();
     shares = Matrix(shares.rowwise().sum().cwiseInverse().asDiagonal() * shares);
-    const Matrix fitted = values ? least_squares(shares, wanted) : Matrix();
+    const Matrix fitted = values ? fit_values(shares, wanted, given_values(head, kept)) : Matrix();
     if (!tokens.allFinite() || !fitted.allFinite()) return;  // what is kept then stays as it was
     for (Eigen::Index i = 0; i < slots; ++i) {
       const std::size_t slot = kept[std::size_t(i)];
@@ -179,6 +185,24 @@ struct AttentionMatching {
     for (std::size_t step = 0; step < steps; ++step)
       numbers = within(numbers - exponentials.transpose() * (exponentials * numbers - sums) / length);
     return numbers;
+  }
+
+  static Matrix given_values(const HeadView& head, const std::vector<std::size_t>& kept) {
+    const ConstRows all = head.values();
+    Matrix given(Eigen::Index(kept.size()), Eigen::Index(all.dim));
+    for (std::size_t i = 0; i < kept.size(); ++i)
+      for (std::size_t c = 0; c < all.dim; ++c) given(Eigen::Index(i), Eigen::Index(c)) = double(all[kept[i]][c]);
+    return given;
+  }
+  /// Values for which `shares` times them come near `wanted`: least squares, and where tokens are so alike that these are many times
+  /// as large as those given, least squares with a ridge towards those.
+  Matrix fit_values(const Matrix& shares, const Matrix& wanted, const Matrix& given) const {
+    constexpr double Ridge = 0.03;
+    const Matrix fitted = least_squares(shares, wanted);
+    if (fitted.allFinite() && fitted.cwiseAbs().maxCoeff() <= largest * given.cwiseAbs().maxCoeff()) return fitted;
+    Matrix gram = shares.transpose() * shares;
+    gram.diagonal().array() += Ridge * gram.diagonal().mean() + 1e-12;
+    return given + gram.llt().solve(shares.transpose() * (wanted - shares * given));
   }
 
   /// The solution with the least squares of errors; where there are several, the shortest.
