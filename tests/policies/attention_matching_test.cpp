@@ -104,7 +104,7 @@ struct Listener {
 
 TEST_CASE("Attention Matching keeps the most attended tokens, and fits their numbers and values, as the book says") {
   for (const bool probes : {true, false})
-    for (const std::size_t parts : {1, 2}) {
+    for (const std::size_t parts : {std::size_t{1}, std::size_t{2}}) {
       const AttentionMatching policy{.budget = 40, .largest = 1e9};
       KVCache cache(Shape, policy | Listener{}, Exact);
       feed(cache, probes, parts);
