@@ -127,6 +127,30 @@ inline bool truncate_layer(Inside& in, std::size_t layer, Position from, Workspa
   return exact;
 }
 
+/// How many slots of a head stand before a position.
+inline std::size_t slots_before(const PositionList& positions, Position from) {
+  std::size_t begin = 0, end = positions.size();
+  while (begin < end) {
+    const std::size_t middle = (begin + end) / 2;
+    if (positions[middle] < from)
+      begin = middle + 1;
+    else
+      end = middle;
+  }
+  return begin;
+}
+
+/// What truncate_layer() would leave.
+inline Truncation truncation_of(const Inside& in, std::size_t layer, Position from) {
+  const LayerState& state = in.layers[layer];
+  if (from >= state.next_position || from >= state.changed_at) return Truncation::exact;
+  if (!in.demands.shrinks) return Truncation::rounded;
+  if (state.seen != static_cast<std::size_t>(state.next_position)) return Truncation::lost;  // positions have gaps
+  for (const HeadStore& store : in.heads_of(layer))
+    if (slots_before(store.slots().positions(), from) != static_cast<std::size_t>(from)) return Truncation::lost;
+  return Truncation::rounded;
+}
+
 /// The queries that wait for something end with the tokens that are left.
 inline void truncate_queries(Inside& in, LayerState& state, Position from) noexcept {
   state.window.clear();
@@ -331,6 +355,17 @@ KVC_FORWARD bool CacheCore::truncate(Position from) {
     transaction.commit();
     return exact;
   });
+}
+
+KVC_FORWARD Truncation CacheCore::can_truncate(Position from) const {
+  if (from < 0) fail(ErrorCode::invalid_argument, {"can_truncate: position ", from, " is negative"});
+  Truncation worst = Truncation::exact;
+  for (std::size_t layer = 0; layer < inside_->shape.layers; ++layer)
+    worst = std::max(worst, cache::truncation_of(*inside_, layer, from));
+  return worst;
+}
+KVC_FORWARD Position CacheCore::next_position() const {
+  return inside_->layers[0].next_position;
 }
 
 KVC_FORWARD void CacheCore::clear() {

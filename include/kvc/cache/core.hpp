@@ -11,6 +11,7 @@
 #include "kvc/compiled.hpp"
 #include "kvc/policy/pipeline.hpp"
 #include "kvc/stats.hpp"
+#include "kvc/words.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -19,6 +20,16 @@ class RowStore;
 struct SessionOptions;
 namespace cache {
 struct Inside;
+}
+
+/// What truncate() leaves (see CacheCore::can_truncate).
+enum class Truncation : std::uint8_t {
+  exact,    ///< the cache that there was before the tokens came
+  rounded,  ///< every token before them, but rows were sealed, or policies saw what came, since
+  lost,     ///< fewer than these: a policy has evicted some of them, or merged them into others
+};
+constexpr auto words_of(Truncation) {
+  return words(word("exact", Truncation::exact), word("rounded", Truncation::rounded), word("lost", Truncation::lost));
 }
 
 /// The cache of one sequence: storage, attention and the execution of policies. It is not a template; KVCache<Policy> is its
@@ -70,6 +81,11 @@ class CacheCore {
   /// Forgets every token from position `from` on. Returns whether the cache is exactly what it was before they came: not if
   /// a policy acted on them or because of them, or rows were sealed since.
   [[nodiscard]] bool truncate(Position from);
+  /// What truncate(from) would leave, without doing it: `exact` is where it returns true. Where a policy evicts and positions have
+  /// gaps, nobody knows which tokens there were; what is not exact is `lost` then. Throws Error if `from` is negative.
+  [[nodiscard]] Truncation can_truncate(Position from) const;
+  /// The position of the next token: one behind the last that layer 0, which is fed first, has seen.
+  [[nodiscard]] Position next_position() const;
   /// Forgets everything; memory stays with the cache.
   void clear();
   /// Obtains the memory that a sequence of `tokens` tokens needs, so that decode steps up to there allocate nothing, except
