@@ -24,11 +24,11 @@ inline void check_plan(const Inside& in, std::size_t stage, std::size_t head, co
     fail(ErrorCode::invalid_argument, {in.stages[stage]->type().text, ": the plan for slot ", slot, " ", joined(what)});
   };
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
-    const std::size_t layer = in.layer_of(head);
+    // The other heads of the layer may be carrying out their plans at this moment, so only this one is asked.
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), layer_limit(in, layer, Role::key)))
+    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), head_limit(store, Role::key)))
       refuse(rewrite.slot, {"has a key that is not finite, or larger than its format holds"});
-    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), layer_limit(in, layer, Role::value)))
+    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), head_limit(store, Role::value)))
       refuse(rewrite.slot, {"has a value that is not finite, or larger than its format holds"});
   }
   for (const auto& [slot, tokens] : plan.multiplicities())
