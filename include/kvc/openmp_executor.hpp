@@ -3,9 +3,9 @@
 #error "kvc/openmp_executor.hpp: compile with -fopenmp"
 #endif
 #include <cstddef>
-#include <exception>
 
 #include "kvc/executor.hpp"
+#include "kvc/task_list.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -14,21 +14,10 @@ namespace kvc::inline KVC_ABI {
 class OpenMPExecutor final : public Executor {
  public:
   void parallel_for(std::size_t count, FunctionRef<void(std::size_t)> body) override {
-    std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic, 1) shared(failure)
-    for (std::size_t i = 0; i < count; ++i) {
-#if defined(__cpp_exceptions)
-      try {
-        body(i);
-      } catch (...) {
-#pragma omp critical(kvc_openmp_executor)
-        if (!failure) failure = std::current_exception();
-      }
-#else
-      body(i);
-#endif
-    }
-    if (failure) std::rethrow_exception(failure);
+    TaskList tasks(body, count);
+#pragma omp parallel
+    tasks.take();
+    tasks.finish();
   }
 };
 

@@ -1,11 +1,10 @@
 #pragma once
 #include <atomic>
 #include <cstddef>
-#include <exception>
-#include <mutex>
 #include <thread>
 
 #include "kvc/executor.hpp"
+#include "kvc/task_list.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -36,28 +35,18 @@ class TeamExecutor final : public Executor {
       for (std::size_t i = 0; i < count; ++i) body(i);
       return;
     }
-    Section section(body, count);
-    section_.store(
-        &section);  // sequentially consistent: a helper that then says it is inside sees it, or is waited for
+    TaskList tasks(body, count);
+    // Sequentially consistent: a helper that then says that it is inside sees the tasks, or is waited for.
+    tasks_.store(&tasks);
     version_.store(version_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    take_tasks(section);
-    section_.store(nullptr);
+    tasks.take();
+    tasks_.store(nullptr);
     wait_until([&] { return inside_.load() == 0; });
     busy_.store(false, std::memory_order_release);
-    if (section.failure) std::rethrow_exception(section.failure);
+    tasks.finish();
   }
 
  private:
-  /// One call of parallel_for; it lies on the caller's stack.
-  struct Section {
-    Section(FunctionRef<void(std::size_t)> function, std::size_t tasks) : body(function), count(tasks) {}
-    FunctionRef<void(std::size_t)> body;
-    std::size_t count;
-    std::atomic<std::size_t> next{0};  ///< the first task that nobody has taken
-    std::mutex mutex;                  ///< guards the next line
-    std::exception_ptr failure;        ///< the first exception of a body
-  };
-
   /// Lets the team go when the first thread's work ends, be it by an exception.
   struct Dismissal {
     Dismissal(TeamExecutor& executor, std::size_t others) : team(executor), helpers(others) {
@@ -83,28 +72,10 @@ class TeamExecutor final : public Executor {
       });
       known = version_.load(std::memory_order_relaxed);
       inside_.fetch_add(1);
-      if (Section* section = section_.load()) take_tasks(*section);
+      if (TaskList* tasks = tasks_.load()) tasks->take();
       inside_.fetch_sub(1);
     }
     gone_.fetch_add(1, std::memory_order_release);
-  }
-
-  static void take_tasks(Section& section) {
-    for (;;) {
-      if (section.next.load(std::memory_order_relaxed) >= section.count) return;
-      const std::size_t task = section.next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= section.count) return;
-#if defined(__cpp_exceptions)
-      try {
-        section.body(task);
-      } catch (...) {
-        const std::scoped_lock lock(section.mutex);
-        if (!section.failure) section.failure = std::current_exception();
-      }
-#else
-      section.body(task);
-#endif
-    }
   }
 
   template <class Happened>
@@ -120,11 +91,11 @@ class TeamExecutor final : public Executor {
     }
   }
 
-  std::atomic<Section*> section_{nullptr};  ///< what can be helped with
-  std::atomic<std::size_t> version_{0};     ///< grows with every section
-  std::atomic<std::size_t> inside_{0};      ///< helpers that may look at the section
-  std::atomic<std::size_t> gone_{0};        ///< helpers that have left run()
-  std::atomic<bool> finished_{false};       ///< the first thread's work has ended
+  std::atomic<TaskList*> tasks_{nullptr};  ///< what can be helped with
+  std::atomic<std::size_t> version_{0};    ///< grows with every list of tasks
+  std::atomic<std::size_t> inside_{0};     ///< helpers that may look at the tasks
+  std::atomic<std::size_t> gone_{0};       ///< helpers that have left run()
+  std::atomic<bool> finished_{false};      ///< the first thread's work has ended
   std::atomic<bool> has_team_{false};
   std::atomic<bool> busy_{false};  ///< a parallel_for is shared
 };

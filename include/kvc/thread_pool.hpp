@@ -13,6 +13,7 @@
 
 #include "kvc/error.hpp"
 #include "kvc/executor.hpp"
+#include "kvc/task_list.hpp"
 
 namespace kvc::inline KVC_ABI {
 
@@ -52,25 +53,19 @@ class ThreadPool final : public Executor {
 
   void parallel_for(std::size_t count, FunctionRef<void(std::size_t)> body) override {
     Section section(body, count);
-    if (workers_.empty() || count <= 1) {
-      take_tasks(section);
-    } else {
-      open(section);
-      take_tasks(section);
-      close(section);
-    }
-    if (section.failure) std::rethrow_exception(section.failure);
+    const bool shared = !workers_.empty() && count > 1;
+    if (shared) open(section, count - 1);
+    section.tasks.take();
+    if (shared) close(section);
+    section.tasks.finish();
   }
 
  private:
   /// One call of parallel_for; it lies on the caller's stack. While it is listed, workers may join it.
   struct Section {
-    Section(FunctionRef<void(std::size_t)> function, std::size_t tasks) : body(function), count(tasks) {}
-    FunctionRef<void(std::size_t)> body;
-    std::size_t count;
-    std::atomic<std::size_t> next{0};     ///< the first task that nobody has taken
+    Section(FunctionRef<void(std::size_t)> body, std::size_t count) : tasks(body, count) {}
+    TaskList tasks;
     std::atomic<std::size_t> helpers{0};  ///< workers inside; changes under the lock only
-    std::exception_ptr failure;           ///< the first exception of a body; changes under the lock only
     Section* older = nullptr;             ///< the section that was listed before this one
   };
 
@@ -88,14 +83,14 @@ class ThreadPool final : public Executor {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  /// Lists a section and wakes as many workers as it can use.
-  void open(Section& section) {
+  /// Lists a section and wakes as many workers as it can use, or all.
+  void open(Section& section, std::size_t most) {
     {
       const std::scoped_lock lock(mutex_);
       section.older = std::exchange(newest_, &section);
       ++version_;
     }
-    const std::size_t helpers = std::min(section.count - 1, workers_.size());
+    const std::size_t helpers = std::min(most, workers_.size());
     if (helpers == workers_.size())
       wake_.notify_all();
     else
@@ -124,27 +119,11 @@ class ThreadPool final : public Executor {
 #endif
     }
   }
-  void take_tasks(Section& section) {
-    for (;;) {
-      const std::size_t task = section.next.fetch_add(1, std::memory_order_relaxed);
-      if (task >= section.count) return;
-#if defined(__cpp_exceptions)
-      try {
-        section.body(task);
-      } catch (...) {
-        const std::scoped_lock lock(mutex_);
-        if (!section.failure) section.failure = std::current_exception();
-      }
-#else
-      section.body(task);
-#endif
-    }
-  }
 
   /// The newest section with a task that nobody has taken; null: none. Called under the lock.
   Section* open_section() const {
     Section* section = newest_;
-    while (section && section->next.load(std::memory_order_relaxed) >= section->count) section = section->older;
+    while (section && !section->tasks.is_open()) section = section->older;
     return section;
   }
   void work() {
@@ -161,7 +140,7 @@ class ThreadPool final : public Executor {
       if (stopping_) return;
       ++section->helpers;
       lock.unlock();
-      take_tasks(*section);
+      section->tasks.take();
       lock.lock();
       if (--section->helpers == 0) done_.notify_all();
     }
