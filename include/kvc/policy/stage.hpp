@@ -9,11 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "kvc/policy/any_state.hpp"
 #include "kvc/policy/budget.hpp"
-#include "kvc/policy/fields.hpp"
 #include "kvc/policy/fingerprint.hpp"
 #include "kvc/policy/parameters.hpp"
 #include "kvc/policy/scoring.hpp"
+#include "kvc/policy/type_name.hpp"
 #include "kvc/policy/verbs.hpp"
 #include "kvc/workspace.hpp"
 
@@ -21,100 +22,6 @@ namespace kvc::inline KVC_ABI {
 
 /// No limit: what a head may hold under a policy without a Budget.
 inline constexpr std::size_t Unlimited = std::numeric_limits<std::size_t>::max();
-
-/// One head's State and PromptState of one stage, type erased.
-class AnyState {
- public:
-  virtual ~AnyState() = default;
-  virtual std::unique_ptr<AnyState> clone() const = 0;
-  /// Becomes a copy of `other`, which belongs to the same stage; a state that stays about as large asks for no memory.
-  virtual void copy_from(const AnyState& other) = 0;
-  /// Bytes that the state holds: State::bytes() if it has that member, else its size; likewise of the PromptState.
-  virtual std::size_t bytes() const = 0;
-  /// Whether there is anything to hold.
-  virtual bool empty() const = 0;
-  /// Makes an empty PromptState unless there is one, or drops it.
-  virtual void open_prompt() = 0;
-  virtual void close_prompt() = 0;
-  virtual bool has_prompt() const = 0;
-  /// Saves or loads the State, without a PromptState. Returns false, and does nothing, where the State does not declare its
-  /// fields.
-  virtual bool exchange(Fields& fields) = 0;
-};
-
-namespace detail {
-template <class T>
-std::size_t bytes_held(const T& value) {
-  if constexpr (requires { value.bytes(); })
-    return value.bytes();
-  else
-    return std::is_same_v<T, Nothing> ? 0 : sizeof(T);
-}
-}  // namespace detail
-
-/// What AnyState erases.
-template <class P>
-struct StateBox final : AnyState {
-  static constexpr bool HasState = !std::is_same_v<State<P>, Nothing>,
-                        HasPrompt = !std::is_same_v<PromptState<P>, Nothing>;
-
-  State<P> value{};
-  std::unique_ptr<PromptState<P>> prompt = nullptr;
-
-  std::unique_ptr<AnyState> clone() const override {
-    auto copy = std::make_unique<StateBox>();
-    copy->copy_from(*this);
-    return copy;
-  }
-  void copy_from(const AnyState& other) override {
-    const auto& box = static_cast<const StateBox&>(other);
-    value = box.value;
-    if (!box.prompt)
-      prompt.reset();
-    else if (prompt)
-      *prompt = *box.prompt;
-    else
-      prompt = std::make_unique<PromptState<P>>(*box.prompt);
-  }
-  std::size_t bytes() const override { return detail::bytes_held(value) + (prompt ? detail::bytes_held(*prompt) : 0); }
-  bool empty() const override { return !HasState && !prompt; }
-  void open_prompt() override {
-    if constexpr (HasPrompt)
-      if (!prompt) prompt = std::make_unique<PromptState<P>>();
-  }
-  void close_prompt() override { prompt.reset(); }
-  bool has_prompt() const override { return prompt != nullptr; }
-  bool exchange(Fields& fields) override {
-    static_cast<void>(fields);
-    if constexpr (HasFields<State<P>>) detail::exchange(fields, value);
-    return !HasState || HasFields<State<P>>;
-  }
-};
-
-/// The name of a type, without RTTI.
-template <class T>
-constexpr std::string_view type_name() {
-  const std::string_view function = __PRETTY_FUNCTION__;  // "… [with T = Name; …]" or "… [T = Name]"
-  const std::size_t begin = function.find("T = "), end = std::min(function.find(';'), function.rfind(']'));
-  if (begin == function.npos || end == function.npos) return function;
-  return function.substr(begin + 4, end - begin - 4);
-}
-
-/// What tells the types of policies apart: their names, also across shared libraries. In anonymous namespaces several files may
-/// have types of one name, so there the file counts too.
-struct TypeName {
-  std::string_view text;
-  const void* file = nullptr;  ///< an address that no other file has; null for types that the whole program shares
-
-  friend bool operator==(const TypeName&, const TypeName&) = default;
-};
-template <class P>
-inline constexpr char AddressOf = 0;
-template <class P>
-TypeName type_of() {
-  const std::string_view text = type_name<P>();
-  return {text, text.find("anonymous") == text.npos ? nullptr : &AddressOf<P>};
-}
 
 /// A policy with its type erased, once: the core runs a list of these, so that pipelines do not multiply code.
 class Stage {
