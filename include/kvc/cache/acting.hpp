@@ -24,11 +24,11 @@ inline void check_plan(const Inside& in, std::size_t stage, std::size_t head, co
     fail(ErrorCode::invalid_argument, {in.stages[stage]->type().text, ": the plan for slot ", slot, " ", joined(what)});
   };
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
-    // The other heads of the layer may be carrying out their plans at this moment, so only this one is asked.
+    const LayerState& layer = in.layers[in.layer_of(head)];
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), head_limit(store, Role::key)))
+    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), layer.key_limit))
       refuse(rewrite.slot, {"has a key that is not finite, or larger than its format holds"});
-    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), head_limit(store, Role::value)))
+    if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), layer.value_limit))
       refuse(rewrite.slot, {"has a value that is not finite, or larger than its format holds"});
   }
   for (const auto& [slot, tokens] : plan.multiplicities())
@@ -254,6 +254,7 @@ inline bool waits(const Inside& in, Event event) {
 /// All stages of a layer, after a pass over it. Everything that changes is saved in `transaction` before.
 inline Finished act(Inside& in, std::size_t layer, const Occasion& occasion, Transaction& transaction) {
   if (occasion.event == Event::probe) return {};
+  note_limits(in, layer);
   const std::size_t first = in.first_head(layer), heads = in.shape.kv_heads, stages = in.stages.size();
   if (!waits(in, occasion.event)) {
     transaction.before_act_on_layer(layer);

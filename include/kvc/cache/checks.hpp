@@ -71,15 +71,19 @@ inline void check_values(const Argument& argument, const ConstRows& rows, float 
     if (!kernels::active().all_within(rows[row].data(), rows.dim, limit)) refuse_row(argument, rows, row, limit);
 }
 
-/// The largest magnitude of the keys, or values, of a head, or of a layer: what their formats hold, and no more than sums stay finite with. Weights
+/// The largest magnitude of a layer's keys, or values: what their formats hold, and no more than sums stay finite with. Weights
 /// of at most 2^31 tokens add up 2^31 times a value; keys leave queries of up to 2^28 / head_dim their room (query_limit).
-inline float head_limit(const HeadStore& store, Role role) {
-  return role == Role::key ? std::min(0x1p100f, store.key_limit()) : std::min(0x1p96f, store.value_limit());
-}
 inline float layer_limit(const Inside& in, std::size_t layer, Role role) {
-  float limit = std::numeric_limits<float>::max();
-  for (const HeadStore& store : in.heads_of(layer)) limit = std::min(limit, head_limit(store, role));
+  float limit = role == Role::key ? 0x1p100f : 0x1p96f;
+  for (const HeadStore& store : in.heads_of(layer))
+    limit = std::min(limit, role == Role::key ? store.key_limit() : store.value_limit());
   return limit;
+}
+/// Notes the limits of a layer for the plans of this call: its heads judge and carry out plans on several threads, so none of them
+/// may look at the others then.
+inline void note_limits(Inside& in, std::size_t layer) noexcept {
+  in.layers[layer].key_limit = layer_limit(in, layer, Role::key);
+  in.layers[layer].value_limit = layer_limit(in, layer, Role::value);
 }
 /// The largest magnitude of a query whose product with every key of the layer is finite.
 inline float query_limit(const Inside& in, std::size_t layer) {

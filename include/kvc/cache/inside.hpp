@@ -61,6 +61,9 @@ struct LayerState {
   Position merged_until = 0;  ///< tokens before it were offered for merging with the layer below
   Position drafted_from = 0;  ///< next_position before the first drafted token
 
+  /// The largest magnitudes that a plan may write into a key, or a value, of the layer: layer_limit() as the call in progress began.
+  float key_limit = 0, value_limit = 0;
+
   std::vector<float> window;  ///< the last queries of the open prompt [window_tokens, query_heads * head_dim]
   std::size_t window_tokens = 0;
   References references;
@@ -157,6 +160,7 @@ struct Inside {
   std::size_t first_head(std::size_t layer) const { return layer * shape.kv_heads; }
   std::size_t layer_of(std::size_t head) const { return head / shape.kv_heads; }
   HeadWork& work_of(std::size_t head) { return work[head % work.size()]; }
+  const HeadWork& work_of(std::size_t head) const { return work[head % work.size()]; }
   attention::HeadAttention& attention_of(std::size_t head) { return attention[head % shape.kv_heads]; }
   HeadId id_of(std::size_t head) const {
     return {static_cast<std::uint32_t>(head / shape.kv_heads), static_cast<std::uint32_t>(head % shape.kv_heads)};

@@ -35,7 +35,8 @@ inline bool merge_due(const Inside& in, std::size_t layer, Event event) {
 inline void check_pair_plan(const Inside& in, std::size_t stage, std::size_t here, const PairPlan& plan) {
   const auto check = [&](Role role, std::span<const PairPlan::Shared> rows) {
     const std::size_t dim = role == Role::key ? in.shape.head_dim : in.shape.values_dim();
-    const float limit = layer_limit(in, in.layer_of(here), role);
+    const LayerState& layer = in.layers[in.layer_of(here)];
+    const float limit = role == Role::key ? layer.key_limit : layer.value_limit;
     std::size_t next = plan.first();
     for (const PairPlan::Shared& row : rows) {
       const auto refuse = [&](std::string_view what) {

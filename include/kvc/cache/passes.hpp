@@ -16,6 +16,7 @@ namespace kvc::inline KVC_ABI::cache {
 inline void begin_pass(Inside& in, Pass& pass) {
   LayerState& state = in.layers[pass.layer];
   const std::size_t count = pass.count();
+  note_limits(in, pass.layer);
   std::size_t slots = 0;
   for (const HeadStore& store : in.heads_of(pass.layer))
     if (store.slots().positions().identity()) slots = std::max(slots, store.size() + count + 1);
@@ -183,7 +184,7 @@ enum class Remaining : std::uint8_t {
 
 /// What is left to do for one head.
 inline Remaining remaining_of(const Inside& in, std::size_t head) {
-  const HeadWork& work = in.work[head % in.work.size()];
+  const HeadWork& work = in.work_of(head);
   const HeadStore& store = in.heads[head];
   if (!work.planned)
     return !work.seals ? Remaining::nothing : work.seal->step ? Remaining::in_place : Remaining::everything;
