@@ -40,6 +40,19 @@ class TinyModelWriter {
                           values);
   }
 
+  /// The matrices of separate queries, keys and values; `kv_width`: of all KV heads.
+  void add_attention(const std::string& layer, std::uint64_t kv_width) {
+    add(layer + "attn_q", 32, 32);
+    add(layer + "attn_k", 32, kv_width);
+    add(layer + "attn_v", 32, kv_width);
+    add(layer + "attn_output", 32, 32);
+  }
+  void add_feed_forward(const std::string& layer, bool gated = true) {
+    if (gated) add(layer + "ffn_gate", 32, 64);
+    add(layer + "ffn_up", 32, 64);
+    add(layer + "ffn_down", 64, 32);
+  }
+
   GGUFWriter writer;
 
  private:
@@ -60,13 +73,8 @@ inline std::string model_with_windows(std::uint32_t window) {
   for (const std::string layer : {"blk.0.", "blk.1.", "blk.2."}) {
     for (const char* norm : {"attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"})
       model.add(layer + norm, 32, 1);
-    model.add(layer + "attn_q", 32, 32);
-    model.add(layer + "attn_k", 32, 16);
-    model.add(layer + "attn_v", 32, 16);
-    model.add(layer + "attn_output", 32, 32);
-    model.add(layer + "ffn_gate", 32, 64);
-    model.add(layer + "ffn_up", 32, 64);
-    model.add(layer + "ffn_down", 64, 32);
+    model.add_attention(layer, 16);
+    model.add_feed_forward(layer);
   }
   return model.writer.bytes();
 }
@@ -80,8 +88,7 @@ inline std::string model_with_alibi() {
     model.add(layer + "ffn_norm", 32, 1);
     model.add(layer + "attn_qkv", 32, 96);
     model.add(layer + "attn_output", 32, 32);
-    model.add(layer + "ffn_up", 32, 64);
-    model.add(layer + "ffn_down", 64, 32);
+    model.add_feed_forward(layer, false);
   }
   return model.writer.bytes();
 }
@@ -92,16 +99,10 @@ inline std::string model_with_uneven_layers() {
   model.writer.add_i32s(model.name() + "attention.head_count_kv", {2, 1});
   for (const int layer : {0, 1}) {
     const std::string name = "blk." + std::to_string(layer) + ".";
-    const std::uint64_t width = layer == 0 ? 16 : 8;
     model.add(name + "attn_norm", 32, 1);
     model.add(name + "ffn_norm", 32, 1);
-    model.add(name + "attn_q", 32, 32);
-    model.add(name + "attn_k", 32, width);
-    model.add(name + "attn_v", 32, width);
-    model.add(name + "attn_output", 32, 32);
-    model.add(name + "ffn_gate", 32, 64);
-    model.add(name + "ffn_up", 32, 64);
-    model.add(name + "ffn_down", 64, 32);
+    model.add_attention(name, layer == 0 ? 16 : 8);
+    model.add_feed_forward(name);
   }
   return model.writer.bytes();
 }

@@ -11,9 +11,11 @@
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/named/any_policy.hpp"
 #include "support/fake_head.hpp"
+#include "support/multiplicity_listener.hpp"
 #include "support/random_tokens.hpp"
 
 using namespace kvc;
+using support::MultiplicityListener;
 
 namespace {
 
@@ -89,24 +91,13 @@ Expected expected(std::size_t layer, std::size_t head, const AttentionMatching& 
   return result;
 }
 
-/// Remembers the multiplicities that a head has after the policy before it has acted.
-struct Listener {
-  struct State {
-    std::vector<float> tokens;
-  };
-  When when = When::prompt_end;
-  void evict(Head<Listener>& head, Plan&) const {
-    head.state->tokens.assign(head.multiplicity.begin(), head.multiplicity.end());
-  }
-};
-
 }  // namespace
 
 TEST_CASE("Attention Matching keeps the most attended tokens, and fits their numbers and values, as the book says") {
   for (const bool probes : {true, false})
     for (const std::size_t parts : {std::size_t{1}, std::size_t{2}}) {
       const AttentionMatching policy{.budget = 40, .largest = 1e9};
-      KVCache cache(Shape, policy | Listener{}, Exact);
+      KVCache cache(Shape, policy | MultiplicityListener{}, Exact);
       feed(cache, probes, parts);
       cache.compress();
       for (std::size_t layer = 0; layer < Shape.layers; ++layer)
@@ -119,7 +110,7 @@ TEST_CASE("Attention Matching keeps the most attended tokens, and fits their num
           cache.gather(id, {keys.data(), 40, 16}, {values.data(), 40, 32});
           double squares = 0, missed = 0;
           for (Eigen::Index slot = 0; slot < 40; ++slot) {
-            const double tokens = double(cache.state<Listener>(id).tokens.at(std::size_t(slot)));
+            const double tokens = double(cache.state<MultiplicityListener>(id).tokens.at(std::size_t(slot)));
             CHECK(std::abs(tokens - wanted.tokens[slot]) < 2e-3 * wanted.tokens[slot]);
             for (Eigen::Index c = 0; c < 32; ++c) {
               squares += std::pow(wanted.values(slot, c), 2);
@@ -132,14 +123,14 @@ TEST_CASE("Attention Matching keeps the most attended tokens, and fits their num
 }
 
 TEST_CASE("Attention Matching without values, or without multiplicities, leaves them alone") {
-  KVCache numbers(Shape, AttentionMatching{.budget = 40, .values = false} | Listener{}, Exact),
-      values(Shape, AttentionMatching{.budget = 40, .multiplicities = false} | Listener{}, Exact);
+  KVCache numbers(Shape, AttentionMatching{.budget = 40, .values = false} | MultiplicityListener{}, Exact),
+      values(Shape, AttentionMatching{.budget = 40, .multiplicities = false} | MultiplicityListener{}, Exact);
   for (CacheCore* cache : {static_cast<CacheCore*>(&numbers), static_cast<CacheCore*>(&values)}) {
     feed(*cache, true);
     cache->compress();
   }
-  CHECK(values.state<Listener>({0, 0}).tokens.empty());
-  CHECK(numbers.state<Listener>({0, 0}).tokens.size() == 40);
+  CHECK(values.state<MultiplicityListener>({0, 0}).tokens.empty());
+  CHECK(numbers.state<MultiplicityListener>({0, 0}).tokens.size() == 40);
   std::vector<float> keys(40 * 16), kept(40 * 32), fitted(40 * 32);
   numbers.gather({0, 0}, {keys.data(), 40, 16}, {kept.data(), 40, 32});
   values.gather({0, 0}, {keys.data(), 40, 16}, {fitted.data(), 40, 32});

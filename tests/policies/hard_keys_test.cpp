@@ -73,3 +73,7 @@ TEST_CASE(
     }
   }
 }
+
+TEST_CASE("Groups along a token cannot carry such keys: their scale is of the constant") {
+  CHECK(error_of("full:bits=4", Constant::long_vector) > 10 * error_of("full:bits=4", Constant::none));
+}

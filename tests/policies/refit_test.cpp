@@ -10,9 +10,11 @@
 #include "kvc/codec/make.hpp"
 #include "kvc/kvc.hpp"
 #include "kvc/policies/compact.hpp"
+#include "support/multiplicity_listener.hpp"
 #include "support/random_tokens.hpp"
 
 using namespace kvc;
+using support::MultiplicityListener;
 
 namespace {
 
@@ -114,22 +116,11 @@ double missed(const Rows64& rows, const Held& head, const std::vector<double>& t
   return (rows.weights.asDiagonal() * (rows.outputs - shares * head.values)).squaredNorm();
 }
 
-/// Remembers the multiplicities that a head has after a policy before it has acted.
-struct Listener {
-  struct State {
-    std::vector<float> tokens;
-  };
-  When when = When::prompt_end;
-  void evict(Head<Listener>& head, Plan&) const {
-    head.state->tokens.assign(head.multiplicity.begin(), head.multiplicity.end());
-  }
-};
-
 }  // namespace
 
 TEST_CASE("Refit finds the multiplicities and values of ridge least squares over the kept tokens") {
   const double ridge = 0.03;
-  CacheCore cache(Shape, stages_of(Refit{.policy = Knorm{}, .budget = 40, .bits = 16} | Listener{}), Exact);
+  CacheCore cache(Shape, stages_of(Refit{.policy = Knorm{}, .budget = 40, .bits = 16} | MultiplicityListener{}), Exact);
   CacheCore plain(Shape, stages_of(Full{}), Exact);
   feed(cache);
   feed(plain);
@@ -137,7 +128,7 @@ TEST_CASE("Refit finds the multiplicities and values of ridge least squares over
   for (const HeadId id : {HeadId{0, 0}, HeadId{1, 1}}) {
     const Rows64 rows = rows_of(id, true);
     const Held kept = held(cache, id), all = held(plain, id);
-    const std::vector<float>& tokens = cache.state<Listener>(id).tokens;
+    const std::vector<float>& tokens = cache.state<MultiplicityListener>(id).tokens;
     REQUIRE(tokens.size() == kept.positions.size());
     Matrix values(kept.values.rows(), kept.values.cols());
     for (std::size_t i = 0; i < kept.positions.size(); ++i)
@@ -172,8 +163,10 @@ TEST_CASE("Refit finds the multiplicities and values of ridge least squares over
 
 TEST_CASE("Refit's codes miss the outputs less than values rounded one by one") {
   for (const unsigned bits : {3u, 4u}) {
-    CacheCore fitted(Shape, stages_of(Refit{.policy = Knorm{}, .budget = 65, .bits = bits} | Listener{}), Exact);
-    CacheCore exact(Shape, stages_of(Refit{.policy = Knorm{}, .budget = 65, .bits = 16} | Listener{}), Exact);
+    CacheCore fitted(Shape, stages_of(Refit{.policy = Knorm{}, .budget = 65, .bits = bits} | MultiplicityListener{}),
+                     Exact);
+    CacheCore exact(Shape, stages_of(Refit{.policy = Knorm{}, .budget = 65, .bits = 16} | MultiplicityListener{}),
+                    Exact);
     for (CacheCore* cache : {&fitted, &exact}) {
       feed(*cache);
       cache->compress();
@@ -184,7 +177,7 @@ TEST_CASE("Refit's codes miss the outputs less than values rounded one by one") 
         const HeadId id{layer, head};
         const Rows64 rows = rows_of(id, true);
         const auto tokens_of = [&](const CacheCore& cache) {
-          const auto& tokens = cache.state<Listener>(id).tokens;
+          const auto& tokens = cache.state<MultiplicityListener>(id).tokens;
           return std::vector<double>(tokens.begin(), tokens.end());
         };
         with_codes += missed(rows, held(fitted, id), tokens_of(fitted));

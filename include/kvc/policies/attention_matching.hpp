@@ -23,7 +23,8 @@ namespace kvc::inline KVC_ABI {
 /// from a model whose lower layers are still whole (theirs, "on-policy", compacts layer after layer); a head gets the plain budget
 /// (theirs measures shares of heads beforehand); numbers of tokens are rounded to half precision before values are fitted to
 /// them, as they are stored; and where least squares would give values more than `largest` times as large as any there was, which no
-/// format holds for long, a ridge keeps them near those. Refit is this method over quantized keys with ridges in place of bounds. Needs Eigen.
+/// format holds for long, a ridge keeps them near those. Refit is this method over quantized keys, with ridges in all
+/// its fits and narrower bounds. Needs Eigen.
 struct AttentionMatching {
   Budget budget = 1024;
   std::size_t rows = 1024;
