@@ -199,6 +199,7 @@ class PlansOfLayers {
 /// One stage on the heads [first, first + count): joint decisions, then each head's plan is made and carried out.
 inline void act_stage(Inside& in, std::size_t stage, std::size_t first, std::size_t count, const Occasion& occasion,
                       bool cascades) {
+  for (std::size_t layer = in.layer_of(first); layer < in.layer_of(first + count); ++layer) note_limits(in, layer);
   const bool joint = acts_jointly(in, stage, occasion.event);
   if (joint) decide_jointly(in, stage, first, count, occasion, cascades);
   const bool scored = joint && in.nodes[in.stage_node[stage]].verbs.scores();
@@ -254,7 +255,6 @@ inline bool waits(const Inside& in, Event event) {
 /// All stages of a layer, after a pass over it. Everything that changes is saved in `transaction` before.
 inline Finished act(Inside& in, std::size_t layer, const Occasion& occasion, Transaction& transaction) {
   if (occasion.event == Event::probe) return {};
-  note_limits(in, layer);
   const std::size_t first = in.first_head(layer), heads = in.shape.kv_heads, stages = in.stages.size();
   if (!waits(in, occasion.event)) {
     transaction.before_act_on_layer(layer);
