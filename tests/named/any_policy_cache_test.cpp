@@ -117,3 +117,14 @@ TEST_CASE("a policy that cannot work on the model is refused before any token co
             kvc::KVCache(Shape, kvc::AnyPolicy::parse(text + std::string(":positions=in_cache")));
           }) == "CacheShape::rotary: in-cache positions need the model's rotary table, but it is empty");
 }
+
+TEST_CASE("every named policy works as it is by default, once the model's facts are there") {
+  kvc::CacheShape shape = Shape;
+  shape.rotary = kvc::Rotary::standard(shape.head_dim);
+  for (const std::string& name : kvc::AnyPolicy::names()) {
+    INFO(name);
+    kvc::AnyPolicy policy = kvc::AnyPolicy::parse(name);
+    policy.set_default(kvc::HeadTable(2, 2, {0, 1, 0, 1}));
+    CHECK_NOTHROW(kvc::KVCache(shape, policy));
+  }
+}

@@ -10,6 +10,7 @@
 
 #include "kvc/codec/make.hpp"
 #include "kvc/half.hpp"
+#include "kvc/policies/foresight.hpp"
 #include "kvc/policy/competition.hpp"
 #include "kvc/policy/head_fit.hpp"
 #include "kvc/policy/policy.hpp"
@@ -26,7 +27,7 @@ namespace kvc::inline KVC_ABI {
 /// references. It acts at the end of a prompt. At the end of a later one it fits again, as if the keys that were sealed before were to
 /// be sealed anew: what their codes already lost is then fitted, but in other groups than theirs.
 struct Refit {
-  Member policy = {};
+  Member policy = Foresight{};
   Budget budget = 1024;
   unsigned bits = 3;
   std::size_t group = 64;
