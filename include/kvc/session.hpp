@@ -3,12 +3,23 @@
 /// another machine. Paid for by who includes this header.
 #include <concepts>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "kvc/cache/kv_cache.hpp"
 #include "kvc/session/options.hpp"
 
 namespace kvc::inline KVC_ABI {
+
+/// Saves forks together, as the function for one cache saves that: blocks that they share are written once. Throws
+/// Error(invalid_argument) unless all are forks of the same cache.
+KVC_FORWARD std::uint64_t save(std::span<const CacheCore* const> forks, ByteSink sink,
+                               const SessionOptions& options = {});
+
+/// Loads forks that were saved together, in the same order. They share blocks again, so they are forks of one cache here too:
+/// make them by fork() of one, which may be empty.
+KVC_FORWARD std::uint64_t load(std::span<CacheCore* const> forks, const SessionSource& source,
+                               const SessionOptions& options = {});
 
 /// Saves a cache: rows as they are encoded, positions, multiplicities, budgets, and what policies remember. The sink gets a
 /// few hundred bytes at a time, or the rows of a block; a sink that counts says how many there will be. Returns their number.
@@ -18,7 +29,10 @@ namespace kvc::inline KVC_ABI {
 /// compress(), ends it): what waits for a decision, and what policies remember of an open prompt, is no part of a session.
 /// Throws Error(incompatible) where a policy keeps a State that does not declare its fields (kvc/policy/fields.hpp), or a codec
 /// was fitted to a head; Error(bad_file) where the sink takes no more.
-KVC_FORWARD std::uint64_t save(const CacheCore& cache, ByteSink sink, const SessionOptions& options = {});
+inline std::uint64_t save(const CacheCore& cache, ByteSink sink, const SessionOptions& options = {}) {
+  const CacheCore* const one = &cache;
+  return save(std::span<const CacheCore* const>(&one, 1), sink, options);
+}
 
 /// Loads a session into a cache of the same shape under the same policy: whatever the cache held in those layers goes, and every
 /// later answer is, bit for bit, the one that the saved cache would have given. Returns how many bytes were taken; what follows
@@ -27,7 +41,12 @@ KVC_FORWARD std::uint64_t save(const CacheCore& cache, ByteSink sink, const Sess
 /// Throws Error, and leaves the cache as it was, bit for bit, where the session is damaged or none at all (bad_file), was written
 /// by another version, for another model or policy (incompatible), or memory is refused (out_of_memory). A session need not be
 /// trusted: sizes are checked before memory is taken, and no content makes a later call read outside of its memory.
-KVC_FORWARD std::uint64_t load(CacheCore& cache, ByteSource source, const SessionOptions& options = {});
+///
+/// `source` is a function that gives the next bytes (ByteSource), or SessionInMemory, whose blocks are not copied.
+inline std::uint64_t load(CacheCore& cache, const SessionSource& source, const SessionOptions& options = {}) {
+  CacheCore* const one = &cache;
+  return load(std::span<CacheCore* const>(&one, 1), source, options);
+}
 
 namespace detail {
 template <class P>
@@ -43,7 +62,7 @@ std::uint64_t save(const KVCache<P>& cache, ByteSink sink, LayerRange layers = {
   return save(cache, sink, SessionOptions{.layers = layers, .policy = text});
 }
 template <detail::HasText P>
-std::uint64_t load(KVCache<P>& cache, ByteSource source, LayerRange layers = {}) {
+std::uint64_t load(KVCache<P>& cache, const SessionSource& source, LayerRange layers = {}) {
   const std::string text = cache.policy().to_string();
   return load(cache, source, SessionOptions{.layers = layers, .policy = text});
 }

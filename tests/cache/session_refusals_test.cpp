@@ -145,7 +145,7 @@ TEST_CASE("Bytes that are no session of this version are refused", "[session]") 
   other = small.session;
   other[8] = std::byte{7};
   CHECK(refusal(small.policy, other, Shape, {}, ErrorCode::incompatible) ==
-        "load: the session is of version 7 of the format, this library reads version 1");
+        "load: the session is of version 7 of the format, this library reads version 2");
   Sections encoded(small.session);
   encoded.sections[2].encoding = 3;
   CHECK(refusal(small.policy, encoded.session(), Shape, {}, ErrorCode::incompatible) ==
@@ -278,7 +278,6 @@ TEST_CASE("What a session says of sizes is checked before memory is taken", "[se
       } else {
         const std::uint64_t huge = std::uint64_t{1} << 60;
         std::memcpy(sections.sections[section].content.data(), &huge, 8);
-        if (section == 2) continue;  // rows are no numbers
         session = sections.session();
       }
       INFO("section " << section << (of_section ? ", its size" : ", its first number"));

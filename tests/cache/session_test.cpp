@@ -11,6 +11,7 @@
 #include "support/script.hpp"
 #include "support/sequence.hpp"
 #include "support/session_bytes.hpp"
+#include "support/twins.hpp"
 
 // A cache that was saved and loaded again is the cache that was saved.
 
@@ -20,31 +21,6 @@ using namespace support;
 namespace {
 
 const CacheShape Shape = small_shape();
-
-/// What two caches answer to the same tokens: to single ones, and to a further prompt.
-void check_same_future(CacheCore& cache, CacheCore& twin, const LayeredTokens& text, std::size_t at) {
-  const CacheShape& shape = cache.shape();
-  const auto check = [&](std::size_t count, auto call) {
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-      Outputs a(shape, count), b(shape, count);
-      call(cache, layer, text.tokens(layer, at, count), a.rows(0, count));
-      call(twin, layer, text.tokens(layer, at, count), b.rows(0, count));
-      REQUIRE((a == b));
-    }
-    at += count;
-  };
-  const auto decode = [](CacheCore& to, std::size_t layer, const Tokens& tokens, Rows<float> out) {
-    to.decode(layer, tokens, out);
-  };
-  const auto prefill = [](CacheCore& to, std::size_t layer, const Tokens& tokens, Rows<float> out) {
-    to.prefill(layer, tokens, out);
-  };
-  for (int step = 0; step < 20; ++step) check(1, decode);
-  CHECK(difference({picture_of(cache)}, {picture_of(twin)}) == "");
-  if (!wants_probe(cache)) check(30, prefill);
-  for (int step = 0; step < 20; ++step) check(1, decode);
-  CHECK(difference({picture_of(cache)}, {picture_of(twin)}) == "");
-}
 
 /// Saves `cache`, loads a cache of `policy` from that, and compares the two now and later.
 template <Composable P>
@@ -58,19 +34,6 @@ void check_round_trip(CacheCore& cache, const P& policy, const CacheOptions& opt
   CHECK(loaded.stats().metadata <= cache.stats().metadata);
   CHECK((saved(loaded) == session));
   check_same_future(loaded, cache, text, at);
-}
-
-void feed(CacheCore& cache, const LayeredTokens& text, std::size_t prompt, std::size_t steps) {
-  const CacheShape& shape = cache.shape();
-  std::vector<Outputs> outs(shape.layers, Outputs(shape, prompt));
-  prefill_whole(
-      cache, [&](std::size_t layer) { return text.tokens(layer, 0, prompt); },
-      [&](std::size_t layer) { return outs[layer].rows(0, prompt); });
-  for (std::size_t at = prompt; at < prompt + steps; ++at)
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-      Outputs out(shape, 1);
-      cache.decode(layer, text.tokens(layer, at, 1), out.rows(0, 1));
-    }
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ constexpr const char* Policies[] = {
     "rank_fusion:policies=knorm+(h2o:recent=0,normalize,when=prompt_end),budget=24",
     "cam:base=h2o,budget=24,neighbours=4",
 };
-constexpr std::size_t Ages = 3, Prompt = 40;
+constexpr std::size_t Ages = 3, Forks = 2, Prompt = 40;
 constexpr auto Rows = static_cast<std::uint32_t>(kvc::session::Kind::rows);  // any bytes are rows
 
 const support::LayeredTokens& text() {
@@ -67,12 +67,12 @@ void decode(kvc::CacheCore& cache, std::size_t first, std::size_t count) {
       cache.decode(layer, text().tokens(layer, at, 1), out.rows(0, 1));
 }
 
-/// What a policy's caches have saved, and a cache that sessions are loaded into.
+/// What a policy's caches have saved, and forks that sessions are loaded into.
 struct Subject {
   kvc::Stages stages;
-  std::vector<Sections> sessions;
-  std::unique_ptr<kvc::CacheCore> used;
-  Bytes before;  ///< the session of `used`
+  std::vector<Sections> sessions;  ///< of a cache at several ages; the last one of forks that were saved together
+  std::vector<kvc::CacheCore> used;
+  std::vector<Bytes> before;  ///< the sessions of `used`
 
   explicit Subject(const char* policy) : stages(kvc::AnyPolicy::parse(policy).stages()) {
     for (const std::size_t steps : {0u, 30u, 80u}) {
@@ -81,12 +81,26 @@ struct Subject {
       decode(cache, Prompt, steps);
       sessions.emplace_back(support::saved(cache));
     }
+    kvc::CacheCore cache(Shape, stages);
+    prefill(cache, 0, Prompt);
+    const kvc::CacheCore fork = cache.fork();
+    decode(cache, Prompt, 40);
+    const kvc::CacheCore* const forks[Forks] = {&fork, &cache};
+    sessions.emplace_back(support::saved(forks));
     renew();
   }
   void renew() {
-    used = std::make_unique<kvc::CacheCore>(Shape, stages);
-    prefill(*used, 20, 30);
-    before = support::saved(*used);
+    used.clear();
+    used.emplace_back(Shape, stages);
+    prefill(used.front(), 20, 30);
+    used.push_back(used.front().fork());
+    decode(used.back(), 50, 5);
+    before = sessions_of_used();
+  }
+  std::vector<Bytes> sessions_of_used() const {
+    std::vector<Bytes> all;
+    for (const kvc::CacheCore& cache : used) all.push_back(support::saved(cache));
+    return all;
   }
 };
 Subject& subject(std::size_t number) {
@@ -221,18 +235,29 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   fuzz::Script script(data, size);
   const std::size_t policy = script.below(std::size(Policies));
   Subject& chosen = subject(policy);
-  const Sections& sections = chosen.sessions[script.below(Ages)];
+  const std::size_t age = script.below(Ages + 1), loaded = age < Ages ? 1 : Forks;
+  const Sections& sections = chosen.sessions[age];
   const Bytes session = damaged(sections, subject(script.below(std::size(Policies))), script);
+  std::vector<kvc::CacheCore*> forks;
+  for (std::size_t i = 0; i < loaded; ++i) forks.push_back(&chosen.used[i]);
+  // Where caches read rows as they lie in memory, none of them may write there.
+  kvc::SessionInMemory lying;
+  if (script.below(2) != 0) lying = support::in_memory(session);
   try {
-    support::load_from(*chosen.used, session);
+    if (lying.owner)
+      kvc::load(forks, lying);
+    else
+      kvc::load(forks, support::BytesSource(session));
   } catch (const kvc::Error& error) {
     if (error.code() != kvc::ErrorCode::bad_file && error.code() != kvc::ErrorCode::incompatible)
       fuzz::fail(std::string(Policies[policy]) + ": a session was refused with another code: " + error.what());
-    if (support::saved(*chosen.used) != chosen.before)
+    if (chosen.sessions_of_used() != chosen.before)
       fuzz::fail(std::string(Policies[policy]) + ": a session that was refused changed the cache: " + error.what());
     return 0;
   }
-  use(*chosen.used);
+  for (std::size_t i = loaded; i-- > 0;) use(chosen.used[i]);
+  if (lying.owner && !std::ranges::equal(lying.bytes, session))
+    fuzz::fail(std::string(Policies[policy]) + ": rows that were lent were written to");
   chosen.renew();
   fuzz::note_understood();
   return 0;

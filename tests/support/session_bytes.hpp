@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <span>
 #include <vector>
 
@@ -12,16 +14,30 @@ namespace support {
 
 using Bytes = std::vector<std::byte>;
 
-inline Bytes saved(const kvc::CacheCore& cache, const kvc::SessionOptions& options = {}) {
+/// Of forks that are saved together.
+inline Bytes saved(std::span<const kvc::CacheCore* const> forks, const kvc::SessionOptions& options = {}) {
   Bytes bytes;
   kvc::save(
-      cache,
+      forks,
       [&](std::span<const std::byte> more) {
         bytes.insert(bytes.end(), more.begin(), more.end());
         return true;
       },
       options);
   return bytes;
+}
+inline Bytes saved(const kvc::CacheCore& cache, const kvc::SessionOptions& options = {}) {
+  const kvc::CacheCore* const one = &cache;
+  return saved(std::span(&one, 1), options);
+}
+
+/// A copy of it where its blocks can be lent.
+inline kvc::SessionInMemory in_memory(std::span<const std::byte> session) {
+  constexpr std::align_val_t Alignment{kvc::SessionInMemory::Alignment};
+  auto* const at = static_cast<std::byte*>(::operator new(session.size() + 1, Alignment));
+  if (!session.empty()) std::memcpy(at, session.data(), session.size());
+  return {.bytes = {at, session.size()},
+          .owner = std::shared_ptr<const void>(at, [at](const void*) { ::operator delete(at, Alignment); })};
 }
 
 /// Gives bytes to load(), at most `at_once` with every call.

@@ -18,6 +18,7 @@ namespace kvc::inline KVC_ABI {
 class HeadStore;
 class RowStore;
 struct SessionOptions;
+class SessionSource;
 namespace cache {
 struct Inside;
 }
@@ -121,8 +122,9 @@ class CacheCore {
 
   friend void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
                            Executor& executor);
-  friend std::uint64_t save(const CacheCore& cache, ByteSink sink, const SessionOptions& options);
-  friend std::uint64_t load(CacheCore& cache, ByteSource source, const SessionOptions& options);
+  friend std::uint64_t save(std::span<const CacheCore* const> forks, ByteSink sink, const SessionOptions& options);
+  friend std::uint64_t load(std::span<CacheCore* const> forks, const SessionSource& source,
+                            const SessionOptions& options);
 
  protected:
   CacheCore(const CacheCore& other);

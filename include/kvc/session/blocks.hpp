@@ -5,10 +5,13 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <set>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "kvc/cache/inside.hpp"
+#include "kvc/session/options.hpp"
 #include "kvc/session/wire.hpp"
 
 // Which codec a block is of, in a way that another cache understands; and which blocks two layers share.
@@ -101,14 +104,35 @@ inline CodecPlace place_of(const cache::Inside& in, const Side& side, const Bloc
     return made && reads_alike(block, *made);
   };
   if (any_place(in, side, makes_it)) return found;
+  const auto is_like_it = [&](const CodecPlace& place) {
+    found = place;
+    const auto codec = codec_at(in, side, place, block.capacity());
+    return codec && reads_alike(block, *codec);
+  };
+  if (any_place(in, side, is_like_it)) return found;
   const HeadId id = in.id_of(side.head);
   fail(ErrorCode::incompatible, {"save: layer ", id.layer, ", head ", id.head, " has a block of ", block.codec().name(),
                                  ", which none of the head's streams makes"});
 }
 
-/// The blocks that two layers share, by numbers that both know.
+/// The blocks that two layers, or two forks, share, by numbers that both know.
 class SharedBlocks {
  public:
+  SharedBlocks() = default;
+  /// Finds what caches that are saved together share.
+  SharedBlocks(std::span<const cache::Inside* const> caches, const LayerRange& layers) {
+    if (caches.size() < 2) return;
+    std::map<const Block*, std::size_t> last;  // the last cache that was seen to have it
+    for (std::size_t number = 0; number < caches.size(); ++number)
+      for_each_segment(*caches[number], layers, [&](const Segment& segment) {
+        const auto [entry, is_new] = last.emplace(segment.block.get(), number);
+        if (!is_new && entry->second != number) forked_.insert(segment.block.get());
+        entry->second = number;
+      });
+  }
+  /// Whether a segment's block is one that somebody else may read too.
+  bool has(const Segment& segment) const { return segment.norms || forked_.contains(segment.block.get()); }
+
   /// The number of a block that is saved, and whether it is new.
   std::pair<std::size_t, bool> number_of(const Block& block) {
     const auto [entry, is_new] = numbers_.emplace(&block, numbers_.size());
@@ -119,7 +143,15 @@ class SharedBlocks {
   std::vector<std::shared_ptr<Block>> loaded;
 
  private:
+  template <class Visit>
+  static void for_each_segment(const cache::Inside& in, const LayerRange& layers, Visit visit) {
+    for (std::size_t head = in.first_head(layers.first); head < in.first_head(layers.first + layers.count); ++head)
+      for (const Role role : {Role::key, Role::value})
+        for (const Segment& segment : Side{head, role}.in(in).segments.all()) visit(segment);
+  }
+
   std::map<const Block*, std::size_t> numbers_;
+  std::set<const Block*> forked_;
 };
 
 }  // namespace kvc::inline KVC_ABI::session

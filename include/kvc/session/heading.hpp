@@ -61,7 +61,8 @@ inline void put_policy(Packer& packer, const cache::Inside& in, std::string_view
   }
 }
 
-inline Packer heading_of(const cache::Inside& in, const LayerRange& layers, std::string_view policy) {
+inline Packer heading_of(const cache::Inside& in, const LayerRange& layers, std::size_t forks,
+                         std::string_view policy) {
   Packer packer;
   put_shape(packer, in.shape);
   packer.put_text(name_of(in.options.dense.type));
@@ -69,6 +70,7 @@ inline Packer heading_of(const cache::Inside& in, const LayerRange& layers, std:
   put_policy(packer, in, policy);
   packer.put_size(layers.first);
   packer.put_size(layers.count);
+  packer.put_size(forks);
   return packer;
 }
 
@@ -78,7 +80,7 @@ class HeadingCheck {
   HeadingCheck(Unpacker& unpacker, const cache::Inside& in) : from_(unpacker), in_(in) {}
 
   /// Throws Error(incompatible) where they differ.
-  void run(const LayerRange& layers, std::string_view policy) {
+  void run(const LayerRange& layers, std::size_t forks, std::string_view policy) {
     check_shape();
     same("CacheOptions::dense", from_.text(), std::string_view(name_of(in_.options.dense.type)));
     same("CacheOptions::dense.widens", from_.flag(), in_.options.dense.widens);
@@ -88,6 +90,9 @@ class HeadingCheck {
       fail(ErrorCode::incompatible,
            {"load: the session has ", count, " layers from layer ", first, " on, but SessionOptions::layers asks for ",
             layers.count, " from layer ", layers.first, " on"});
+    if (const auto saved = from_.get<std::uint64_t>(); saved != forks)
+      fail(ErrorCode::incompatible,
+           {"load: the session has ", saved, " caches that were saved together, but ", forks, " are to be loaded"});
     from_.end();
   }
 

@@ -50,34 +50,75 @@ inline void save_layer(const cache::Inside& in, std::size_t layer, SharedBlocks&
     put_head(packer, in, head, shared, blocks);
   writer.whole(Kind::layer, packer.bytes());
   std::uint64_t bytes = 0;
-  for (const Block* block : blocks) bytes += block->bytes();
-  writer.begin(Kind::rows, bytes);
-  for (const Block* block : blocks) writer.add({block->data(), block->bytes()});
+  for (const Block* block : blocks) bytes += round_up(block->bytes(), BlockAlignment);
+  const std::uint64_t behind = writer.written() + SectionWriter::HeadBytes + sizeof(std::uint64_t);
+  const std::size_t before = static_cast<std::size_t>(-behind % BlockAlignment);
+  Packer zeros;
+  zeros.put<std::uint64_t>(before);
+  writer.begin(Kind::rows, zeros.bytes().size() + before + bytes);
+  writer.add(zeros.bytes());
+  writer.add_zeros(before);
+  for (const Block* block : blocks) {
+    writer.add({block->data(), block->bytes()});
+    writer.add_zeros(round_up(block->bytes(), BlockAlignment) - block->bytes());
+  }
   writer.end();
 }
 
-inline std::uint64_t save_cache(const cache::Inside& in, ByteSink sink, const SessionOptions& options) {
-  const LayerRange layers = layers_of(in, options.layers, "save");
-  check_rests(in, layers);
-  check_pairs(in, layers, "save");
+/// Forks have the same stages, and blocks out of the same memory.
+inline void check_forks(std::span<const cache::Inside* const> caches, const char* call) {
+  if (caches.empty()) fail(ErrorCode::invalid_argument, {call, ": no cache was given"});
+  const cache::Inside& first = *caches.front();
+  for (std::size_t i = 1; i < caches.size(); ++i) {
+    if (caches[i]->stages != first.stages || caches[i]->block_memory != first.block_memory)
+      fail(ErrorCode::invalid_argument, {call, ": caches 0 and ", i, " are not forks of the same cache"});
+    if (std::find(caches.begin(), caches.begin() + static_cast<std::ptrdiff_t>(i), caches[i]) !=
+        caches.begin() + static_cast<std::ptrdiff_t>(i))
+      fail(ErrorCode::invalid_argument, {call, ": cache ", i, " was given twice"});
+  }
+}
+
+inline std::uint64_t save_caches(std::span<const cache::Inside* const> caches, ByteSink sink,
+                                 const SessionOptions& options) {
+  check_forks(caches, "save");
+  const LayerRange layers = layers_of(*caches.front(), options.layers, "save");
+  for (const cache::Inside* in : caches) {
+    check_rests(*in, layers);
+    check_pairs(*in, layers, "save");
+  }
   SectionWriter writer(sink);
-  writer.whole(Kind::heading, heading_of(in, layers, options.policy).bytes());
-  SharedBlocks shared;
-  for (std::size_t layer = layers.first; layer < layers.first + layers.count; ++layer)
-    save_layer(in, layer, shared, writer);
+  writer.whole(Kind::heading, heading_of(*caches.front(), layers, caches.size(), options.policy).bytes());
+  SharedBlocks shared(caches, layers);
+  for (const cache::Inside* in : caches)
+    for (std::size_t layer = layers.first; layer < layers.first + layers.count; ++layer)
+      save_layer(*in, layer, shared, writer);
   return writer.written();
 }
 
 /// Reads the rows of a layer, block by block, so that no more memory is taken than bytes come.
 inline void load_rows(cache::Inside& in, std::vector<AwaitedBlock>& awaited, std::uint64_t bytes, SharedBlocks& shared,
-                      SectionReader& reader) {
-  std::uint64_t expected = 0;
-  for (const AwaitedBlock& block : awaited) expected += block.codec->block_bytes(block.capacity);
+                      SectionReader& reader, const std::shared_ptr<const void>& owner) {
+  std::uint64_t zeros = 0, expected = sizeof(zeros);
+  reader.read(std::as_writable_bytes(std::span(&zeros, 1)));
+  for (const AwaitedBlock& block : awaited)
+    expected += round_up(block.codec->block_bytes(block.capacity), BlockAlignment);
+  if (zeros >= BlockAlignment)
+    fail(ErrorCode::bad_file, {"load: ", reader.where(), " begins with ", zeros, " bytes before its blocks, where ",
+                               BlockAlignment - 1, " can be needed at most"});
+  expected += zeros;
   if (bytes != expected)
     fail(ErrorCode::bad_file, {"load: ", reader.where(), " has ", bytes, " bytes, but its blocks have ", expected});
+  reader.skip(static_cast<std::size_t>(zeros));
   for (AwaitedBlock& each : awaited) {
-    auto block = Block::make(std::move(each.codec), each.capacity, in.block_memory, Block::Content::unwritten);
-    reader.read({block->data(), block->bytes()});
+    const std::size_t size = each.codec->block_bytes(each.capacity);
+    std::shared_ptr<Block> block;
+    if (const std::byte* const lying = reader.borrow(size)) {
+      block = Block::lend(std::move(each.codec), each.capacity, in.block_memory, lying, owner);
+    } else {
+      block = Block::make(std::move(each.codec), each.capacity, in.block_memory, Block::Content::unwritten);
+      reader.read({block->data(), size});
+    }
+    reader.skip(round_up(size, BlockAlignment) - size);
     if (each.shared) shared.loaded.push_back(block);
     each.table->segments[each.segment].block = std::move(block);
   }
@@ -124,48 +165,68 @@ inline void put_in_place(cache::Inside& in, cache::Inside& loaded, const LayerRa
   for (attention::HeadAttention& attention : in.attention) attention.window_tokens = 0;
 }
 
-inline std::uint64_t load_cache(cache::Inside& in, ByteSource source, const SessionOptions& options) {
-  const LayerRange layers = layers_of(in, options.layers, "load");
-  check_pairs(in, layers, "load");
-  SectionReader reader(source);
+inline void load_layer(cache::Inside& loaded, std::size_t layer, SharedBlocks& shared, SectionReader& reader,
+                       const std::shared_ptr<const void>& owner) {
+  const std::string where = joined({"layer ", layer});
+  const std::vector<std::byte> content = reader.whole(Kind::layer, where);
+  Unpacker from(content, where);
+  std::vector<AwaitedBlock> awaited = LayerLoader(loaded, from, shared).run(layer);
+  const std::uint64_t bytes = reader.begin(Kind::rows, joined({"the rows of layer ", layer}));
+  load_rows(loaded, awaited, bytes, shared, reader, owner);
+}
+
+inline std::uint64_t load_caches(std::span<cache::Inside* const> caches, const SessionSource& source,
+                                 const SessionOptions& options) {
+  check_forks(std::vector<const cache::Inside*>(caches.begin(), caches.end()), "load");
+  const cache::Inside& first = *caches.front();
+  const LayerRange layers = layers_of(first, options.layers, "load");
+  check_pairs(first, layers, "load");
+  SectionReader reader = source.source() ? SectionReader(*source.source()) : SectionReader(source.memory().bytes);
   {
     const std::vector<std::byte> heading = reader.whole(Kind::heading, "the heading");
     Unpacker from(heading, "the heading");
-    HeadingCheck(from, in).run(layers, options.policy);
+    HeadingCheck(from, first).run(layers, caches.size(), options.policy);
   }
-  const std::unique_ptr<cache::Inside> loaded = cache::sibling_of(in);
-  cache::fill_empty(*loaded);
+  std::vector<std::unique_ptr<cache::Inside>> loaded;
+  loaded.push_back(cache::sibling_of(first));
+  cache::fill_empty(*loaded.front());
+  while (loaded.size() < caches.size()) loaded.push_back(cache::fork_inside(*loaded.front()));
   SharedBlocks shared;
-  for (std::size_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
-    const std::string where = joined({"layer ", layer});
-    const std::vector<std::byte> content = reader.whole(Kind::layer, where);
-    Unpacker from(content, where);
-    std::vector<AwaitedBlock> awaited = LayerLoader(*loaded, from, shared).run(layer);
-    const std::uint64_t bytes = reader.begin(Kind::rows, joined({"the rows of layer ", layer}));
-    load_rows(*loaded, awaited, bytes, shared, reader);
+  for (const std::unique_ptr<cache::Inside>& each : loaded) {
+    for (std::size_t layer = layers.first; layer < layers.first + layers.count; ++layer)
+      load_layer(*each, layer, shared, reader, source.memory().owner);
+    fill_ramp(*each);
+    check_memory(*each, layers);
   }
-  fill_ramp(*loaded);
-  check_memory(*loaded, layers);
-  put_in_place(in, *loaded, layers);
+  for (std::size_t i = 0; i < caches.size(); ++i) put_in_place(*caches[i], *loaded[i], layers);
   return reader.taken();
 }
 
 }  // namespace session
 
-KVC_FORWARD std::uint64_t save(const CacheCore& cache, ByteSink sink, const SessionOptions& options) {
-  const cache::Inside& in = *cache.inside_;
+KVC_FORWARD std::uint64_t save(std::span<const CacheCore* const> forks, ByteSink sink, const SessionOptions& options) {
+  const auto run = [&] {
+    std::vector<const cache::Inside*> caches;
+    for (const CacheCore* fork : forks) caches.push_back(fork->inside_.get());
+    return session::save_caches(caches, sink, options);
+  };
 #if defined(__cpp_exceptions)
   try {
-    return session::save_cache(in, sink, options);
+    return run();
   } catch (const std::bad_alloc&) {
     fail(ErrorCode::out_of_memory, "save: memory was refused; what the sink has is no whole session");
   }
 #else
-  return session::save_cache(in, sink, options);
+  return run();
 #endif
 }
-KVC_FORWARD std::uint64_t load(CacheCore& cache, ByteSource source, const SessionOptions& options) {
-  return cache::guarded("load", [&] { return session::load_cache(*cache.inside_, source, options); });
+KVC_FORWARD std::uint64_t load(std::span<CacheCore* const> forks, const SessionSource& source,
+                               const SessionOptions& options) {
+  return cache::guarded("load", [&] {
+    std::vector<cache::Inside*> caches;
+    for (CacheCore* fork : forks) caches.push_back(fork->inside_.get());
+    return session::load_caches(caches, source, options);
+  });
 }
 
 }  // namespace kvc::inline KVC_ABI

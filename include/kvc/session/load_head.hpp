@@ -52,6 +52,22 @@ class LayerLoader {
   LayerLoader(cache::Inside& in, Unpacker& from, SharedBlocks& shared) : in_(in), from_(from), shared_(shared) {}
 
   std::vector<AwaitedBlock> run(std::size_t layer) {
+#if defined(__cpp_exceptions)
+    try {
+      take(layer);
+    } catch (const Error& error) {
+      // The formats of a file, and the sizes of its blocks, may be such as no head can have: that is damage too.
+      if (error.code() != ErrorCode::invalid_argument) throw;
+      from_.damaged({error.what()});
+    }
+#else
+    take(layer);
+#endif
+    return std::move(awaited_);
+  }
+
+ private:
+  void take(std::size_t layer) {
     take_layer(in_.layers[layer]);
     const std::string where = from_.where();
     for (std::size_t head = in_.first_head(layer); head < in_.first_head(layer) + in_.shape.kv_heads; ++head) {
@@ -59,10 +75,7 @@ class LayerLoader {
       take_head(head, in_.layers[layer]);
     }
     from_.end();
-    return std::move(awaited_);
   }
-
- private:
   void take_layer(cache::LayerState& state) {
     state.seen = from_.size(MostPositions, "the number of tokens seen");
     state.next_position = static_cast<Position>(from_.size(MostPositions, "the next position"));
@@ -105,20 +118,9 @@ class LayerLoader {
     }
   }
 
-  /// The formats of a file may be such as no head can have: that is damage too.
   void take_streams(HeadStore& store) {
-    Streams streams;
-    streams.key = take_stream(from_);
-    streams.value = take_stream(from_);
-#if defined(__cpp_exceptions)
-    try {
-      store.set_streams(streams);
-    } catch (const Error& error) {
-      from_.damaged({error.what()});
-    }
-#else
-    store.set_streams(streams);
-#endif
+    const Stream key = take_stream(from_);
+    store.set_streams({.key = key, .value = take_stream(from_)});
   }
 
   struct Slots {
@@ -243,20 +245,34 @@ class LayerLoader {
       segment.norms = std::make_shared<const std::vector<float>>(from_.list<float>(norms));
       for (const float norm : *segment.norms)
         if (!std::isfinite(norm)) from_.damaged({"segment ", index, " has a norm that is not finite"});
-      const std::size_t number = from_.size(shared_.loaded.size() + shared_new_, "the number of a shared block");
-      if (number < shared_.loaded.size()) {
-        segment.block = shared_.loaded[number];
-        check_segment(side, segment, index, segment.block->codec(), segment.block->capacity());
-        return segment;
-      }
-      if (number != shared_.loaded.size() + shared_new_)
-        from_.damaged({"segment ", index, " shares a block with its own layer"});
-      ++shared_new_;
     }
-    take_block(side, table, segment, index);
+    const bool shares = from_.flag();
+    if (has_norms && !shares) from_.damaged({"segment ", index, " has norms, but shares no block"});
+    std::shared_ptr<Block> known;
+    if (shares) {
+      const std::size_t number = from_.size(shared_.loaded.size() + shared_new_, "the number of a shared block");
+      if (number < shared_.loaded.size())
+        known = shared_.loaded[number];
+      else if (number != shared_.loaded.size() + shared_new_)
+        from_.damaged({"segment ", index, " shares a block with its own layer"});
+      else
+        ++shared_new_;
+    }
+    AwaitedBlock block = take_block(side, table, segment, index);
+    block.shared = shares;
+    if (!known) {
+      awaited_.push_back(std::move(block));
+      return segment;
+    }
+    if (known->capacity() != block.capacity ||
+        (block.codec.get() != &known->codec() && !reads_alike(*known, *block.codec)))
+      from_.damaged({"segment ", index, " shares a block of ", known->capacity(), " rows in ", known->codec().name(),
+                     ", but names one of ", block.capacity, " rows in ", block.codec->name()});
+    table.note(known->shared_codec());
+    segment.block = std::move(known);
     return segment;
   }
-  void take_block(const Side& side, RowTable& table, const Segment& segment, std::size_t index) {
+  AwaitedBlock take_block(const Side& side, RowTable& table, const Segment& segment, std::size_t index) {
     CodecPlace place;
     place.whose = take_enum(from_, CodecPlace::Whose::above, "whose a codec is");
     place.which = take_enum(from_, CodecPlace::Which::sealed, "which codec it is");
@@ -265,7 +281,7 @@ class LayerLoader {
     const std::size_t capacity = from_.get<std::uint32_t>();
     const auto bytes = from_.get<std::uint64_t>();
     // What codecs compute of a capacity is right only for one that a block can have.
-    if (capacity > std::max(RowTable::PromptRows, table.stream.batch) + 2 * most_granule(table))
+    if (capacity == 0 || capacity > std::max(RowTable::PromptRows, table.stream.batch) + 2 * most_granule(table))
       from_.damaged({"a block has room for ", capacity, " rows"});
     auto codec = codec_at(in_, side, place, capacity);
     if (!codec) from_.damaged({"segment ", index, " is of a codec that the head has not"});
@@ -273,7 +289,7 @@ class LayerLoader {
       from_.damaged({"a block of ", capacity, " rows in ", codec->name(), " has ", bytes, " bytes, where it takes ",
                      codec->block_bytes(capacity)});
     check_segment(side, segment, index, *codec, capacity);
-    awaited_.push_back({&table, index, std::move(codec), capacity, segment.norms != nullptr});
+    return {.table = &table, .segment = index, .codec = std::move(codec), .capacity = capacity};
   }
   void check_segment(const Side& side, const Segment& segment, std::size_t index, const Codec& codec,
                      std::size_t capacity) const {

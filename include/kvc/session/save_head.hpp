@@ -88,15 +88,18 @@ inline void put_segment(Packer& packer, const cache::Inside& in, const Side& sid
   packer.put_flag(segment.norms != nullptr);
   packer.put<std::uint32_t>(static_cast<std::uint32_t>(segment.begin));
   packer.put<std::uint32_t>(static_cast<std::uint32_t>(segment.end));
-  bool is_new = true;
   if (segment.norms) {
     packer.put_size(segment.norms->size());
     packer.put_list<float>(*segment.norms);
+  }
+  const bool shares = shared.has(segment);
+  packer.put_flag(shares);
+  bool is_new = true;
+  if (shares) {
     std::size_t number = 0;
     std::tie(number, is_new) = shared.number_of(block);
     packer.put_size(number);
   }
-  if (!is_new) return;
   const CodecPlace place = place_of(in, side, block);
   packer.put<std::uint8_t>(static_cast<std::uint8_t>(place.whose));
   packer.put<std::uint8_t>(static_cast<std::uint8_t>(place.which));
@@ -104,6 +107,7 @@ inline void put_segment(Packer& packer, const cache::Inside& in, const Side& sid
   packer.put_flag(place.of_rows);
   packer.put<std::uint32_t>(static_cast<std::uint32_t>(block.capacity()));
   packer.put<std::uint64_t>(block.bytes());
+  if (!is_new) return;
   blocks.push_back(&block);
 }
 

@@ -113,7 +113,7 @@ struct RowTable {
 
   /// The segment's block, copied first if a fork shares it.
   static Block& own(Segment& segment) {
-    if (segment.block.use_count() > 1) segment.block = segment.block->clone();
+    if (segment.block.use_count() > 1 || segment.block->lent()) segment.block = segment.block->clone();
 #if !defined(__SANITIZE_THREAD__)
     // A fork that let go of the block on another thread has done reading it. (g++'s thread sanitizer knows no fences.)
     std::atomic_thread_fence(std::memory_order_acquire);
