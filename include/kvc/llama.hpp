@@ -28,6 +28,7 @@
 #include "kvc/llama/attention_nodes.hpp"
 #include "kvc/llama/feeds.hpp"
 #include "kvc/named/any_policy.hpp"
+#include "kvc/session.hpp"
 #include "kvc/team_executor.hpp"
 
 namespace kvc::inline KVC_ABI {
@@ -75,10 +76,19 @@ class LlamaCache {
   /// Forgets the tokens of a sequence from position `from` on. Returns whether the rest is exactly what it was before
   /// they came (CacheCore::truncate).
   bool truncate(llama_seq_id sequence, Position from);
+  /// What truncate() would leave, without doing it.
+  Truncation can_truncate(llama_seq_id sequence, Position from) const;
+  /// Of the tokens that decode(batch, LlamaFeed::draft) brought keeps the first `tokens`; of the others no trace is left.
+  /// Until then nothing else can be done with the sequence but clear().
+  void accept(llama_seq_id sequence, std::size_t tokens);
   /// Forgets a sequence.
   void clear(llama_seq_id sequence);
   /// `to` becomes a copy of `from`. They share memory until one of them changes.
   void fork(llama_seq_id from, llama_seq_id to);
+  /// Saves a sequence whose prompt has ended, and loads one in place of what the sequence held: kvc/session.hpp says what
+  /// is saved, and what is refused. Throws Error(incompatible) where shares_the_model().
+  std::uint64_t save(llama_seq_id sequence, ByteSink sink) const;
+  std::uint64_t load(llama_seq_id sequence, const SessionSource& source);
 
   /// What kvc serves: the layers with one cache each, in the order of the model.
   const CacheShape& shape() const { return shape_; }
@@ -104,6 +114,7 @@ class LlamaCache {
     std::unique_ptr<Cache> cache;
     Position next = 0;
     std::size_t tokens = 0;   ///< that llama.cpp's own layers remember
+    std::size_t drafted = 0;  ///< of them, those that wait for accept()
     bool prompt_open = true;  ///< the next token belongs to a prompt
   };
   /// The rows of one layer that were stored and not attended to yet.
@@ -167,6 +178,8 @@ class LlamaCache {
   void throw_failure();
   std::string roll_back();
   void drop(Sequence& sequence, llama_seq_id id);
+  static void check_no_draft(const Sequence& sequence, const char* call);
+  void check_whole(const char* call) const;
   const Sequence& sequence_at(llama_seq_id id) const {
     if (id < 0 || static_cast<std::size_t>(id) >= sequences_.size())
       fail(ErrorCode::invalid_argument, {"LlamaCache: sequence ", id, ": the context has sequences 0 to ",

@@ -207,6 +207,82 @@ TEST_CASE("a sequence that is cut, copied or forgotten goes on as if it had neve
   CHECK(served.cache.decode(batch.get()) == 0);
 }
 
+TEST_CASE("tokens that were drafted and not accepted leave no trace, those that were are as if they had been decoded") {
+  const Tiny tiny;
+  for (const char* policy : {"full", "h2o:budget=24", "streaming_llm:budget=20"}) {
+    INFO(policy);
+    Served drafting(tiny.model, parameters_for(64), policy), plain(tiny.model, parameters_for(64), policy);
+    std::vector<float> drafted, decoded;
+    const auto prompt = [&](Served& served, std::vector<float>& logits) {
+      feed(
+          tiny.model, served.context.get(), [&](llama_batch batch) { return served.cache.decode(batch); }, 0, 30,
+          logits);
+      logits.clear();
+    };
+    prompt(drafting, drafted);
+    prompt(plain, decoded);
+    Batch guess;  // the first two tokens are right
+    for (int place = 30; place < 34; ++place) guess.add(token_at(place < 32 ? place : place + 7), place);
+    REQUIRE(drafting.cache.decode(guess.get(), kvc::LlamaFeed::draft) == 0);
+    CHECK(drafting.cache.next_position(0) == 34);
+    CHECK(refusal([&] { drafting.cache.decode(guess.get()); }) ==
+          "LlamaCache::decode: 4 drafted tokens wait for accept()");
+    CHECK(refusal([&] { drafting.cache.accept(0, 5); }) ==
+          "LlamaCache::accept: 5 tokens of sequence 0, of which 4 are drafted");
+    drafting.cache.accept(0, 2);
+    CHECK(drafting.cache.next_position(0) == 32);
+    for (int place = 30; place < 32; ++place)
+      feed(
+          tiny.model, plain.context.get(), [&](llama_batch batch) { return plain.cache.decode(batch); }, place,
+          place + 1, decoded);
+    decoded.clear();
+    for (int place = 32; place < 50; ++place) {
+      feed(
+          tiny.model, drafting.context.get(), [&](llama_batch batch) { return drafting.cache.decode(batch); }, place,
+          place + 1, drafted);
+      feed(
+          tiny.model, plain.context.get(), [&](llama_batch batch) { return plain.cache.decode(batch); }, place,
+          place + 1, decoded);
+    }
+    // A policy that evicts would have dropped slots between the drafted tokens, which so saw more of them.
+    if (std::string(policy) == "full") CHECK(largest_difference(drafted, decoded) < 1e-5f);
+    CHECK(drafting.cache.stats().slots == plain.cache.stats().slots);
+    CHECK(drafting.cache.stats().seen == plain.cache.stats().seen);
+  }
+}
+
+TEST_CASE("a sequence that is saved goes on in another context as if it had never been away") {
+  const Tiny tiny;
+  for (const char* policy : {"full", "snapkv:budget=16,window=4 | kivi:group=8,residual=16"}) {
+    INFO(policy);
+    Served first(tiny.model, parameters_for(64), policy), second(tiny.model, parameters_for(64, 2), policy);
+    const auto decode_of = [](Served& served) {
+      return [&served](llama_batch batch) { return served.cache.decode(batch); };
+    };
+    std::vector<float> ignored, here, there;
+    CHECK(refusal([&] { first.cache.save(0, [](std::span<const std::byte>) { return true; }); }) ==
+          "LlamaCache::save: sequence 0 is empty");
+    feed(tiny.model, first.context.get(), decode_of(first), 0, 40, ignored);
+    std::vector<std::byte> session;
+    const auto sink = [&](std::span<const std::byte> more) {
+      session.insert(session.end(), more.begin(), more.end());
+      return true;
+    };
+    const std::uint64_t bytes = first.cache.save(0, sink);
+    CHECK(bytes == session.size());
+    CHECK(second.cache.load(0, kvc::SessionInMemory{.bytes = session}) == session.size());
+    CHECK(second.cache.next_position(0) == 40);
+    for (int place = 40; place < 60; ++place) {
+      feed(tiny.model, first.context.get(), decode_of(first), place, place + 1, here);
+      feed(tiny.model, second.context.get(), decode_of(second), place, place + 1, there);
+    }
+    CHECK(here == there);
+    session[session.size() / 2] ^= std::byte{1};
+    CHECK(refusal([&] { second.cache.load(0, kvc::SessionInMemory{.bytes = session}); }) != "nothing was refused");
+    CHECK(second.cache.next_position(0) == 60);
+  }
+}
+
 TEST_CASE("an error of a policy ends the call, not the program, and the sequence is as it was or empty") {
   const Tiny tiny;
   kvc::AnyPolicy::add<Fails>("fails", "Fails.");

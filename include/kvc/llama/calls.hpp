@@ -110,6 +110,8 @@ inline int LlamaCache::decode(llama_batch batch, LlamaFeed feed) {
     fail(ErrorCode::incompatible, "LlamaCache::decode: embeddings with positions in several dimensions (M-RoPE)");
   std::vector<Position> next;
   for (const Sequence& sequence : sequences_) next.push_back(sequence.next);
+  for (int token = 0; token < batch.n_tokens; ++token)
+    check_no_draft(sequence_at(llama::Feeds::sequence_of(batch, token, sequences_.size())), "decode");
   llama::Feeds feeds = llama::Feeds::of(batch, next);
   for (std::size_t id = 0; id < sequences_.size(); ++id)
     llama::name_feed(feeds.feeds[id], feed, sequences_[id].prompt_open);
@@ -163,7 +165,10 @@ inline void LlamaCache::finish() {
     Sequence& sequence = sequences_[id];
     sequence.next = feed.positions.back() + 1;
     sequence.tokens += feed.positions.size();
-    sequence.prompt_open = feed.prompt && !feed.ends;
+    if (feed.draft)
+      sequence.drafted = feed.positions.size();
+    else
+      sequence.prompt_open = feed.prompt && !feed.ends;
   }
   // What llama.cpp keeps for layers that kvc serves is never read.
   if (!shared_) llama_memory_clear(llama_get_memory(context_), false);
@@ -179,8 +184,12 @@ inline std::string LlamaCache::roll_back() {
     Sequence& sequence = sequences_[index];
     const auto id = static_cast<llama_seq_id>(index);
     const Position begin = feeds_.feeds[index].positions.front();
-    const bool same = sequence.cache->truncate(begin) &&
-                      (!shared_ || sequence.tokens == 0 || llama_memory_seq_rm(memory, id, begin, -1));
+    bool same = true;
+    if (feeds_.feeds[index].draft)
+      sequence.cache->accept(0);
+    else
+      same = sequence.cache->truncate(begin);
+    same = same && (!shared_ || sequence.tokens == 0 || llama_memory_seq_rm(memory, id, begin, -1));
     if (same && sequence.tokens != 0) continue;
     if (sequence.tokens != 0)
       lost += "; sequence " + std::to_string(index) + " is empty now, for what it was could not be restored";
@@ -193,7 +202,7 @@ inline void LlamaCache::drop(Sequence& sequence, llama_seq_id id) {
   if (sequence.cache) sequence.cache->clear();
   if (context_ && shared_) llama_memory_seq_rm(llama_get_memory(context_), id, -1, -1);
   sequence.next = 0;
-  sequence.tokens = 0;
+  sequence.tokens = sequence.drafted = 0;
   sequence.prompt_open = true;
 }
 
@@ -201,6 +210,7 @@ inline bool LlamaCache::truncate(llama_seq_id id, Position from) {
   Sequence& sequence = sequence_at(id);
   if (from < 0) fail(ErrorCode::invalid_argument, {"LlamaCache::truncate: position ", from, " is negative"});
   if (!sequence.cache || from >= sequence.next) return true;
+  check_no_draft(sequence, "truncate");
   const auto forgotten = static_cast<std::size_t>(sequence.next - from);
   if (forgotten >= sequence.tokens) {
     drop(sequence, id);
@@ -214,6 +224,63 @@ inline bool LlamaCache::truncate(llama_seq_id id, Position from) {
   sequence.next = from;
   sequence.tokens -= forgotten;
   return exact;
+}
+
+inline Truncation LlamaCache::can_truncate(llama_seq_id id, Position from) const {
+  const Sequence& sequence = sequence_at(id);
+  if (!sequence.cache || from >= sequence.next) return Truncation::exact;
+  return sequence.cache->can_truncate(from);
+}
+
+inline void LlamaCache::accept(llama_seq_id id, std::size_t tokens) {
+  Sequence& sequence = sequence_at(id);
+  if (tokens > sequence.drafted)
+    fail(ErrorCode::invalid_argument,
+         {"LlamaCache::accept: ", tokens, " tokens of sequence ", id, ", of which ", sequence.drafted, " are drafted"});
+  if (sequence.drafted == 0) return;
+  const std::size_t dropped = sequence.drafted - tokens;
+  const Position next = sequence.next - static_cast<Position>(dropped);
+  sequence.cache->accept(tokens);
+  if (shared_ && dropped != 0) llama_memory_seq_rm(llama_get_memory(context_), id, next, -1);
+  sequence.next = next;
+  sequence.tokens -= dropped;
+  sequence.drafted = 0;
+}
+
+inline void LlamaCache::check_no_draft(const Sequence& sequence, const char* call) {
+  if (sequence.drafted != 0)
+    fail(ErrorCode::invalid_argument,
+         {"LlamaCache::", call, ": ", sequence.drafted, " drafted tokens wait for accept()"});
+}
+
+/// Of layers that llama.cpp serves itself, this class knows no bytes.
+inline void LlamaCache::check_whole(const char* call) const {
+  if (shared_)
+    fail(ErrorCode::incompatible,
+         {"LlamaCache::", call,
+          ": llama.cpp serves some of the model's layers itself, and a session has no rows of those"});
+}
+
+inline std::uint64_t LlamaCache::save(llama_seq_id id, ByteSink sink) const {
+  const Sequence& sequence = sequence_at(id);
+  check_whole("save");
+  if (!sequence.cache || sequence.tokens == 0)
+    fail(ErrorCode::invalid_argument, {"LlamaCache::save: sequence ", id, " is empty"});
+  return kvc::save(*sequence.cache, sink);
+}
+
+inline std::uint64_t LlamaCache::load(llama_seq_id id, const SessionSource& source) {
+  Sequence& sequence = sequence_at(id);
+  if (mode_ != Mode::resting) fail(ErrorCode::invalid_argument, "LlamaCache::load: call start() first");
+  check_whole("load");
+  auto cache = std::make_unique<Cache>(shape_, policy_, options_);
+  const std::uint64_t bytes = kvc::load(*cache, source);
+  sequence.cache = std::move(cache);
+  sequence.next = sequence.cache->next_position();
+  sequence.tokens = static_cast<std::size_t>(sequence.next);
+  sequence.drafted = 0;
+  sequence.prompt_open = false;
+  return bytes;
 }
 
 inline void LlamaCache::clear(llama_seq_id id) {
@@ -231,6 +298,7 @@ inline void LlamaCache::fork(llama_seq_id from, llama_seq_id to) {
   copy.cache = std::move(cache);
   copy.next = source.next;
   copy.tokens = source.tokens;
+  copy.drafted = source.drafted;
   copy.prompt_open = source.prompt_open;
 }
 

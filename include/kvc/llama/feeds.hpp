@@ -20,6 +20,7 @@ enum class LlamaFeed {
   prompt,       ///< the last part of a prompt, or all of it
   prompt_part,  ///< a part of a prompt that goes on
   generated,    ///< generated tokens
+  draft,        ///< tokens that are only tried, until LlamaCache::accept() says how many of them stay
 };
 
 namespace llama {
@@ -29,6 +30,7 @@ struct Feed {
   std::vector<Position> positions;
   std::size_t done = 0;       ///< tokens that every layer has attended to
   bool prompt = false;        ///< not generated
+  bool draft = false;         ///< waits for accept()
   bool ends = false;          ///< the prompt's last token is among them
   bool wants_logits = false;  ///< of the last token
 };
@@ -88,6 +90,10 @@ inline void name_feed(Feed& feed, LlamaFeed kind, bool prompt_open) {
       break;
     case LlamaFeed::generated:
       feed.prompt = feed.ends = false;
+      break;
+    case LlamaFeed::draft:
+      feed.prompt = feed.ends = false;
+      feed.draft = true;
       break;
   }
 }

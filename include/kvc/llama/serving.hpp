@@ -156,7 +156,8 @@ inline void LlamaCache::serve(std::size_t layer, ConstRows q, ConstRows k, Const
   bool together = pass_.size() > 1 && pass_tokens_ == 1;
   for (const llama_seq_id id : pass_) {
     caches.push_back(sequences_[static_cast<std::size_t>(id)].cache.get());
-    together &= !feeds_.feeds[static_cast<std::size_t>(id)].prompt;
+    const llama::Feed& feed = feeds_.feeds[static_cast<std::size_t>(id)];
+    together &= !feed.prompt && !feed.draft;
   }
   std::vector<Position> positions;
   if (together) {
@@ -176,6 +177,8 @@ inline void LlamaCache::serve(std::size_t layer, ConstRows q, ConstRows k, Const
     if (feed.prompt)
       caches[i]->prefill(layer, tokens, out.subrows(begin, pass_tokens_),
                          feed.ends && feed.done + pass_tokens_ == feed.positions.size());
+    else if (feed.draft)
+      caches[i]->draft(layer, tokens, out.subrows(begin, pass_tokens_));
     else
       caches[i]->decode(layer, tokens, out.subrows(begin, pass_tokens_));
   }
