@@ -2,7 +2,7 @@
 # layers.sh: fails when a header includes one of a layer that it must not know. docs/architecture.md has the reasons.
 #   layer     its files (first match wins)                          it may include
 rules='
-  adaptor     eigen.hpp fmt.hpp llama.hpp llama/.*.hpp              vocabulary interface policies list named cache umbrella adaptor
+  adaptor     eigen.hpp fmt.hpp llama.hpp llama/.*.hpp tensors.hpp  vocabulary interface policies list named cache umbrella session adaptor
   analysis    analysis/.*.hpp                                       vocabulary kernels codec formats storage interface policies cache adaptor analysis
   umbrella    kvc.hpp                                               vocabulary simd interface list cache
   session     session.hpp session/.*.hpp                            vocabulary kernels codec formats storage attention interface cache session
