@@ -2,7 +2,7 @@
 # fetch_llama.sh: builds llama.cpp for the examples and tests that use kvc/llama.hpp, and prints the folder that it is
 # installed to: build/llama, or the one that KVC_LLAMA_FOLDER names, to keep it between checkouts. Does nothing when it
 # is there. It is the llama.cpp inside PyPI's llama-cpp-python: libllama and ggml's CPU backend, nothing else. On two
-# cores it takes about half an hour without a compiler cache; JOBS says how many processes at once.
+# cores it takes a few minutes; JOBS says how many processes at once.
 set -eu
 cd "$(dirname "$0")/.."
 
