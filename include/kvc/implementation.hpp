@@ -5,6 +5,7 @@
 #error "kvc/implementation.hpp: define KVC_COMPILED for the whole program (or do not include this file)"
 #endif
 
+#include "kvc/c_api/implementation.hpp"
 #include "kvc/cache/implementation.hpp"
 #include "kvc/codec/implementation.hpp"
 #include "kvc/kernels/implementation.hpp"

@@ -79,10 +79,21 @@ class TensorCalls {
     answer("probe", out, tokens.q.tokens,
            [&](Rows<float> rows) { cache_->probe(layer, rows_of("probe", tokens), rows, begin, end); });
   }
-  void attend(std::size_t layer, const ConstTensor& queries, const Tensor& out, std::span<float> lse = {}) {
-    const CacheShape& shape = cache_->shape();
-    answer("attend", out, queries.tokens, [&](Rows<float> rows) {
-      cache_->attend(layer, read({"attend", "queries"}, queries, shape.query_heads, shape.head_dim, q_), rows, lse);
+  /// One token of each of several sequences, as the function decode_batch: row b belongs to caches[b].
+  void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const TensorTokens& tokens,
+                    const Tensor& out, Executor& executor) {
+    answer("decode_batch", out, tokens.q.tokens, [&](Rows<float> rows) {
+      kvc::decode_batch(caches, layer, rows_of("decode_batch", tokens), rows, executor);
+    });
+  }
+  /// A pure read of any cache, which several threads may do at once: what is converted is so in memory of the call's own.
+  static void attend(const CacheCore& cache, std::size_t layer, const ConstTensor& queries, const Tensor& out,
+                     std::span<float> lse = {}) {
+    const CacheShape& shape = cache.shape();
+    std::vector<float> converted, results;
+    answer("attend", out, queries.tokens, shape, results, [&](Rows<float> rows) {
+      cache.attend(layer, read({"attend", "queries"}, queries, shape.query_heads, shape.head_dim, converted), rows,
+                   lse);
     });
   }
 
@@ -149,21 +160,25 @@ class TensorCalls {
     return {memory.data(), tensor.tokens, heads * dim};
   }
 
-  /// Calls `call` with rows to write to, and takes them to `out`.
   template <class Call>
   void answer(const char* name, const Tensor& out, std::size_t tokens, Call call) {
+    answer(name, out, tokens, cache_->shape(), out_, call);
+  }
+  /// Calls `call` with rows to write to, and takes them to `out`.
+  template <class Call>
+  static void answer(const char* name, const Tensor& out, std::size_t tokens, const CacheShape& shape,
+                     std::vector<float>& memory, Call call) {
     if (!out.data) return call(Rows<float>());
-    const CacheShape& shape = cache_->shape();
     const std::size_t heads = shape.query_heads, dim = shape.values_dim();
     const Named named{name, "out"};
     check(named, out, heads, dim);
     if (out.is_rows()) return call({static_cast<float*>(out.data), out.tokens, heads * dim, out.token_stride});
     if (out.tokens != tokens)
       fail(ErrorCode::shape_mismatch, {name, ": out: got ", out.tokens, " tokens, expected ", tokens});
-    grow(named, out_, tokens * heads * dim);
-    call({out_.data(), tokens, heads * dim});
+    grow(named, memory, tokens * heads * dim);
+    call({memory.data(), tokens, heads * dim});
     for_each_row(out, [&](std::size_t token, std::size_t head, std::size_t at) {
-      const float* const from = out_.data() + (token * heads + head) * dim;
+      const float* const from = memory.data() + (token * heads + head) * dim;
       switch (out.type) {
         case Scalar::f32:
           put<float>(from, dim, out.data, at, [](float x) { return x; });

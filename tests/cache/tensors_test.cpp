@@ -123,7 +123,10 @@ TEST_CASE("Tensors of every type and layout give the answers that rows of f32 gi
       cache.accept(2);
       plain.accept(2);
       feed(
-          2, [&](std::size_t layer, const TensorTokens& t, const Tensor& out) { calls.attend(layer, t.q, out); },
+          2,
+          [&](std::size_t layer, const TensorTokens& t, const Tensor& out) {
+            TensorCalls::attend(cache, layer, t.q, out);
+          },
           [&](std::size_t layer, const Tokens& t, Rows<float> out) { plain.attend(layer, t.q, out); });
       feed(
           2, [&](std::size_t layer, const TensorTokens& t, const Tensor& out) { calls.probe(layer, t, out, 0, 9); },

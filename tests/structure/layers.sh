@@ -6,7 +6,8 @@ rules='
   analysis    analysis/.*.hpp                                       vocabulary kernels codec formats storage interface policies cache adaptor analysis
   umbrella    kvc.hpp                                               vocabulary simd interface list cache
   session     session.hpp session/.*.hpp                            vocabulary kernels codec formats storage attention interface cache session
-  compiled    implementation.hpp                                    vocabulary simd kernels codec named cache session
+  c_api       c_api.h c_api/.*.hpp                                  vocabulary interface named cache session adaptor c_api
+  compiled    implementation.hpp                                    vocabulary simd kernels codec named cache session c_api
   products    matrix.hpp                                            vocabulary kernels
   vocabulary  [^/]*.hpp                                             vocabulary
   simd        simd/.*.hpp                                           vocabulary simd
