@@ -6,6 +6,7 @@
 #include <cstring>
 #include <iterator>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -232,7 +233,12 @@ void use(kvc::CacheCore& cache) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  fuzz::Script script(data, size);
+  // A short input stands for a script of many changes: the inputs that are made are mostly short.
+  std::vector<std::uint8_t> bytes(data, data + size);
+  std::seed_seq seed(bytes.begin(), bytes.end());
+  std::mt19937 random(seed);
+  for (std::size_t more = random() % 40; more > 0; --more) bytes.push_back(static_cast<std::uint8_t>(random()));
+  fuzz::Script script(bytes.data(), bytes.size());
   const std::size_t policy = script.below(std::size(Policies));
   Subject& chosen = subject(policy);
   const std::size_t age = script.below(Ages + 1), loaded = age < Ages ? 1 : Forks;
