@@ -4,6 +4,8 @@
 // attention, upkeep_share = upkeep / attention, bytes held, ratio to fp16 of all tokens seen. Steps in which another
 // process took the core are left out of the counters: those where a step or its attention took over twice its median, which
 // sealing a block or opening one does not; left_out is their share.
+//   shifted/<policy>/n:<slots>/stretches:<s>/g:…/d:…   attention alone over s stretches of slots that were shifted by other
+//                                                      distances, as s - 1 context shifts leave them; 1: none was
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -72,6 +74,24 @@ void step(benchmark::State& state, const std::string& text, std::size_t slots, s
   state.counters["ratio"] = stats.ratio();
 }
 
+/// Queries are turned once per stretch.
+void attend_shifted(benchmark::State& state, const std::string& text, std::size_t slots, std::size_t stretches,
+                    std::size_t group, std::size_t dim) {
+  const kvc::CacheShape shape{
+      .layers = 1, .query_heads = 8 * group, .kv_heads = 8, .head_dim = dim, .rotary = kvc::Rotary::standard(dim)};
+  kvc::KVCache cache(shape, kvc::AnyPolicy::parse(text));
+  const bench::Sequence sequence(shape, slots);
+  sequence.fill(cache, slots);
+  for (std::size_t i = stretches - 1; i > 0; --i)
+    cache.shift(static_cast<kvc::Position>(slots * i / stretches), cache.next_position(), 1);
+  std::vector<float> out(sequence.query_width());
+  std::size_t token = 0;
+  for (auto _ : state) {
+    cache.attend(0, sequence.query(token++), {out.data(), 1, out.size()});
+    benchmark::DoNotOptimize(out.data());
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -97,6 +117,12 @@ int main(int count, char** words) {
           [=](benchmark::State& state) { step(state, policy, slots, 4, 128); })
           ->Unit(benchmark::kMicrosecond)
           ->UseManualTime();
+  for (const char* policy : {"full", "kivi:bits=4"})
+    for (const std::size_t stretches : {1u, 2u, 3u, 16u, 256u})
+      benchmark::RegisterBenchmark(
+          ("shifted/" + std::string(policy) + "/n:4096/stretches:" + std::to_string(stretches) + "/g:4/d:128").c_str(),
+          [=](benchmark::State& state) { attend_shifted(state, policy, 4096, stretches, 4, 128); })
+          ->Unit(benchmark::kMicrosecond);
   benchmark::Initialize(&count, words);
   if (benchmark::ReportUnrecognizedArguments(count, words)) return 1;
   benchmark::RunSpecifiedBenchmarks();

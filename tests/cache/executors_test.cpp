@@ -81,7 +81,11 @@ class Feeding {
   bool ended() const { return at_ == Prompt + Steps; }
   void go_on() {
     if (ended() || busy_) return;
-    busy_ = true;  // one call at a time, as the cache's user promises
+    busy_ = true;                             // one call at a time, as the cache's user promises
+    if (at_ == Prompt + 10 && layer_ == 0) {  // context shift
+      cache_.remove(20, 50);
+      cache_.shift(50, static_cast<Position>(at_), -30);
+    }
     const bool in_prompt = at_ < Prompt;
     const std::size_t count = in_prompt ? std::min<std::size_t>(37, Prompt - at_) : 1;
     Outputs out(Shape, count);

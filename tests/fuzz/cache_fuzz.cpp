@@ -35,7 +35,7 @@ class Walk {
   void step(fuzz::Script& script) {
     NaivePair& pair = *pairs_.back();
     if (pair.seen() > MostSlots) return restart();
-    const std::size_t call = script.below(16);
+    const std::size_t call = script.below(18);
     if (in_prompt_ || call < 2) {
       in_prompt_ = call == 0;
       pair.feed(tokens(script, 40), in_prompt_ ? kvc::Event::prompt_chunk : kvc::Event::prompt_end);
@@ -60,10 +60,15 @@ class Walk {
       std::rotate(pairs_.begin(), pairs_.begin() + 1, pairs_.end());
     } else if (call == 14) {
       pair.probe(tokens(script, 4));
-    } else if (script.below(2) == 0) {
-      pair.save_and_load();
+    } else if (call == 15) {
+      script.below(2) == 0 ? pair.save_and_load() : pair.clear();
+    } else if (call == 16) {
+      const auto first = static_cast<kvc::Position>(script.below(static_cast<std::size_t>(pair.next()) + 1));
+      pair.remove(first, first + static_cast<kvc::Position>(script.below(12)));
     } else {
-      pair.clear();
+      const auto first = static_cast<kvc::Position>(script.below(static_cast<std::size_t>(pair.next()) + 1));
+      const auto last = script.below(2) == 0 ? pair.next() : first + static_cast<kvc::Position>(script.below(12));
+      pair.shift(first, last, static_cast<kvc::Position>(script.below(40)) - 20);
     }
   }
   void check() const {

@@ -105,8 +105,8 @@ for number, (name, policy) in enumerate(POLICIES.items()):
     write("policy", name, bytes([number % 3, 60]) + policy.encode())
 
 # Calls of a cache -----------------------------------------------------------------------------------------------------
-# Two parts of a prompt and its end, tokens, drafts, a fork, truncation, and once everything else.
-CALLS = [0, 30, 0, 7, 1, 39] + [2, 3, 4, 5] * 5 + [7, 3, 0, 2, 7, 1, 2, 12, 2, 3, 13, 2, 8, 5, 2, 6, 3, 9, 2, 10, 4, 2, 11, 14, 3, 2]
+# Two parts of a prompt and its end, tokens, drafts, a fork, truncation, a context shift, and once everything else.
+CALLS = [0, 30, 0, 7, 1, 39] + [2, 3, 4, 5] * 5 + [7, 3, 0, 2, 7, 1, 2, 12, 2, 3, 13, 2, 8, 5, 2, 6, 3, 9, 2, 10, 4, 2, 11, 14, 3, 2, 16, 10, 6, 17, 16, 0, 14, 2, 3]
 END = [15, 1, 20, 2, 3]
 for policy in range(0, 46, 3):
     write("cache", "policy_%d" % policy, bytes([policy, policy % 3] + CALLS + [2] * 70 + [1, 20, 2, 2] + END))

@@ -80,6 +80,10 @@ struct Subject {
       kvc::CacheCore cache(Shape, stages);
       prefill(cache, 0, Prompt);
       decode(cache, Prompt, steps);
+      if (steps == 80) {  // context shift
+        cache.remove(20, 35);
+        cache.shift(35, cache.next_position(), -15);
+      }
       sessions.emplace_back(support::saved(cache));
     }
     kvc::CacheCore cache(Shape, stages);

@@ -69,6 +69,18 @@ void walk(const PolicyCase& entry, unsigned seed) {
       pairs.erase(pairs.begin() + std::ptrdiff_t(chosen));
       pairs.emplace_back(shape, entry);
       in_prompt = true;
+    } else if (what < 3) {
+      const auto first = static_cast<Position>(dice(static_cast<std::size_t>(pair.next() + 1)));
+      pair.remove(first, first + static_cast<Position>(dice(8)));
+    } else if (what < 6) {
+      const auto first = static_cast<Position>(dice(static_cast<std::size_t>(pair.next() + 1)));
+      const auto last = first + static_cast<Position>(dice(10));
+      if (what == 3) {  // context shift
+        pair.remove(first, last);
+        if (first < last && last < pair.next()) pair.shift(last, pair.next(), first - last);
+      } else {
+        pair.shift(first, what == 4 ? last : pair.next(), static_cast<Position>(dice(20)) - 10);
+      }
     } else if (what < 70) {
       pair.feed(tokens(1), Event::decode);
     } else if (what < 75) {

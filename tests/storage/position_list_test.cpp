@@ -99,3 +99,16 @@ TEST_CASE("A packed list with room for more takes them without memory, and gives
   list.revert(3, false);
   CHECK(read(list) == std::vector<std::int32_t>{5, 9, 700});
 }
+
+TEST_CASE("Shifted positions read as shifted ones do, packed or not, and cost nothing where position i is i again") {
+  for (const bool packed : {false, true}) {
+    PositionList list;
+    append(list, {0, 1, 2, 300, 301, 302});
+    if (packed) list.pack();
+    list.shift(3, 6, -297);
+    CHECK(list.identity());
+    CHECK(read(list) == std::vector<std::int32_t>{0, 1, 2, 3, 4, 5});
+    list.shift(2, 6, 1000);
+    CHECK(read(list) == std::vector<std::int32_t>{0, 1, 1002, 1003, 1004, 1005});
+  }
+}

@@ -133,7 +133,8 @@ struct Pair {
     PositionList positions;
     for (std::size_t slot = 0; slot < model.size(); ++slot) positions.push_back(static_cast<Position>(slot));
     Workspace::Frame frame(workspace);
-    Sealing sealing(store.table(), {positions, {}}, prompt_end, frame);
+    const TurnList turns;
+    Sealing sealing(store.table(), {positions, turns, {}}, prompt_end, frame);
     if (sealing.is_one_piece()) {
       sealing.prepare();
       sealing.commit();

@@ -87,7 +87,7 @@ std::vector<double> Cache::attend_appended(std::size_t layer, kvc::ConstRows que
 
 void Cache::act(std::size_t layer, kvc::Event event) {
   if (keep)
-    for (std::size_t h = 0; h < shape_.kv_heads; ++h) evict(layer, h, keep(head(layer, h), event));
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) evict(layer, h, keep(read(layer, h), event));
   end_pass(layer, event);
 }
 
@@ -105,7 +105,15 @@ void Cache::end_pass(std::size_t layer, kvc::Event event) {
 }
 
 void Cache::evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
-  if (farewell) farewell(head(layer, h), stays);
+  if (farewell) {
+    Head leaving = read(layer, h);
+    farewell(leaving, stays);
+    head(layer, h) = turned_by(-1, leaving);
+  }
+  drop(layer, h, stays);
+}
+
+void Cache::drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
   Head kept;
   for (std::size_t slot = 0; slot < stays.size(); ++slot)
     if (stays[slot]) kept.push_back(head(layer, h)[slot]);
@@ -123,6 +131,57 @@ void Cache::truncate(kvc::Position from) {
   for (kvc::Position& until : merged_until_) until = std::min(until, from);
 }
 
+void Cache::remove(kvc::Position first, kvc::Position last) {
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer)
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      std::vector<bool> stays;
+      for (const Slot& slot : head(layer, h)) stays.push_back(slot.position < first || slot.position >= last);
+      drop(layer, h, stays);
+    }
+}
+
+Head Cache::turned_by(double sign, Head head) const {
+  for (Slot& slot : head)
+    if (slot.turn != 0) slot.key.values = turned(slot.key.values, shape_.rotary, sign * slot.turn);
+  return head;
+}
+
+bool Cache::can_shift(kvc::Position first, kvc::Position last, kvc::Position delta) const {
+  if (first >= std::min(last, next_[0])) return true;  // there is nothing to move
+  const bool tail = last >= next_[0];
+  const kvc::Position next = tail ? next_[0] + delta : next_[0];
+  for (const Head& slots : heads_) {
+    kvc::Position before = -1;
+    for (const Slot& slot : slots) {
+      const kvc::Position at = slot.position + (slot.position >= first && slot.position < last ? delta : 0);
+      if (at <= before || at >= next) return false;
+      before = at;
+    }
+  }
+  return next >= 0;
+}
+
+void Cache::shift(kvc::Position first, kvc::Position last, kvc::Position delta) {
+  const bool tail = last >= next_[0];
+  last = std::min(last, next_[0]);
+  for (Head& slots : heads_)
+    for (Slot& slot : slots)
+      if (slot.position >= first && slot.position < last) {
+        slot.position += delta;
+        slot.turn += delta;
+        if (!slot.key_sum.empty()) slot.key_sum = turned(slot.key_sum, shape_.rotary, delta);
+      }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    kvc::Position& until = merged_until_[layer];
+    if (until <= first)
+      until = std::max(0, std::min(until, first + delta));
+    else
+      until = until <= last ? until + delta : std::max(until, last + delta);
+    if (tail && next_[layer] > first) next_[layer] += delta;
+    until = std::min(until, next_[layer]);
+  }
+}
+
 Cache::Answer Cache::attend_one(const Head& slots, const Row& query, std::size_t visible, double shift,
                                 const std::vector<bool>& selected) const {
   constexpr double Nothing = -std::numeric_limits<double>::infinity();
@@ -132,7 +191,9 @@ Cache::Answer Cache::attend_one(const Head& slots, const Row& query, std::size_t
   for (std::size_t slot = 0; slot < visible; ++slot) {
     if (!selected.empty() && !selected[slot]) continue;
     const Row& stored = slots[slot].key.values;
-    const Row key = in_cache ? turned(stored, shape_.rotary, double(slot) - slots[slot].position) : stored;
+    const double wanted = in_cache ? double(slot) - slots[slot].position : 0;
+    const Row key =
+        in_cache || slots[slot].turn != 0 ? turned(stored, shape_.rotary, wanted + slots[slot].turn) : stored;
     double sum = 0;
     for (std::size_t c = 0; c < key.size(); ++c) sum += placed[c] * key[c];
     sum *= scale;
@@ -177,7 +238,7 @@ std::vector<double> Cache::answers(std::size_t layer, kvc::ConstRows queries, co
         group.push_back(query(queries[t], h * shape_.group() + member));
       const auto [row, lse, probabilities] =
           attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position,
-                     chosen ? chosen(layer, slots, group) : std::vector<bool>{});
+                     chosen ? chosen(layer, read(layer, h), group) : std::vector<bool>{});
       out.insert(out.end(), row.begin(), row.end());
       attention_[index(layer, h)].push_back(probabilities);
     }

@@ -64,6 +64,12 @@ class Cache {
   void end_pass(std::size_t layer, kvc::Event event);
   void evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
   void truncate(kvc::Position from);
+  /// Forgets the tokens at positions [first, last), behind which there are others.
+  void remove(kvc::Position first, kvc::Position last);
+
+  /// Whether the tokens at positions [first, last) can move by `delta` and stay between those that they stand between.
+  bool can_shift(kvc::Position first, kvc::Position last, kvc::Position delta) const;
+  void shift(kvc::Position first, kvc::Position last, kvc::Position delta);
 
   struct Answer {
     Row out;
@@ -80,6 +86,8 @@ class Cache {
   const Head& head(std::size_t layer, std::size_t h) const { return heads_[index(layer, h)]; }
   /// Probabilities of the last pass, [tokens * group] rows of [slots before eviction].
   const std::vector<Row>& attention(std::size_t layer, std::size_t h) const { return attention_[index(layer, h)]; }
+  /// A head whose keys are turned for the positions where they stand.
+  Head read(std::size_t layer, std::size_t h) const { return turned_by(1, head(layer, h)); }
   kvc::Position next_position(std::size_t layer) const { return next_[layer]; }
   /// The sealed blocks of a head's keys and values.
   const std::pair<Blocks, Blocks>& blocks(std::size_t layer, std::size_t h) const { return blocks_[index(layer, h)]; }
@@ -88,6 +96,10 @@ class Cache {
   std::size_t index(std::size_t layer, std::size_t h) const { return layer * shape_.kv_heads + h; }
   static Row part(std::span<const float> row, std::size_t number, std::size_t dim);
   std::vector<Stored*> stored(std::size_t layer, std::size_t h, Stored Slot::*side);
+  /// The keys turned by `sign` times what they are to be turned.
+  Head turned_by(double sign, Head head) const;
+  /// The slots that stay; what is left in blocks that are mostly dead then is dense.
+  void drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
   /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
   std::vector<double> answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen);
   void seal(std::size_t layer, kvc::Event event);

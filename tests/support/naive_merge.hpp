@@ -15,6 +15,7 @@ namespace naive {
 struct Slot {
   kvc::Position position = 0;
   Stored key = {}, value = {};
+  kvc::Position turn = 0;  ///< how far the key is to be turned: it was rotated for `position - turn`
   double multiplicity = 1;
   Row key_sum = {}, value_sum = {};  ///< of the tokens that it stands for, if it is a mean
   double mass = 0;                   ///< attention received in all passes, summed over query heads

@@ -131,6 +131,27 @@ void NaivePair::truncate(kvc::Position from) {
   for (const kvc::HeadId id : Sequence::heads(shape())) check_positions(id);
 }
 
+void NaivePair::remove(kvc::Position first, kvc::Position last) {
+  if (last >= next()) return truncate(first);
+  cache_->remove(first, last);
+  model_.remove(first, last);
+  for (const kvc::HeadId id : Sequence::heads(shape())) check_positions(id);
+}
+
+void NaivePair::shift(kvc::Position first, kvc::Position last, kvc::Position delta) {
+  bool refused = false;
+  try {
+    cache_->shift(first, last, delta);
+  } catch (const kvc::Error& error) {
+    expect(error.code() == kvc::ErrorCode::invalid_argument, error.what());
+    refused = true;
+  }
+  expect(refused != model_.can_shift(first, last, delta), refused ? "a shift was refused" : "a shift was not refused");
+  if (!refused) model_.shift(first, last, delta);
+  expect(cache_->next_position() == next(), "the next position differs from the model's");
+  for (const kvc::HeadId id : Sequence::heads(shape())) check_positions(id);
+}
+
 void NaivePair::attend(const LayeredTokens::Slice& slice) {
   const kvc::Tokens tokens = slice.of(1);
   Outputs out(shape(), 1);
@@ -178,7 +199,7 @@ void NaivePair::save_and_load() {
 
 void NaivePair::check_rows() const {
   for (const kvc::HeadId id : Sequence::heads(shape())) {
-    const naive::Head& head = model_.head(id.layer, id.head);
+    const naive::Head head = model_.read(id.layer, id.head);
     std::vector<float> keys(head.size() * shape().head_dim), values(head.size() * shape().values_dim());
     cache_->gather(id, {keys.data(), head.size(), shape().head_dim},
                    {values.data(), head.size(), shape().values_dim()});
@@ -199,7 +220,7 @@ void NaivePair::act(std::uint32_t layer, kvc::Event event) {
       follow(id);
       continue;
     }
-    model_.evict(layer, head, entry_->keep(model_.head(layer, head), event));
+    model_.evict(layer, head, entry_->keep(model_.read(layer, head), event));
     check_positions(id);
   }
   model_.end_pass(layer, event);

@@ -39,6 +39,9 @@ class NaivePair {
   void compress();
   void make_room(std::size_t tokens);
   void truncate(kvc::Position from);
+  void remove(kvc::Position first, kvc::Position last);
+  /// Moves tokens where they have room; elsewhere the cache must refuse it.
+  void shift(kvc::Position first, kvc::Position last, kvc::Position delta);
   void attend(const LayeredTokens::Slice& slice);
   /// Queries that leave nothing behind. Not for policies that observe probes: the model does not.
   void probe(const LayeredTokens::Slice& slice);

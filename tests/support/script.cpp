@@ -95,6 +95,8 @@ std::vector<Step> whole_script(const LayeredTokens& text, kvc::Executor& executo
   write.call("truncate by one", [](World& world) { static_cast<void>(world.cache().truncate(81)); });
   write.decode(2);
   write.prefill(20, true);  // the next turn of a conversation
+  write.call("remove some in the middle", [](World& world) { world.cache().remove(60, 75); });
+  write.call("shift what is behind them", [](World& world) { world.cache().shift(75, 1000, -15); });
   write.batch(executor);
   write.batch(executor);
   for (int step = 0; step < 34; ++step) write.decode();  // layers merge, groups are sealed

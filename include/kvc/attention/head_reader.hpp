@@ -95,14 +95,15 @@ class HeadReader {
         values_(head.values().segments(), next ? next->values().segments() : std::span<const Segment>()) {
     bias_ = head.key_bias(round_up(rows(), TileLanes), frame);
     if (!selected.empty()) mask_unselected(selected, frame);
-    if (settings.in_cache) find_stretches(frame);
+    turns_ = settings.in_cache || !head.slots().turns().empty();
+    if (turns_) find_stretches(frame);
   }
 
   const HeadStore& head() const { return head_; }
   Workspace& workspace() const { return workspace_; }
   /// Queries of this head, ready to be read with. They live as long as `frame`.
   PreparedQueries prepare(const Queries& queries, Workspace::Frame& frame) const {
-    return {queries, head_.keys(), settings_, frame};
+    return {queries, head_.keys(), settings_, turns_, frame};
   }
   std::size_t rows() const { return head_.keys().rows(); }
   const float* bias(std::size_t row) const { return bias_.empty() ? nullptr : bias_.data() + row; }
@@ -113,7 +114,7 @@ class HeadReader {
 
   /// Products of the queries with key rows [begin, end): results[row][0 … end - begin).
   void products(std::size_t begin, std::size_t end, PreparedQueries& queries, const kernels::Results& results) const {
-    if (!settings_.in_cache)
+    if (!turns_)
       score_rows(begin, end, queries, results);
     else
       score_shifted(begin, end, queries, results);
@@ -141,10 +142,10 @@ class HeadReader {
   }
 
  private:
-  /// Rows up to `end` whose keys stand equally far from their places in the cache.
+  /// Rows up to `end` whose keys stand equally far from their places.
   struct Stretch {
     std::size_t end;
-    std::int32_t shift;  ///< position in the text minus slot
+    std::int32_t shift;  ///< the position that they were rotated for minus the one where they are wanted
   };
 
   /// Calls visit(piece, row, count) for the pieces of rows [begin, end), from `row` of the head on.
@@ -186,22 +187,40 @@ class HeadReader {
   }
 
   void find_stretches(Workspace::Frame& frame) {
-    const HeadStore& head = head_;
-    const auto found = frame.take<Stretch>(rows());
+    const std::span<const TurnList::Run> runs = head_.slots().turns().runs();
+    const bool by_runs = !settings_.in_cache && head_.keys().map().identity();
+    const auto found = frame.take<Stretch>(by_runs ? runs.size() : rows());
+    std::size_t count = 0;
+    if (by_runs)
+      for (const TurnList::Run& run : runs) found[count++] = {run.end, -run.turn};
+    else
+      count = collect_stretches(found);
+    stretches_ = found.first(count);
+    // Dead rows behind the last slot, if there are any, read as its neighbours.
+    if (count != 0) stretches_.back().end = std::max(stretches_.back().end, rows());
+  }
+  std::size_t collect_stretches(std::span<Stretch> found) const {
+    constexpr std::int32_t Dead = std::numeric_limits<std::int32_t>::min();
     Workspace::Frame inner(workspace_);
-    const auto shifts = inner.filled(rows(), std::numeric_limits<std::int32_t>::min());
-    for (std::size_t slot = 0; slot < head.size(); ++slot)
-      shifts[static_cast<std::size_t>(head.keys().map()[slot])] =
-          head.slots().position(slot) - static_cast<std::int32_t>(slot);
+    const auto shifts = inner.filled(rows(), Dead);
+    const SlotTable& slots = head_.slots();
+    std::size_t slot = 0;
+    const auto note = [&](std::size_t end, std::int32_t turn) {
+      for (; slot < end; ++slot)
+        shifts[static_cast<std::size_t>(head_.keys().map()[slot])] =
+            settings_.in_cache ? slots.position(slot) - turn - static_cast<std::int32_t>(slot) : -turn;
+    };
+    for (const TurnList::Run& run : slots.turns().runs()) note(run.end, run.turn);
+    note(slots.size(), 0);  // nothing, unless there are no runs
     std::size_t count = 0;
     for (std::size_t row = 0; row < rows(); ++row) {
-      const bool dead = shifts[row] == std::numeric_limits<std::int32_t>::min();
+      const bool dead = shifts[row] == Dead;
       if (count > 0 && (dead || found[count - 1].shift == shifts[row]))
         found[count - 1].end = row + 1;
       else
         found[count++] = {row + 1, dead ? 0 : shifts[row]};
     }
-    stretches_ = found.first(count);
+    return count;
   }
 
   void mask_unselected(std::span<const std::uint8_t> selected, Workspace::Frame& frame) {
@@ -216,8 +235,8 @@ class HeadReader {
   Settings settings_;
   mutable PieceList keys_, values_;  // what they know is no part of the reader's meaning
   std::span<float> bias_;
-  std::span<const Stretch> stretches_;
-  bool selects_ = false;
+  std::span<Stretch> stretches_;
+  bool selects_ = false, turns_ = false;
 };
 
 }  // namespace kvc::inline KVC_ABI::attention

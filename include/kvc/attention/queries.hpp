@@ -22,7 +22,7 @@ struct Settings {
 struct Queries {
   const float* data = nullptr;  ///< [tokens * group, head_dim], contiguous
   std::size_t tokens = 0, group = 1, dim = 0;
-  /// Per token, where it stands in the cache minus where its rotary embedding put it; only read for in-cache positions.
+  /// Per token, where it stands in the cache minus where its rotary embedding put it; only for in-cache positions.
   std::span<const std::int32_t> shifts = {};
 
   std::size_t rows() const { return tokens * group; }
@@ -44,15 +44,17 @@ inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, st
   return {memory.data(), layer_queries.count, group, dim, {}};
 }
 
-/// Queries as the blocks of one head want them: turned by the distance between where a key stands in the text and where it is
-/// wanted in the cache, and prepared by every codec that asks for it. Each query is prepared once per call of attention, at
-/// in-cache positions once per distance.
+/// Queries as the blocks of one head want them: turned by the distance between the position that a key was rotated for and where it
+/// is wanted, and prepared by every codec that asks for it. Each query is prepared once per call of attention, or once per
+/// distance where keys are wanted elsewhere: at in-cache positions, and after CacheCore::shift.
 class PreparedQueries {
  public:
-  /// It lives as long as `frame`, whose memory it works in; the queries' memory must live as long.
-  PreparedQueries(const Queries& queries, const RowStore& keys, const Settings& settings, Workspace::Frame& frame)
+  /// It lives as long as `frame`, whose memory it works in; the queries' memory must live as long. `turns`: whether turn() will be
+  /// called before of().
+  PreparedQueries(const Queries& queries, const RowStore& keys, const Settings& settings, bool turns,
+                  Workspace::Frame& frame)
       : queries_(queries), rotary_(settings.shape->rotary), current_(queries.data), codecs_(keys.transforming()) {
-    if (settings.in_cache) {
+    if (turns) {
       turned_ = frame.take(queries.rows() * queries.dim);
       rotation_ = {frame.take(rotary_.inv_freq.size()), frame.take(rotary_.inv_freq.size())};
     }
@@ -61,7 +63,7 @@ class PreparedQueries {
       const std::size_t dim = codecs_[i]->prepared_dim(), stride = round_up(dim, TileLanes);
       prepared_[i] = {frame.take(queries.rows() * stride).data(), queries.rows(), dim, stride};
     }
-    if (!settings.in_cache) prepare();
+    if (!turns) prepare();
   }
 
   const Queries& queries() const { return queries_; }
@@ -69,7 +71,7 @@ class PreparedQueries {
   std::size_t tokens() const { return queries_.tokens; }
   std::size_t group() const { return queries_.group; }
 
-  /// For keys that stand `shift` positions further in the text than in the cache, from now on: turning a query by the
+  /// For keys that were rotated for `shift` positions further than where they are wanted, from now on: turning a query by the
   /// difference gives the same product as turning the key.
   void turn(std::int32_t shift) {
     if (is_turned_ && shift == shift_) return;

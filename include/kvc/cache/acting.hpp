@@ -26,7 +26,9 @@ inline void check_plan(const Inside& in, std::size_t stage, std::size_t head, co
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
     const LayerState& layer = in.layers[in.layer_of(head)];
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), layer.key_limit))
+    // A key that is turned back before it is stored may get an element as large as two of its own together.
+    const float key_limit = store.slots().turns()[rewrite.slot] == 0 ? layer.key_limit : 0.7f * layer.key_limit;
+    if (!kernels::active().all_within(rewrite.key.data(), rewrite.key.size(), key_limit))
       refuse(rewrite.slot, {"has a key that is not finite, or larger than its format holds"});
     if (!kernels::active().all_within(rewrite.value.data(), rewrite.value.size(), layer.value_limit))
       refuse(rewrite.slot, {"has a value that is not finite, or larger than its format holds"});
@@ -76,6 +78,16 @@ inline bool only_drops(const Plan& plan) {
   return plan.rewrites() == 0 && plan.multiplicities().empty() && plan.precisions().empty();
 }
 
+/// A key that a policy wrote, as it is to be stored: it lives as long as `frame`, or as the policy's own.
+inline std::span<const float> stored_key(const HeadStore& store, const Rotary& rotary, std::size_t slot,
+                                         std::span<const float> key, Workspace::Frame& frame) {
+  if (key.empty() || store.slots().turns()[slot] == 0) return key;
+  const std::span<float> turned = frame.take(key.size());
+  std::ranges::copy(key, turned.begin());
+  turn_back(store, rotary, slot, turned);
+  return turned;
+}
+
 /// Carries out the plan of a head: rewrites, evictions, multiplicities and classes of precision; then tells the indexes.
 inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& workspace) {
   HeadStore& store = in.heads[head];
@@ -85,7 +97,8 @@ inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& work
   if (in.attention_of(head).window_tokens != 0) in.attention_of(head).window_tokens = 0;
   for (std::size_t i = 0; i < plan.rewrites(); ++i) {
     const Plan::Rewrite rewrite = plan.rewrite_at(i);
-    store.rewrite(rewrite.slot, rewrite.key, rewrite.value);
+    Workspace::Frame frame(workspace);
+    store.rewrite(rewrite.slot, stored_key(store, in.shape.rotary, rewrite.slot, rewrite.key, frame), rewrite.value);
     from = std::min(from, rewrite.slot);
   }
   for (const auto& [slot, precision_class] : plan.precisions()) store.set_precision(slot, precision_class);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvc/attention/plain_pass.hpp"
+#include "kvc/cache/guarded.hpp"
 #include "kvc/cache/lifecycle.hpp"
 #include "kvc/cache/passes.hpp"
 
@@ -16,25 +17,6 @@
 namespace kvc::inline KVC_ABI {
 
 namespace cache {
-/// Does a call; memory that is refused becomes an Error.
-template <class Call>
-decltype(auto) guarded(const char* name, Call call) {
-#if defined(__cpp_exceptions)
-  try {
-    return call();
-  } catch (const std::bad_alloc&) {
-    fail(ErrorCode::out_of_memory, {name, ": memory was refused; the cache is as it was before the call"});
-  } catch (const std::length_error&) {
-    fail(ErrorCode::out_of_memory, {name,
-                                    ": more memory was asked for than there can be; the cache is as "
-                                    "it was before the call"});
-  }
-#else
-  static_cast<void>(name);
-  return call();
-#endif
-}
-
 /// Whether a call on this layer may change others: it then saves them too.
 inline bool reaches_other_layers(const Inside& in, const Pass& pass) {
   if (pass.event == Event::probe) return false;
@@ -93,78 +75,6 @@ inline void act_everywhere(Inside& in, const Occasion& occasion) {
   for (std::size_t layer = 0; layer < in.shape.layers; ++layer) all.push_back(act(in, layer, occasion, transaction));
   for (const Finished& finished : all) finish(in, finished, occasion.event);
   transaction.commit();
-}
-
-/// How many tokens of a layer stand at `from` or later. Where positions have gaps and slots were evicted nobody knows
-/// exactly; then it is the most that every head can have lost.
-inline std::size_t forgotten_tokens(const Inside& in, std::size_t layer, Position from) {
-  auto forgotten = static_cast<std::size_t>(in.layers[layer].next_position - from);
-  for (const HeadStore& store : in.heads_of(layer)) {
-    std::size_t slots = store.size();
-    while (slots > 0 && store.slots().position(slots - 1) >= from) --slots;
-    forgotten = std::min(forgotten, store.seen() - slots);
-  }
-  return forgotten;
-}
-
-/// Forgets the tokens of a layer from position `from` on. Returns whether that is exact.
-inline bool truncate_layer(Inside& in, std::size_t layer, Position from, Workspace& workspace) {
-  LayerState& state = in.layers[layer];
-  if (from >= state.next_position) return true;
-  const bool exact = from >= state.changed_at;
-  const std::size_t forgotten = forgotten_tokens(in, layer, from);
-  for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head) {
-    HeadStore& store = in.heads[head];
-    std::size_t slots = store.size();
-    while (slots > 0 && store.slots().position(slots - 1) >= from) --slots;
-    store.truncate(slots, forgotten);
-    index_head(in, head, slots, Event::decode, workspace);
-  }
-  state.seen -= forgotten;
-  state.next_position = from;
-  state.changed_at = std::min(state.changed_at, from);
-  state.merged_until = std::min(state.merged_until, from);
-  return exact;
-}
-
-/// How many slots of a head stand before a position.
-inline std::size_t slots_before(const PositionList& positions, Position from) {
-  std::size_t begin = 0, end = positions.size();
-  while (begin < end) {
-    const std::size_t middle = (begin + end) / 2;
-    if (positions[middle] < from)
-      begin = middle + 1;
-    else
-      end = middle;
-  }
-  return begin;
-}
-
-/// What truncate_layer() would leave.
-inline Truncation truncation_of(const Inside& in, std::size_t layer, Position from) {
-  const LayerState& state = in.layers[layer];
-  if (from >= state.next_position || from >= state.changed_at) return Truncation::exact;
-  if (!in.demands.shrinks) return Truncation::rounded;
-  if (state.seen != static_cast<std::size_t>(state.next_position)) return Truncation::lost;  // positions have gaps
-  for (const HeadStore& store : in.heads_of(layer))
-    if (slots_before(store.slots().positions(), from) != static_cast<std::size_t>(from)) return Truncation::lost;
-  return Truncation::rounded;
-}
-
-/// The queries that wait for something end with the tokens that are left.
-inline void truncate_queries(Inside& in, LayerState& state, Position from) noexcept {
-  state.window.clear();
-  state.window_tokens = 0;
-  const std::size_t dim = in.shape.query_heads * in.shape.head_dim;
-  const auto keep_before = [from](std::vector<Position>& positions) {
-    while (!positions.empty() && positions.back() >= from) positions.pop_back();
-    return positions.size();
-  };
-  state.references.cut(keep_before(state.references.positions), dim);
-  // Drafted tokens came last; those that are left still wait for accept().
-  const std::size_t waiting = keep_before(state.drafted_positions);
-  state.drafted.resize(waiting * dim);
-  state.drafted_scores.resize(in.demands.external_scores ? waiting * in.shape.kv_heads : 0);
 }
 
 /// Of the drafted tokens of a layer the first `tokens` stay: policies observe them and act.
@@ -337,37 +247,6 @@ KVC_FORWARD void CacheCore::make_room(std::size_t tokens) {
   });
 }
 
-KVC_FORWARD bool CacheCore::truncate(Position from) {
-  if (from < 0) fail(ErrorCode::invalid_argument, {"truncate: position ", from, " is negative"});
-  cache::Inside& in = *inside_;
-  return cache::guarded("truncate", [&] {
-    cache::Transaction transaction(in);
-    const WorkspacePool::Lease workspace(*in.workspaces);
-    std::vector<cache::LayerState*> shorter;
-    bool exact = true;
-    for (std::size_t layer = 0; layer < in.shape.layers; ++layer) {
-      if (from >= in.layers[layer].next_position) continue;
-      shorter.push_back(&in.layers[layer]);
-      transaction.before_act_on_layer(layer);
-      exact &= cache::truncate_layer(in, layer, from, *workspace);
-    }
-    for (cache::LayerState* state : shorter) cache::truncate_queries(in, *state, from);
-    transaction.commit();
-    return exact;
-  });
-}
-
-KVC_FORWARD Truncation CacheCore::can_truncate(Position from) const {
-  if (from < 0) fail(ErrorCode::invalid_argument, {"can_truncate: position ", from, " is negative"});
-  Truncation worst = Truncation::exact;
-  for (std::size_t layer = 0; layer < inside_->shape.layers; ++layer)
-    worst = std::max(worst, cache::truncation_of(*inside_, layer, from));
-  return worst;
-}
-KVC_FORWARD Position CacheCore::next_position() const {
-  return inside_->layers[0].next_position;
-}
-
 KVC_FORWARD void CacheCore::clear() {
   cache::guarded("clear", [&] { cache::fill_empty(*inside_); });
 }
@@ -401,11 +280,17 @@ KVC_FORWARD std::vector<Position> CacheCore::positions(HeadId id) const {
   head.slots().positions().copy_to(positions);
   return positions;
 }
+KVC_FORWARD std::vector<Position> CacheCore::key_positions(HeadId id) const {
+  std::vector<Position> rotated_for = positions(id);
+  const TurnList& turns = inside_->heads[cache::index_of(*inside_, id)].slots().turns();
+  for (std::size_t slot = 0; slot < rotated_for.size() && !turns.empty(); ++slot) rotated_for[slot] -= turns[slot];
+  return rotated_for;
+}
 KVC_FORWARD void CacheCore::gather(HeadId id, Rows<float> keys, Rows<float> values) const {
   const HeadStore& head = inside_->heads[cache::index_of(*inside_, id)];
   cache::check_rows({"gather", "keys"}, keys, head.size(), inside_->shape.head_dim);
   cache::check_rows({"gather", "values"}, values, head.size(), inside_->shape.values_dim());
-  head.keys().gather(0, keys);
+  gather_keys(head, inside_->shape.rotary, 0, keys);
   head.values().gather(0, values);
 }
 KVC_FORWARD const RowStore& CacheCore::key_rows(HeadId id) const {

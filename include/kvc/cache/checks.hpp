@@ -30,6 +30,16 @@ inline void check_no_drafts(const Inside& in, const char* call) {
            {call, ": drafted tokens are waiting; call accept() first, or accept(0), which drops them"});
 }
 
+/// Whether a prompt of the layer waits for its next part: policies keep queries and sums of it.
+inline bool has_open_prompt(const Inside& in, std::size_t layer) {
+  const LayerState& state = in.layers[layer];
+  if (state.prompt_tokens != 0 || state.window_tokens != 0) return true;
+  for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head)
+    for (const auto& memory : in.memory[head].states)
+      if (memory->has_prompt()) return true;
+  return false;
+}
+
 /// An argument of a call.
 struct Argument {
   const char *call, *name;

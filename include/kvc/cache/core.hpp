@@ -85,6 +85,18 @@ class CacheCore {
   /// What truncate(from) would leave, without doing it: `exact` is where it returns true. Where a policy evicts and positions have
   /// gaps, nobody knows which tokens there were; what is not exact is `lost` then. Throws Error if `from` is negative.
   [[nodiscard]] Truncation can_truncate(Position from) const;
+  /// Forgets the tokens at positions [first, last) in every layer and head. All other tokens stay what and where they are, and so
+  /// do next_position() and what policies keep per head; what they keep per slot goes with its slot. As after an eviction, the
+  /// few rows left of a sealed block become dense ones, with the digits of CacheOptions::dense. Where nothing stands behind the
+  /// range, this is truncate(first), and next_position() becomes `first`. A range without tokens is fine. Throws Error if the
+  /// range is none, or while a prompt is open or drafted tokens wait.
+  void remove(Position first, Position last);
+  /// Moves the tokens at positions [first, last) by `delta` positions, and next_position() with them where nothing stands behind
+  /// them. Keys read from then on as if they had been rotated for their new positions, in every format; values stay. No row is
+  /// written, so nothing is rounded however often tokens are shifted: what reads keys turns them, and attention its queries.
+  /// Throws Error if a token would not stay between those that it stands between (remove() makes room), if CacheShape::rotary is
+  /// empty, or while a prompt is open or drafted tokens wait. Context shift is remove(p, q) and shift(q, end, p - q).
+  void shift(Position first, Position last, std::int64_t delta);
   /// The position of the next token: one behind the last that layer 0, which is fed first, has seen.
   [[nodiscard]] Position next_position() const;
   /// Forgets everything; memory stays with the cache.
@@ -105,9 +117,12 @@ class CacheCore {
   /// Dense copies of all keys [slots, head_dim] and values [slots, value_dim] of a head, in slot order.
   void gather(HeadId id, Rows<float> keys, Rows<float> values) const;
   /// The rows of a head as they lie in memory, for engines with kernels of their own: segments of blocks, and the row of
-  /// every slot. Include kvc/storage/row_store.hpp to read them.
+  /// every slot. Include kvc/storage/row_store.hpp to read them. Keys of shifted tokens lie there as they were rotated before:
+  /// see key_positions().
   const RowStore& key_rows(HeadId id) const;
   const RowStore& value_rows(HeadId id) const;
+  /// The positions for which the keys in key_rows() were rotated, in slot order: positions(), unless shift() moved tokens.
+  [[nodiscard]] std::vector<Position> key_positions(HeadId id) const;
 
   /// What policy P keeps per slot of a head, in slot order; and per head. Throws Error(unknown_name) if P is neither a stage
   /// nor a member of one.

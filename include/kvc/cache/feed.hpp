@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kvc/cache/inside.hpp"
+#include "kvc/storage/turned_keys.hpp"
 
 namespace kvc::inline KVC_ABI::cache {
 
@@ -58,10 +59,10 @@ class HeadFeed final : public HeadSource {
     return multiplicity_;
   }
 
-  ConstRows keys_from(std::size_t first) override { return decoded_from(first, store_->keys(), keys_, reused_); }
-  ConstRows values_from(std::size_t first) override { return decoded_from(first, store_->values(), values_, nullptr); }
+  ConstRows keys_from(std::size_t first) override { return decoded_from(first, Role::key, keys_, reused_); }
+  ConstRows values_from(std::size_t first) override { return decoded_from(first, Role::value, values_, nullptr); }
   void read_slot(std::size_t slot, std::span<float> key, std::span<float> value) override {
-    if (!key.empty()) store_->keys().gather(slot, {key.data(), 1, key.size()});
+    if (!key.empty()) gather_keys(*store_, settings_.shape->rotary, slot, {key.data(), 1, key.size()});
     if (!value.empty()) store_->values().gather(slot, {value.data(), 1, value.size()});
   }
   ConstRows unrotated_keys() override {
@@ -155,12 +156,17 @@ class HeadFeed final : public HeadSource {
     bool known = false;
   };
 
-  ConstRows decoded_from(std::size_t first, const RowStore& store, Decoded& decoded, std::vector<float>* reused) {
+  ConstRows decoded_from(std::size_t first, Role role, Decoded& decoded, std::vector<float>* reused) {
+    const RowStore& store = role == Role::key ? store_->keys() : store_->values();
     const std::size_t dim = store.dim(), count = store_->size() - first;
     if (!decoded.known || first < decoded.first) {
       if (reused) reused->resize(std::max(reused->size(), count * dim));
       decoded.rows = reused ? std::span<float>(*reused) : frame_->take(count * dim);
-      store.gather(first, {decoded.rows.data(), count, dim});
+      const Rows<float> rows(decoded.rows.data(), count, dim);
+      if (role == Role::key)
+        gather_keys(*store_, settings_.shape->rotary, first, rows);
+      else
+        store.gather(first, rows);
       decoded.first = first;
       decoded.known = true;
     }

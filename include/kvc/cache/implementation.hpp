@@ -3,3 +3,4 @@
 /// program does, through kvc/implementation.hpp.
 #include "kvc/cache/batch.hpp"
 #include "kvc/cache/calls.hpp"
+#include "kvc/cache/editing.hpp"

@@ -15,7 +15,7 @@
 
 // What is behind CacheCore. The functions that work on it: checks.hpp refuses what cannot be done, passes.hpp appends and
 // attends, observing.hpp and acting.hpp let the policies look and act, merging.hpp lets adjacent layers share rows,
-// transaction.hpp takes everything back, lifecycle.hpp constructs, forks and counts.
+// editing.hpp changes tokens that are there, transaction.hpp takes everything back, lifecycle.hpp constructs, forks and counts.
 namespace kvc::inline KVC_ABI::cache {
 
 /// A stage of the pipeline, or a member of one: whoever has memory of its own.

@@ -80,13 +80,16 @@ inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t her
     auto norms_below = std::make_shared<std::vector<float>>(), norms_here = std::make_shared<std::vector<float>>();
     for (const PairPlan::Shared& row : shared.first(rows)) {
       directions.insert(directions.end(), row.direction.begin(), row.direction.end());
+      if (role == Role::key)
+        turn_back(in.heads[here], in.shape.rotary, row.slot, std::span(directions).last(row.direction.size()));
       slots.push_back(static_cast<std::uint32_t>(row.slot));
       norms_below->push_back(row.norm_below);
       norms_here->push_back(row.norm_here);
     }
     auto block = Block::make(codec, rows, in.block_memory);
     std::vector<Position> positions;
-    for (const std::uint32_t slot : slots) positions.push_back(in.heads[here].slots().position(slot));
+    const SlotTable& known = in.heads[here].slots();
+    for (const std::uint32_t slot : slots) positions.push_back(known.position(slot) - known.turns()[slot]);
     codec->encode_at({directions.data(), rows, store.dim()}, positions, block->data(), rows, 0);
     blocks_below.push_back({slots, block, std::move(norms_below)});
     blocks_here.push_back({std::move(slots), std::move(block), std::move(norms_here)});
@@ -109,6 +112,9 @@ inline void merge_layers(Inside& in, std::size_t layer, const Occasion& occasion
       fail(ErrorCode::incompatible,
            {"layers ", layer - 1, " and ", layer, " cannot share rows: head ", local, " has ", in.heads[below].size(),
             " slots in one and ", in.heads[here].size(), " in the other"});
+    if (!std::ranges::equal(in.heads[here].slots().turns().runs(), in.heads[below].slots().turns().runs()))
+      fail(ErrorCode::incompatible, {"layers ", layer - 1, " and ", layer, " cannot share rows: the positions of head ",
+                                     local, " were shifted by other distances in one than in the other"});
     std::size_t first = in.heads[here].size();
     while (first > 0 && in.heads[here].slots().position(first - 1) >= state.merged_until) --first;
     for (std::size_t stage = 0; stage < in.stages.size(); ++stage) {

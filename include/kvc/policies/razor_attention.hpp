@@ -104,10 +104,13 @@ struct RazorAttention {
     const auto marked = std::ranges::find(head.slots, true, &Slot::mean);
     const bool known = marked != head.slots.end();
     const std::size_t mean = known ? static_cast<std::size_t>(marked - head.slots.begin()) : sinks;
-    if (!known) *head.state = RunningMean(*head.shape);
+    if (known)
+      head.state->follow(head, mean);
+    else
+      *head.state = RunningMean(*head.shape);
     for (std::size_t slot = sinks; slot < end; ++slot)
       if (!known || slot != mean) head.state->add(head, slot, plan);
-    head.state->write(plan, mean);
+    head.state->write(head, mean, plan);
     head.slots[mean].mean = true;
     if (compensation == Compensation::weighted) plan.multiplicity(mean, static_cast<float>(head.state->tokens()));
   }

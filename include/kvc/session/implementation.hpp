@@ -19,17 +19,12 @@ namespace session {
 /// What waits for a decision is no part of a session.
 inline void check_rests(const cache::Inside& in, const LayerRange& layers) {
   cache::check_no_drafts(in, "save");
-  for (std::size_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
-    const cache::LayerState& state = in.layers[layer];
-    bool open = state.prompt_tokens != 0 || state.window_tokens != 0;
-    for (std::size_t head = in.first_head(layer); head < in.first_head(layer) + in.shape.kv_heads; ++head)
-      for (const auto& memory : in.memory[head].states) open |= memory->has_prompt();
-    if (open)
+  for (std::size_t layer = layers.first; layer < layers.first + layers.count; ++layer)
+    if (cache::has_open_prompt(in, layer))
       fail(ErrorCode::invalid_argument,
            {"save: a prompt is open in layer ", layer,
             ", and what policies remember of it is no part of a session; call save() after its last part, or after "
             "compress(), which ends it"});
-  }
 }
 /// Layers that share rows belong together.
 inline void check_pairs(const cache::Inside& in, const LayerRange& layers, const char* call) {

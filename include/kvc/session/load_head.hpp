@@ -98,7 +98,8 @@ class LayerLoader {
     Slots slots = take_slots(seen, layer.next_position);
     take_side({head, Role::key}, store.parts().keys, slots);
     take_side({head, Role::value}, store.parts().values, slots);
-    store.parts().slots.restore(std::move(slots.positions), std::move(slots.multiplicity), std::move(slots.precision));
+    store.parts().slots.restore(std::move(slots.positions), std::move(slots.turns), std::move(slots.multiplicity),
+                                std::move(slots.precision));
     store.restored(seen, from_.flag());
     for (std::size_t node = 0; node < in_.nodes.size(); ++node) {
       LoadedFields fields(from_, *in_.nodes[node].stage);
@@ -125,6 +126,7 @@ class LayerLoader {
 
   struct Slots {
     PositionList positions;
+    TurnList turns;
     Multiplicity multiplicity;
     std::vector<std::uint8_t> precision;
   };
@@ -132,6 +134,7 @@ class LayerLoader {
     const std::size_t count = from_.size(seen, "the number of slots");
     Slots slots;
     slots.positions = take_positions(count, next_position);
+    slots.turns = take_turns(slots.positions);
     slots.multiplicity = take_multiplicity(count);
     if (from_.flag()) slots.precision = from_.list<std::uint8_t>(count);
     return slots;
@@ -165,6 +168,28 @@ class LayerLoader {
     else
       positions.restore(std::move(all));
     return positions;
+  }
+  TurnList take_turns(const PositionList& positions) {
+    TurnList turns;
+    const std::size_t count = from_.size(positions.size(), "the number of runs of shifted slots");
+    if (count != 0 && in_.shape.rotary.inv_freq.empty())
+      from_.damaged({"positions were shifted, but the model has no rotary table"});
+    std::vector<TurnList::Run> runs;
+    for (std::size_t slot = 0; runs.size() < count;) {
+      const TurnList::Run run{from_.get<std::uint32_t>(), from_.get<std::int32_t>()};
+      if (run.end <= slot || run.end > positions.size() || (!runs.empty() && runs.back().turn == run.turn))
+        from_.damaged({"a run of shifted slots ends at ", run.end, ", the one before at ", slot});
+      for (const std::size_t end : {slot, std::size_t{run.end} - 1})
+        if (const std::int64_t rotated = std::int64_t{positions[end]} - run.turn;
+            rotated < 0 || rotated >= static_cast<std::int64_t>(MostPositions))
+          from_.damaged({"the key of slot ", end, " was rotated for position ", rotated});
+      slot = run.end;
+      runs.push_back(run);
+    }
+    if (count != 0 && (runs.back().end != positions.size() || (count == 1 && runs[0].turn == 0)))
+      from_.damaged({"the runs of shifted slots end at ", runs.back().end, " of ", positions.size(), " slots"});
+    turns.restore(std::move(runs));
+    return turns;
   }
   Multiplicity take_multiplicity(std::size_t count) {
     Multiplicity tokens;

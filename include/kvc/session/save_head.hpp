@@ -58,6 +58,11 @@ inline void put_positions(Packer& packer, const PositionList& positions) {
 inline void put_slots(Packer& packer, const SlotTable& slots) {
   packer.put_size(slots.size());
   put_positions(packer, slots.positions());
+  packer.put_size(slots.turns().runs().size());
+  for (const TurnList::Run& run : slots.turns().runs()) {
+    packer.put<std::uint32_t>(run.end);
+    packer.put<std::int32_t>(run.turn);
+  }
   const Multiplicity& tokens = slots.multiplicity();
   packer.put<std::uint8_t>(tokens.empty() ? 0 : tokens.floats().empty() ? 1 : 2);
   packer.put_list<std::uint16_t>(tokens.halves());

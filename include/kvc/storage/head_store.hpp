@@ -166,6 +166,12 @@ class HeadStore {
     check_step();
   }
 
+  /// Forgets having seen `tokens` tokens, whose slots are gone.
+  void forget(std::size_t tokens) noexcept { seen_ -= std::min(tokens, seen_ - size()); }
+
+  /// The positions of slots [first, last) become `change` more. No row moves: what reads keys turns them (SlotTable::turns).
+  void shift(std::size_t first, std::size_t last, std::int32_t change) { slots_.shift(first, last, change); }
+
   /// Gives a slot another key and another value; an empty span leaves that side as it is.
   void rewrite(std::size_t slot, std::span<const float> key, std::span<const float> value) {
     Placement key_rows(keys_.table()), value_rows(values_.table());
@@ -217,7 +223,7 @@ class HeadStore {
     SealStep(HeadStore& store, bool prompt_end, Workspace& workspace)
         : store_(store),
           frame_(workspace),
-          columns_{store.slots_.positions(), store.slots_.precision()},
+          columns_{store.slots_.positions(), store.slots_.turns(), store.slots_.precision()},
           keys_(store.keys_.table(), columns_, prompt_end, frame_),
           values_(store.values_.table(), columns_, prompt_end, frame_) {}
 

@@ -84,6 +84,11 @@ class IndexMap {
     size_ = entries_.size();
     identity_ = false;
   }
+  /// Adds `change` to the entries [begin, end). Throws what allocation throws.
+  void add(std::size_t begin, std::size_t end, std::int32_t change) {
+    materialise();
+    for (std::size_t i = begin; i < end; ++i) entries_[i] += change;
+  }
   /// Identity again, and free of cost, if that is what the entries say.
   void settle() {
     if (identity_) return;

@@ -119,6 +119,15 @@ class PositionList {
     list_.reserve_keep(flags);
   }
   void keep(std::span<const std::uint8_t> flags) { list_.keep(flags); }
+  /// Adds `change` to the positions of slots [begin, end), which ascend with all others then. Throws what allocation throws, perhaps
+  /// in the middle of it: it is for a list that nobody sees yet.
+  void shift(std::size_t begin, std::size_t end, std::int32_t change) {
+    const bool packed = packed_;
+    if (packed) unpack();
+    list_.add(begin, end, change);
+    list_.settle();
+    if (packed) pack();
+  }
   void truncate(std::size_t size) {
     if (!packed_) return list_.truncate(size);
     while (!far_.empty() && far_.back().slot >= size) far_.pop_back();

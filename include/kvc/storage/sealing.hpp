@@ -9,12 +9,14 @@
 
 #include "kvc/storage/position_list.hpp"
 #include "kvc/storage/row_table.hpp"
+#include "kvc/storage/turn_list.hpp"
 
 namespace kvc::inline KVC_ABI {
 
 /// What a row table is told of the slots that it seals.
 struct SlotColumns {
   const PositionList& positions;
+  const TurnList& turns;
   std::span<const std::uint8_t> precision;  ///< classes of precision; empty: all 0
 };
 
@@ -211,12 +213,13 @@ class Sealing {
       if (is_open(i)) return i;
     return None;
   }
+  /// The rows as they lie, and the positions for which their rotary embedding was computed.
   void read(std::span<const std::uint32_t> slots, Rows<float> rows, std::span<Position> positions) const {
     if (in_order_)
       table_.gather(slots.front(), rows);
     else
       for (std::size_t i = 0; i < slots.size(); ++i) table_.gather(slots[i], rows.subrows(i, 1));
-    for (std::size_t i = 0; i < slots.size(); ++i) positions[i] = slots_.positions[slots[i]];
+    for (std::size_t i = 0; i < slots.size(); ++i) positions[i] = slots_.positions[slots[i]] - slots_.turns[slots[i]];
   }
 
   /// Asks the codec whether it fits itself to the rows that this head seals first.
