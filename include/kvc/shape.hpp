@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -34,6 +35,16 @@ struct Rotary {
   }
 };
 
+/// What may differ from layer to layer.
+struct LayerShape {
+  /// A sliding window: the query of position p sees positions p - window + 1 to p, its own among them. 0: all up to p. Tokens
+  /// that no later query can see are let go of when the pass ends.
+  Position window = 0;
+  /// Per query head, a learned logit that takes part in the softmax and has no value (gpt-oss). It is used as it is, without
+  /// scale and cap. Empty: none.
+  std::vector<float> sink_logits = {};
+};
+
 /// The tensors of the model that the cache serves.
 struct CacheShape {
   std::size_t layers = 1, query_heads = 1, kv_heads = 1, head_dim = 64;
@@ -41,6 +52,7 @@ struct CacheShape {
   float scale = 0;            ///< of the logits; 0: 1/sqrt(head_dim)
   float softcap = 0;          ///< logits become softcap * tanh(logit / softcap); 0: no cap
   Rotary rotary = {};         ///< lets the core un-rotate, re-rotate and place tokens at in-cache positions
+  std::vector<LayerShape> each_layer = {};  ///< one per layer; empty: no layer has anything of its own
 
   /// More than any model has; products of these numbers do not overflow.
   static constexpr std::size_t MostHeads = std::size_t{1} << 20, MostDim = std::size_t{1} << 16;
@@ -49,13 +61,17 @@ struct CacheShape {
   std::size_t group() const { return query_heads / kv_heads; }
   std::size_t values_dim() const { return value_dim ? value_dim : head_dim; }
   std::size_t heads() const { return layers * kv_heads; }
+  Position window(std::size_t layer) const { return each_layer.empty() ? 0 : each_layer[layer].window; }
+  bool has_windows() const {
+    return std::any_of(each_layer.begin(), each_layer.end(), [](const LayerShape& own) { return own.window != 0; });
+  }
+  std::span<const float> sink_logits(std::size_t layer) const {
+    return each_layer.empty() ? std::span<const float>() : std::span<const float>(each_layer[layer].sink_logits);
+  }
   float logit_scale() const { return scale > 0 ? scale : 1.0f / std::sqrt(static_cast<float>(head_dim)); }
 
   /// Throws Error unless every field is usable; called by the constructors that take a shape.
   void validate() const {
-    const auto refuse = [](std::initializer_list<Fragment> sentence) {
-      fail(ErrorCode::invalid_argument, {"CacheShape: ", joined(sentence)});
-    };
     const auto at_most = [&](const char* name, std::size_t value, std::size_t most) {
       if (value > most) refuse({name, " must be at most ", most, ", got ", value});
     };
@@ -76,6 +92,26 @@ struct CacheShape {
       if (!std::isfinite(rotary.inv_freq[i])) refuse({"rotary.inv_freq[", i, "] is not finite"});
     if (!std::isfinite(scale) || scale < 0 || !std::isfinite(softcap) || softcap < 0)
       refuse({"scale and softcap must be finite and not negative"});
+    validate_layers();
+  }
+
+ private:
+  [[noreturn, gnu::cold]] static void refuse(std::initializer_list<Fragment> sentence) {
+    fail(ErrorCode::invalid_argument, {"CacheShape: ", joined(sentence)});
+  }
+  void validate_layers() const {
+    if (!each_layer.empty() && each_layer.size() != layers)
+      refuse({"each_layer must be empty or have one entry per layer (", layers, "), got ", each_layer.size()});
+    for (std::size_t layer = 0; layer < each_layer.size(); ++layer) {
+      const LayerShape& own = each_layer[layer];
+      if (own.window < 0) refuse({"each_layer[", layer, "].window must not be negative, got ", own.window});
+      if (!own.sink_logits.empty() && own.sink_logits.size() != query_heads)
+        refuse({"each_layer[", layer, "].sink_logits must be empty or have one entry per query head (", query_heads,
+                "), got ", own.sink_logits.size()});
+      for (std::size_t head = 0; head < own.sink_logits.size(); ++head)
+        if (!std::isfinite(own.sink_logits[head]))
+          refuse({"each_layer[", layer, "].sink_logits[", head, "] is not finite"});
+    }
   }
 };
 

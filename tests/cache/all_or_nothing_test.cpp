@@ -32,14 +32,21 @@ using namespace support;
 namespace {
 
 const CacheShape Shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16, .rotary = Rotary::standard(16)};
+/// The same with windows that slide in the script, and a sink logit for each query head of the second layer.
+CacheShape windowed(Position first, Position second) {
+  CacheShape shape = Shape;
+  shape.each_layer = {{.window = first}, {.window = second, .sink_logits = {0, 1, 2, 3}}};
+  return shape;
+}
 constexpr std::size_t Longest = 200;  // tokens of the script and room for its longest call
 
 /// Pipelines of policies that go through every way of changing a cache.
 struct Combination {
   const char* text;
   bool compresses = true;
+  CacheShape shape = Shape;
 };
-constexpr Combination Combinations[] = {
+const Combination Combinations[] = {
     {"full"},
     {"full:bits=4,group=16"},
     {"kivi:bits=4,group=16,residual=16"},
@@ -55,6 +62,11 @@ constexpr Combination Combinations[] = {
     {"streaming_llm:budget=40 | mini_cache:start=0 | kivi:group=16,residual=16"},
     {"ada_kv:base=knorm,budget=40 | kivi:group=16,residual=16"},
     {"refit:policy=knorm,budget=40,bits=4,group=16", false},
+    {"full", true, windowed(30, 0)},
+    {"h2o:budget=20 | kivi:group=16,residual=16", true, windowed(25, 60)},
+    {"quest:tokens=16,page=8,dense_layers=0 | kivi:group=16,residual=16", true, windowed(0, 30)},
+    {"ada_kv:base=knorm,budget=20", true, windowed(30, 0)},
+    {"mini_cache:start=0", true, windowed(30, 30)},
 };
 
 /// What goes wrong in one call, as places that are counted through.
@@ -67,9 +79,10 @@ class Fault {
 };
 
 /// Runs the script under faults beside a twin without. `faulty` and `executor`: the subject's options, and who runs its batches.
-void check_script(const Stages& stages, const CacheOptions& faulty, Executor& executor, bool compresses, Fault& fault) {
-  const LayeredTokens text(Shape, Longest, 31);
-  World subject(Shape, stages, faulty, Longest), twin(Shape, stages, {}, Longest);
+void check_script(const CacheShape& shape, const Stages& stages, const CacheOptions& faulty, Executor& executor,
+                  bool compresses, Fault& fault) {
+  const LayeredTokens text(shape, Longest, 31);
+  World subject(shape, stages, faulty, Longest), twin(shape, stages, {}, Longest);
   SerialExecutor serial;
   const std::vector<Step> steps = whole_script(text, executor, compresses),
                           plain = whole_script(text, serial, compresses);
@@ -204,7 +217,8 @@ TEST_CASE("A call that is refused memory leaves the cache as it was, in every pl
     for (const bool for_good : {false, true}) {
       INFO(combination.text << (for_good ? ", refused until the call is over" : ", refused once"));
       RefusedMemory fault(for_good);
-      check_script(AnyPolicy::parse(combination.text).stages(), {}, executor, combination.compresses, fault);
+      check_script(combination.shape, AnyPolicy::parse(combination.text).stages(), {}, executor, combination.compresses,
+                   fault);
     }
 }
 
@@ -214,8 +228,8 @@ TEST_CASE("A call that the engine's memory resource refuses leaves the cache as 
   for (const Combination& combination : Combinations) {
     INFO(combination.text);
     RefusedMemory fault(true);
-    check_script(AnyPolicy::parse(combination.text).stages(), {.memory = &memory}, executor, combination.compresses,
-                 fault);
+    check_script(combination.shape, AnyPolicy::parse(combination.text).stages(), {.memory = &memory}, executor,
+                 combination.compresses, fault);
   }
 }
 
@@ -225,8 +239,8 @@ TEST_CASE("A call in which an executor throws leaves the cache as it was", "[all
     Countdown countdown;
     MoodyExecutor executor(countdown);
     ThrowingPlaces fault(countdown);
-    check_script(AnyPolicy::parse(combination.text).stages(), {.executor = &executor}, executor, combination.compresses,
-                 fault);
+    check_script(combination.shape, AnyPolicy::parse(combination.text).stages(), {.executor = &executor}, executor,
+                 combination.compresses, fault);
   }
 }
 
@@ -235,7 +249,7 @@ TEST_CASE("A call in which a policy throws leaves the cache as it was", "[all_or
   Countdown countdown;
   ThrowingPlaces fault(countdown);
   const auto policy = H2O{.budget = 60} | Moody{.countdown = &countdown} | KIVI{.group = 16, .residual = 16};
-  check_script(stages_of(policy), {}, executor, true, fault);
+  check_script(Shape, stages_of(policy), {}, executor, true, fault);
 }
 
 namespace {

@@ -49,15 +49,14 @@ TEST_CASE("Prompts of no token, of one, and shorter than any window are prompts"
 namespace {
 
 /// Random steps of a cache, of its forks, and of their models.
-void walk(const PolicyCase& entry, unsigned seed) {
-  const CacheShape shape = small_shape();
+void walk(const PolicyCase& entry, unsigned seed, const CacheShape& shape, int steps) {
   const LayeredTokens text(shape, 2000, seed);
   Dice dice(seed);
   std::vector<NaivePair> pairs;
   pairs.emplace_back(shape, entry);
   const auto tokens = [&](std::size_t count) { return text.slice(dice(1950), count); };
   bool in_prompt = true;
-  for (int step = 0; step < WalkSteps; ++step) {
+  for (int step = 0; step < steps; ++step) {
     const std::size_t chosen = in_prompt ? pairs.size() - 1 : dice(pairs.size());
     NaivePair& pair = pairs[chosen];
     const std::size_t what = dice(100);
@@ -112,5 +111,13 @@ void walk(const PolicyCase& entry, unsigned seed) {
 
 TEST_CASE("A thousand random steps of every policy equal the naive cache's") {
   unsigned seed = 100;
-  for_each_policy(Invariant::walk, [&](const PolicyCase& entry) { walk(entry, ++seed); });
+  for_each_policy(Invariant::walk, [&](const PolicyCase& entry) { walk(entry, ++seed, small_shape(), WalkSteps); });
+}
+
+TEST_CASE("So do those of every policy on a model with sliding windows and sink logits") {
+  unsigned seed = 500;
+  for_each_policy(Invariant::walk, [&](const PolicyCase& entry) {
+    walk(entry, ++seed, windowed_shape(24, entry.merges() ? 24 : 0), WalkSteps / 2);
+    walk(entry, ++seed, windowed_shape(entry.merges() ? 90 : 3, 90), WalkSteps / 2);
+  });
 }

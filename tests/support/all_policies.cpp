@@ -1,5 +1,6 @@
 #include "support/all_policies.hpp"
 
+#include <algorithm>
 #include <initializer_list>
 
 namespace support {
@@ -12,6 +13,17 @@ const Exemption* PolicyCase::exemption(Invariant invariant) const {
 
 kvc::CacheShape small_shape(std::size_t group) {
   return {.layers = 2, .query_heads = 2 * group, .kv_heads = 2, .head_dim = 16, .rotary = kvc::Rotary::standard(16)};
+}
+
+kvc::CacheShape windowed_shape(kvc::Position first, kvc::Position second) {
+  kvc::CacheShape shape = small_shape();
+  shape.each_layer = {{.window = first}, {.window = second, .sink_logits = {0.5f, -1, 2, 3}}};
+  return shape;
+}
+
+bool PolicyCase::merges() const {
+  const kvc::AnyPolicy own = policy();
+  return std::ranges::any_of(own.stages(), [](const auto& stage) { return stage->verbs().merge; });
 }
 
 namespace {

@@ -55,10 +55,14 @@ struct PolicyCase {
 
   const Exemption* exemption(Invariant invariant) const;
   kvc::AnyPolicy policy() const { return kvc::AnyPolicy::parse(text); }
+  /// Whether it lets adjacent layers share rows.
+  bool merges() const;
 };
 
 /// What the entries' parameters are meant for: small, so that the naive cache is fast, with what every policy needs.
 kvc::CacheShape small_shape(std::size_t group = 2);
+/// The same with a window in each of its two layers, 0 for none, and sink logits in the second.
+kvc::CacheShape windowed_shape(kvc::Position first, kvc::Position second);
 
 /// The list, made once.
 const std::vector<PolicyCase>& all_policies();

@@ -86,9 +86,15 @@ std::vector<double> Cache::attend_appended(std::size_t layer, kvc::ConstRows que
 }
 
 void Cache::act(std::size_t layer, kvc::Event event) {
+  slide(layer);
   if (keep)
     for (std::size_t h = 0; h < shape_.kv_heads; ++h) evict(layer, h, keep(read(layer, h), event));
   end_pass(layer, event);
+}
+
+void Cache::slide(std::size_t layer) {
+  if (shape_.window(layer) == 0) return;
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) drop(layer, h, in_window(layer, head(layer, h), next_[layer], {}));
 }
 
 void Cache::end_pass(std::size_t layer, kvc::Event event) {
@@ -183,7 +189,7 @@ void Cache::shift(kvc::Position first, kvc::Position last, kvc::Position delta) 
 }
 
 Cache::Answer Cache::attend_one(const Head& slots, const Row& query, std::size_t visible, double shift,
-                                const std::vector<bool>& selected) const {
+                                const std::vector<bool>& selected, double sink) const {
   constexpr double Nothing = -std::numeric_limits<double>::infinity();
   const double scale = shape_.scale > 0 ? double(shape_.scale) : 1 / std::sqrt(double(shape_.head_dim));
   Row logits(slots.size(), Nothing);
@@ -200,10 +206,11 @@ Cache::Answer Cache::attend_one(const Head& slots, const Row& query, std::size_t
     if (shape_.softcap > 0) sum = double(shape_.softcap) * std::tanh(sum / double(shape_.softcap));
     logits[slot] = sum + std::log(slots[slot].multiplicity);
   }
-  double maximum = Nothing, total = 0;
+  double maximum = sink, total = 0;
   for (const double logit : logits) maximum = std::max(maximum, logit);
   Answer answer{Row(shape_.values_dim()), Nothing, Row(slots.size())};
   if (maximum == Nothing) return answer;
+  total += std::exp(sink - maximum);
   for (const double logit : logits) total += std::exp(logit - maximum);
   answer.lse = maximum + std::log(total);
   for (std::size_t slot = 0; slot < slots.size(); ++slot) {
@@ -212,6 +219,15 @@ Cache::Answer Cache::attend_one(const Head& slots, const Row& query, std::size_t
       answer.out[c] += answer.probabilities[slot] * slots[slot].value.values[c];
   }
   return answer;
+}
+
+std::vector<bool> Cache::in_window(std::size_t layer, const Head& slots, kvc::Position position,
+                                   std::vector<bool> selected) const {
+  if (shape_.window(layer) == 0) return selected;
+  if (selected.empty()) selected.assign(slots.size(), true);
+  for (std::size_t slot = 0; slot < slots.size(); ++slot)
+    if (slots[slot].position <= position - shape_.window(layer)) selected[slot] = false;
+  return selected;
 }
 
 Row Cache::part(std::span<const float> row, std::size_t number, std::size_t dim) {
@@ -238,7 +254,9 @@ std::vector<double> Cache::answers(std::size_t layer, kvc::ConstRows queries, co
         group.push_back(query(queries[t], h * shape_.group() + member));
       const auto [row, lse, probabilities] =
           attend_one(slots, query(queries[t], q), at + 1, double(at) - slots[at].position,
-                     chosen ? chosen(layer, read(layer, h), group) : std::vector<bool>{});
+                     in_window(layer, slots, slots[at].position,
+                               chosen ? chosen(layer, read(layer, h), group) : std::vector<bool>{}),
+                     shape_.sink_logits(layer).empty() ? -HUGE_VAL : double(shape_.sink_logits(layer)[q]));
       out.insert(out.end(), row.begin(), row.end());
       attention_[index(layer, h)].push_back(probabilities);
     }

@@ -60,9 +60,13 @@ class Cache {
   std::vector<double> attend_appended(std::size_t layer, kvc::ConstRows queries,
                                       kvc::Event event = kvc::Event::prompt_end);
   void act(std::size_t layer, kvc::Event event);
+  /// Lets go of what no later query sees.
+  void slide(std::size_t layer);
   /// What follows the evictions from a layer: layers merge, rows are sealed, the queries of a prompt forgotten.
   void end_pass(std::size_t layer, kvc::Event event);
   void evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
+  /// The same without a word to them.
+  void drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
   void truncate(kvc::Position from);
   /// Forgets the tokens at positions [first, last), behind which there are others.
   void remove(kvc::Position first, kvc::Position last);
@@ -77,9 +81,9 @@ class Cache {
     Row probabilities;
   };
   /// Attention over the first `visible` slots, optionally only over those selected. `shift`: the query's slot minus its
-  /// position, for in-cache positions.
+  /// position, for in-cache positions. `sink`: a logit without a value.
   Answer attend_one(const Head& slots, const Row& query, std::size_t visible, double shift,
-                    const std::vector<bool>& selected = {}) const;
+                    const std::vector<bool>& selected = {}, double sink = -HUGE_VAL) const;
   Row query(std::span<const float> row, std::size_t query_head) const { return part(row, query_head, shape_.head_dim); }
 
   Head& head(std::size_t layer, std::size_t h) { return heads_[index(layer, h)]; }
@@ -101,6 +105,9 @@ class Cache {
   /// The slots that stay; what is left in blocks that are mostly dead then is dense.
   void drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
   /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
+  /// Which of the slots that are selected, or of all, stand in the window of a query at `position`; empty: all.
+  std::vector<bool> in_window(std::size_t layer, const Head& slots, kvc::Position position,
+                              std::vector<bool> selected) const;
   std::vector<double> answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen);
   void seal(std::size_t layer, kvc::Event event);
   void merge(std::size_t layer);

@@ -160,7 +160,9 @@ void NaivePair::attend(const LayeredTokens::Slice& slice) {
   for (std::size_t q = 0; q < shape().query_heads; ++q) {
     const naive::Head& head = model_.head(1, q / shape().group());
     const double shift = double(head.size()) - double(model_.next_position(1));
-    const auto answer = model_.attend_one(head, model_.query(tokens.q[0], q), head.size(), shift);
+    const auto sinks = shape().sink_logits(1);
+    const auto answer = model_.attend_one(head, model_.query(tokens.q[0], q), head.size(), shift, {},
+                                          sinks.empty() ? -HUGE_VAL : double(sinks[q]));
     expected.insert(expected.end(), answer.out.begin(), answer.out.end());
   }
   expect_close(out.values(), expected, "outputs of a query alone");
@@ -214,6 +216,7 @@ void NaivePair::check_rows() const {
 }
 
 void NaivePair::act(std::uint32_t layer, kvc::Event event) {
+  model_.slide(layer);
   for (std::uint32_t head = 0; head < shape().kv_heads; ++head) {
     const kvc::HeadId id{layer, head};
     if (!entry_->keep) {

@@ -9,14 +9,13 @@
 
 #include "kvc/attention/piece_list.hpp"
 #include "kvc/attention/queries.hpp"
+#include "kvc/attention/window_mask.hpp"
 #include "kvc/kernels/dispatch.hpp"
 #include "kvc/storage/head_store.hpp"
 
 namespace kvc::inline KVC_ABI::attention {
 
 static_assert(RowStore::PromptRows == ChunkRows, "blocks of prompts are chunks, which are read and prefetched whole");
-
-inline constexpr float MinusInfinity = -std::numeric_limits<float>::infinity();
 
 /// Multiplies column i of `rows` rows by norms[i].
 inline void apply_norms(const float* norms, std::size_t count, float* x, std::size_t rows, std::size_t stride) {
@@ -100,12 +99,17 @@ class HeadReader {
   }
 
   const HeadStore& head() const { return head_; }
+  /// What the layer's window hides from queries. It lives as long as `frame`.
+  WindowMask window_of(const Queries& queries, Workspace::Frame& frame) const {
+    return {head_, settings_.window, queries, frame};
+  }
   Workspace& workspace() const { return workspace_; }
   /// Queries of this head, ready to be read with. They live as long as `frame`.
   PreparedQueries prepare(const Queries& queries, Workspace::Frame& frame) const {
     return {queries, head_.keys(), settings_, turns_, frame};
   }
   std::size_t rows() const { return head_.keys().rows(); }
+  Position window() const { return settings_.window; }
   const float* bias(std::size_t row) const { return bias_.empty() ? nullptr : bias_.data() + row; }
   bool skips(std::size_t begin, std::size_t end) const {
     return selects_ && std::all_of(bias_.begin() + std::ptrdiff_t(begin), bias_.begin() + std::ptrdiff_t(end),

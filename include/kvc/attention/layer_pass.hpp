@@ -64,8 +64,10 @@ inline std::size_t feed_rows(Feed feed, std::size_t group) {
 struct LayerPass {
   std::span<const HeadStore> heads;
   Settings settings;
-  ConstRows queries;       ///< [tokens, query_heads * head_dim] of the layer
-  Rows<float> out = {};    ///< [tokens, query_heads * value_dim]; no data: nobody wants it
+  ConstRows queries;     ///< [tokens, query_heads * head_dim] of the layer
+  Rows<float> out = {};  ///< [tokens, query_heads * value_dim]; no data: nobody wants it
+  std::span<float> lse =
+      {};                  ///< [tokens, query_heads]: log-sum-exp of what `out` was divided by; empty: nobody wants it
   bool in_turn = false;    ///< one thread takes one head after the other, so the next head may be prefetched
   std::size_t window = 0;  ///< queries at the pass's end whose column sums are kept for HeadView::window_sums; 0: none
 
@@ -74,6 +76,10 @@ struct LayerPass {
   /// The head that will be read after this one; null if other threads may be writing to it, or take it.
   const HeadStore* after(std::size_t head) const {
     return in_turn && head + 1 < heads.size() ? &heads[head + 1] : nullptr;
+  }
+  /// Which of the pass's queries [tokens, query_heads] query head g of a KV head is, for one token.
+  std::size_t query_number(std::size_t token, std::size_t head, std::size_t g) const {
+    return token * settings.shape->query_heads + head * group() + g;
   }
   /// The attention of query head g of a KV head, for one token.
   std::span<float> out_of(std::size_t token, std::size_t head, std::size_t g) const {
@@ -91,21 +97,33 @@ inline std::span<const std::int32_t> newest_shifts(const HeadStore& head, std::s
   return shifts;
 }
 
+/// The positions of the newest tokens from number `first` of `tokens` on.
+inline std::span<const Position> newest_positions(const HeadStore& head, std::size_t tokens, std::size_t first,
+                                                  std::size_t count, Workspace::Frame& frame) {
+  const std::span<Position> positions = frame.take<Position>(count);
+  for (std::size_t t = 0; t < count; ++t) positions[t] = head.slots().position(head.size() - tokens + first + t);
+  return positions;
+}
+
 /// The queries of a KV head for the pass's tokens [first, first + count), ready for a HeadReader.
 inline Queries queries_of(const LayerPass& pass, std::size_t head, std::size_t first, std::size_t count,
                           Workspace::Frame& frame) {
   const CacheShape& shape = *pass.settings.shape;
-  Queries queries =
-      load_queries(shape, pass.queries.subrows(first, count), head, frame.take(count * shape.group() * shape.head_dim));
+  Queries queries = load_queries(pass.settings, pass.queries.subrows(first, count), head,
+                                 frame.take(count * shape.group() * shape.head_dim));
   if (pass.settings.in_cache)
     queries.shifts = newest_shifts(pass.heads[head], pass.tokens(), frame).subspan(first, count);
+  if (pass.settings.window != 0)
+    queries.positions = newest_positions(pass.heads[head], pass.tokens(), first, count, frame);
   return queries;
 }
 
-/// An empty state for `rows` queries of a KV head.
-inline Partial empty_state(const HeadStore& head, std::size_t rows, Workspace::Frame& frame) {
-  const std::size_t width = SumLayout::width(head.values());
-  return Partial::empty_in(frame.take(Partial::floats(rows, width)), rows, width);
+/// The state of queries of a KV head that have seen no row yet.
+inline Partial start_state(const HeadStore& head, const Queries& queries, Workspace::Frame& frame) {
+  const std::size_t width = SumLayout::width(head.values()), rows = queries.rows();
+  const Partial state = Partial::empty_in(frame.take(Partial::floats(rows, width)), rows, width);
+  state.add_sinks(queries);
+  return state;
 }
 
 /// The attention of query row t * group + g of a KV head goes to token `first` + t.
@@ -113,6 +131,8 @@ inline void write_out(const LayerPass& pass, std::size_t head, std::size_t first
   state.finish_sums(pass.heads[head].values());
   for (std::size_t row = 0; row < state.rows; ++row)
     state.finish(row, pass.out_of(first + row / pass.group(), head, row % pass.group()));
+  for (std::size_t row = 0; row < state.rows && !pass.lse.empty(); ++row)
+    pass.lse[pass.query_number(first + row / pass.group(), head, row % pass.group())] = state.log_sum_exp(row);
 }
 
 }  // namespace kvc::inline KVC_ABI::attention

@@ -122,6 +122,7 @@ inline void newest_sums(const HeadReader& reader, const Queries& queries, float*
     const auto memory = frame.take(Partial::floats(tile.rows(), 0));
     Partial state = Partial::empty_in(memory, tile.rows(), 0);
     state.values = nullptr;
+    state.add_sinks(tile);
     PreparedQueries prepared = reader.prepare(tile, frame);
     attend_rows(reader, 0, end, prepared, seen_first + first, state, kept);
     add_kept_sums(kept, state, end, group, sums, stride, reader.workspace());
@@ -147,7 +148,7 @@ inline void slot_products(const HeadReader& reader, const Queries& queries, std:
 }
 
 /// Logits of `queries` over every slot: target [tokens * group, slots]; -inf where a query does not see the slot. Token t
-/// sees the first `seen_first` + t slots.
+/// sees the first `seen_first` + t slots, of a layer with a window those that stand in it.
 inline void slot_logits(const HeadReader& reader, const Queries& queries, std::size_t seen_first,
                         std::span<float> target) {
   const HeadStore& head = reader.head();
@@ -168,14 +169,22 @@ inline void slot_logits(const HeadReader& reader, const Queries& queries, std::s
       float* line = target.data() + (first * queries.group + row) * slots;
       to_slots(head, source, line);
       std::fill(line + std::min(slots, seen_first + first + row / queries.group), line + slots, MinusInfinity);
+      if (const Position window = reader.window())
+        std::fill_n(line, slots_before_window(head, window, tile.positions[row / queries.group]), MinusInfinity);
     }
   }
 }
 
-/// Softmax of every row of `logits` [rows, count], in place.
-inline void softmax_rows(std::span<float> logits, std::size_t rows, std::size_t count) {
+/// Softmax of every row of `logits` [rows, count], in place. Rows take turns over `sink_logits`, if there are any: logits that
+/// are in the sum besides those of the row.
+inline void softmax_rows(std::span<float> logits, std::size_t rows, std::size_t count,
+                         std::span<const float> sink_logits) {
   for (std::size_t row = 0; row < rows; ++row) {
     float maximum = MinusInfinity, sum = 0, correction = 0;
+    if (!sink_logits.empty()) {
+      maximum = sink_logits[row % sink_logits.size()];
+      sum = 1;
+    }
     float* line = logits.data() + row * count;
     kernels::active().softmax_update(line, count, 1, count, nullptr, &maximum, &sum, &correction);
     const float factor = sum > 0 ? 1.0f / sum : 0.0f;

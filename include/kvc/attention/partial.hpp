@@ -31,6 +31,13 @@ struct Partial {
     return over(memory, rows, width);
   }
 
+  /// The logits that have no value are in the sums before any row is. Of several partial results, one has them.
+  void add_sinks(const Queries& queries) const {
+    if (queries.sink_logits.empty()) return;
+    for (std::size_t row = 0; row < rows; ++row) maximum[row] = queries.sink_logits[row % queries.group];
+    std::fill_n(sum, rows, 1.0f);
+  }
+
   /// Takes in the other rows' result.
   void merge(const Partial& other) {
     for (std::size_t row = 0; row < rows; ++row) {
@@ -105,9 +112,10 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
   Workspace::Frame frame(reader.workspace());
   const auto memory = frame.take(rows * ChunkRows + rows);
   float* correction = memory.data() + rows * ChunkRows;
+  const WindowMask window = reader.window_of(queries.queries(), frame);
   for (std::size_t chunk = begin; chunk < end; chunk += ChunkRows) {
     const std::size_t stop = std::min(chunk + ChunkRows, end), count = stop - chunk;
-    if (reader.skips(chunk, stop)) {
+    if (reader.skips(chunk, stop) || window.hides_all(chunk, stop)) {
       skip_chunk(kept, chunk, count, rows);
       continue;
     }
@@ -122,6 +130,7 @@ inline void attend_rows(const HeadReader& reader, std::size_t begin, std::size_t
         std::fill(scores + (token * queries.group() + g) * stride + visible,
                   scores + (token * queries.group() + g) * stride + count, MinusInfinity);
     }
+    window.apply(chunk, stop, queries.group(), scores, stride);
     table.softmax_update(scores, stride, rows, count, reader.bias(chunk), state.maximum, state.sum, correction);
     if (state.values) {
       table.scale_rows(state.values, state.stride, rows, state.stride, correction);
@@ -149,6 +158,7 @@ inline void attend_out_of_step(const HeadReader& reader, PreparedQueries& querie
     const std::size_t limit = std::min(limit_first + row / queries.group(), key_rows);
     std::fill(weights + row * stride + limit, weights + row * stride + key_rows, MinusInfinity);
   }
+  reader.window_of(queries.queries(), frame).apply(0, key_rows, queries.group(), weights, stride);
   table.softmax_update(weights, stride, rows, key_rows, reader.bias(0), state.maximum, state.sum, correction);
   for (std::size_t chunk = 0; kept.maxima && chunk * ChunkRows < key_rows; ++chunk)
     std::copy_n(state.maximum, rows, kept.maxima + chunk * rows);

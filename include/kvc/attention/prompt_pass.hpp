@@ -32,7 +32,7 @@ inline void attend_tile(const LayerPass& pass, std::size_t head, std::size_t fir
   const std::size_t end = store.in_step() ? limit_first + count - 1 : reader.rows();
   KeptScores kept;
   if (columns.data) kept = room_for_scores(rows, end, frame);
-  Partial state = empty_state(store, rows, frame);
+  Partial state = start_state(store, queries.queries(), frame);
   float* values = state.values;
   if (pass.out.data == nullptr) state.values = nullptr;
   attend(reader, 0, end, queries, limit_first, state, kept);
@@ -126,7 +126,7 @@ inline void show_rows(const LayerPass& pass, std::span<HeadAttention> attention,
     const HeadReader reader(store, pass.settings, frame);
     const std::span<float> target(rows.data, rows.count * rows.dim);
     slot_logits(reader, queries, store.size() - tokens + 1, target);
-    softmax_rows(target, rows.count, rows.dim);
+    softmax_rows(target, rows.count, rows.dim, queries.sink_logits);
   });
 }
 

@@ -16,6 +16,8 @@ struct Settings {
   const CacheShape* shape = nullptr;
   bool in_cache = false;  ///< tokens stand at their slot index, not at their position in the text
   Arithmetic arithmetic = Arithmetic::exact;
+  Position window = 0;                      ///< of the layer: see LayerShape
+  std::span<const float> sink_logits = {};  ///< of the layer's query heads, or none
 };
 
 /// Queries of one KV head: row t * group + g belongs to token t, scaled by the logit scale already.
@@ -24,24 +26,36 @@ struct Queries {
   std::size_t tokens = 0, group = 1, dim = 0;
   /// Per token, where it stands in the cache minus where its rotary embedding put it; only for in-cache positions.
   std::span<const std::int32_t> shifts = {};
+  /// Per token, its position in the text; only read where the layer has a window.
+  std::span<const Position> positions = {};
+  std::span<const float> sink_logits = {};  ///< [group], or none
 
   std::size_t rows() const { return tokens * group; }
   /// The queries of tokens [first, first + count).
   Queries part(std::size_t first, std::size_t count) const {
-    return {data + first * group * dim, count, group, dim, shifts.empty() ? shifts : shifts.subspan(first, count)};
+    return {data + first * group * dim,
+            count,
+            group,
+            dim,
+            shifts.empty() ? shifts : shifts.subspan(first, count),
+            positions.empty() ? positions : positions.subspan(first, count),
+            sink_logits};
   }
 };
 
 /// Copies the head's queries out of a layer's rows and scales them.
-inline Queries load_queries(const CacheShape& shape, ConstRows layer_queries, std::size_t head,
+inline Queries load_queries(const Settings& settings, ConstRows layer_queries, std::size_t head,
                             std::span<float> memory) {
+  const CacheShape& shape = *settings.shape;
   const std::size_t group = shape.group(), dim = shape.head_dim;
   const float scale = shape.logit_scale();
   for (std::size_t t = 0; t < layer_queries.count; ++t)
     std::copy_n(layer_queries[t].data() + head * group * dim, group * dim, memory.data() + t * group * dim);
   const std::size_t all = layer_queries.count * group * dim;
   kernels::active().scale_rows(memory.data(), all, 1, all, &scale);
-  return {memory.data(), layer_queries.count, group, dim, {}};
+  Queries queries{memory.data(), layer_queries.count, group, dim};
+  if (!settings.sink_logits.empty()) queries.sink_logits = settings.sink_logits.subspan(head * group, group);
+  return queries;
 }
 
 /// Queries as the blocks of one head want them: turned by the distance between the position that a key was rotated for and where it

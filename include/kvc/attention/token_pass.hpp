@@ -41,7 +41,7 @@ inline void attend_head(const LayerPass& pass, std::size_t head, std::span<const
   const HeadReader reader(store, pass.settings, frame, selected, pass.after(head));
   PreparedQueries queries = reader.prepare(queries_of(pass, head, 0, 1, frame), frame);
   const std::size_t rows = reader.rows();
-  Partial state = empty_state(store, group, frame);
+  Partial state = start_state(store, queries.queries(), frame);
   if (!feeds.any() && selected.empty()) {
     attend_token(reader, queries, state);
   } else {
@@ -81,6 +81,7 @@ inline void attend_parts(const LayerPass& pass, std::size_t parts, std::vector<f
     const HeadReader reader(store, pass.settings, frame, {}, pass.after(head));
     PreparedQueries queries = reader.prepare(queries_of(pass, head, 0, 1, frame), frame);
     Partial state = Partial::empty_in(part_of(task), group, width);
+    if (part == 0) state.add_sinks(queries.queries());
     const std::size_t begin = part * PartRows, rows = reader.rows();
     if (!store.in_step()) {
       if (part == 0) attend(reader, 0, rows, queries, rows, state);

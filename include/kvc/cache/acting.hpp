@@ -11,6 +11,7 @@
 #include "kvc/cache/merging.hpp"
 #include "kvc/cache/observing.hpp"
 #include "kvc/cache/sealing.hpp"
+#include "kvc/cache/sliding.hpp"
 #include "kvc/cache/transaction.hpp"
 
 // Policies act, stage by stage: they score, allocate, plan; the core carries the plans out; then adjacent layers merge, and
@@ -114,7 +115,8 @@ inline void carry_out(Inside& in, std::size_t head, Event event, Workspace& work
     const auto behind = chosen.begin() + static_cast<std::ptrdiff_t>(slot);
     store.set_multiplicity(static_cast<std::size_t>(std::count(chosen.begin(), behind, std::uint8_t{1})), tokens);
   }
-  if (event == Event::prompt_end && in.demands.rests) store.pack_positions();
+  const bool slides = in.shape.window(in.layer_of(head)) != 0;
+  if (event == Event::prompt_end && in.demands.rests && !slides) store.pack_positions();
   in.memory[head].changed = true;
   if (from < chosen.size()) index_head(in, head, from, event, workspace);
 }
@@ -271,6 +273,7 @@ inline Finished act(Inside& in, std::size_t layer, const Occasion& occasion, Tra
   const std::size_t first = in.first_head(layer), heads = in.shape.kv_heads, stages = in.stages.size();
   if (!waits(in, occasion.event)) {
     transaction.before_act_on_layer(layer);
+    slide_layer(in, layer, occasion);
     for (std::size_t stage = 0; stage < stages; ++stage) act_stage(in, stage, first, heads, occasion, false);
     if (!in.demands.merges) {
       seal_layer(in, layer, occasion);
@@ -279,6 +282,7 @@ inline Finished act(Inside& in, std::size_t layer, const Occasion& occasion, Tra
     return merge_and_seal(in, layer, occasion, transaction);
   }
   transaction.before_act_on_layer(layer);
+  slide_layer(in, layer, occasion);
   for (std::size_t stage = 0; stage < in.waits_from; ++stage) act_stage(in, stage, first, heads, occasion, false);
   std::size_t next = in.waits_from;
   if (in.nodes[in.stage_node[next]].verbs.cascade) {

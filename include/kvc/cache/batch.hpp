@@ -75,8 +75,9 @@ inline void check_batch(std::span<Inside* const> caches, std::size_t layer, cons
 }
 
 /// Only one cache: its heads may be fewer than the threads, which then share long ones.
-inline void decode_one(Inside& in, std::size_t layer, const Tokens& tokens, Rows<float> out, Executor& executor) {
-  run(in, {.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .executor = &executor});
+inline void decode_one(Inside& in, std::size_t layer, const Tokens& tokens, Rows<float> out, std::span<float> lse,
+                       Executor& executor) {
+  run(in, {.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .lse = lse, .executor = &executor});
 }
 
 /// The heads of all items whose remaining work is of one kind.
@@ -93,8 +94,8 @@ inline void finish_items(std::span<BatchItem> items, std::size_t layer, Remainin
 }
 
 inline void decode_several(std::span<Inside* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
-                           Executor& executor, std::span<BatchItem> items) {
-  const std::size_t heads = caches[0]->shape.kv_heads;
+                           std::span<float> lse, Executor& executor, std::span<BatchItem> items) {
+  const std::size_t heads = caches[0]->shape.kv_heads, each = lse.size() / caches.size();
   for (std::size_t b = 0; b < caches.size(); ++b) {
     BatchItem& item = items[b];
     item.in = caches[b];
@@ -103,6 +104,7 @@ inline void decode_several(std::span<Inside* const> caches, std::size_t layer, c
                  .event = Event::decode,
                  .tokens = &item.tokens,
                  .out = out.subrows(b, 1),
+                 .lse = lse.subspan(b * each, each),
                  .executor = &executor};
     if (reaches_other_layers(*item.in, item.pass))
       item.transaction.emplace(*item.in);
@@ -132,7 +134,7 @@ inline void decode_several(std::span<Inside* const> caches, std::size_t layer, c
 }  // namespace cache
 
 KVC_FORWARD void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens,
-                              Rows<float> out, Executor& executor) {
+                              Rows<float> out, Executor& executor, std::span<float> lse) {
   cache::guarded("decode_batch", [&] {
     if (std::find(caches.begin(), caches.end(), nullptr) != caches.end())
       fail(ErrorCode::invalid_argument, "decode_batch: a cache is null");
@@ -142,9 +144,10 @@ KVC_FORWARD void decode_batch(std::span<CacheCore* const> caches, std::size_t la
     const auto inside = frame.take<cache::Inside*>(caches.size());
     for (std::size_t b = 0; b < caches.size(); ++b) inside[b] = caches[b]->inside_.get();
     cache::check_batch(inside, layer, tokens, out);
-    if (caches.size() == 1) return cache::decode_one(*inside[0], layer, tokens, out, executor);
+    cache::check_lse(*inside[0], "decode_batch", lse, caches.size(), out);
+    if (caches.size() == 1) return cache::decode_one(*inside[0], layer, tokens, out, lse, executor);
     const cache::BatchItems items(caches.size(), frame);
-    cache::decode_several(inside, layer, tokens, out, executor, items.all());
+    cache::decode_several(inside, layer, tokens, out, lse, executor, items.all());
   });
 }
 

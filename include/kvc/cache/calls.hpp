@@ -45,10 +45,12 @@ inline void run_in(Inside& in, Pass pass, Transaction& transaction) {
     return finish(in, run_pass(in, pass, transaction), pass.event);
   const Tokens& all = *pass.tokens;
   const Rows<float> out = pass.out;
+  const std::span<float> lse = pass.lse;
   for (std::size_t t = 0; t < all.k.count; ++t) {
     const Tokens one = part_of(all, t, 1, in.shape.kv_heads);
     pass.tokens = &one;
     pass.out = out.subrows(t, 1);
+    if (!lse.empty()) pass.lse = lse.subspan(t * in.shape.query_heads, in.shape.query_heads);
     pass.acts_later = t + 1 < all.k.count;
     finish(in, run_pass(in, pass, transaction), pass.event);
   }
@@ -118,31 +120,38 @@ KVC_FORWARD CacheCore::CacheCore(CacheCore&&) noexcept = default;
 KVC_FORWARD CacheCore& CacheCore::operator=(CacheCore&&) noexcept = default;
 KVC_FORWARD CacheCore::~CacheCore() = default;
 
-KVC_FORWARD void CacheCore::prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk) {
+KVC_FORWARD void CacheCore::prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk,
+                                    std::span<float> lse) {
   cache::Inside& in = *inside_;
   cache::check_tokens(in, "prefill", layer, tokens, out, true);
+  cache::check_lse(in, "prefill", lse, tokens.k.count, out);
   cache::check_no_drafts(in, "prefill");
   cache::guarded("prefill", [&] {
     cache::run(in, {.layer = layer,
                     .event = last_chunk ? Event::prompt_end : Event::prompt_chunk,
                     .tokens = &tokens,
                     .out = out,
+                    .lse = lse,
                     .executor = in.executor});
   });
 }
 
-KVC_FORWARD void CacheCore::decode(std::size_t layer, const Tokens& tokens, Rows<float> out) {
+KVC_FORWARD void CacheCore::decode(std::size_t layer, const Tokens& tokens, Rows<float> out, std::span<float> lse) {
   cache::Inside& in = *inside_;
   cache::check_tokens(in, "decode", layer, tokens, out, false);
+  cache::check_lse(in, "decode", lse, tokens.k.count, out);
   cache::check_no_drafts(in, "decode");
   cache::guarded("decode", [&] {
-    cache::run(in, {.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .executor = in.executor});
+    cache::run(
+        in,
+        {.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .lse = lse, .executor = in.executor});
   });
 }
 
-KVC_FORWARD void CacheCore::draft(std::size_t layer, const Tokens& tokens, Rows<float> out) {
+KVC_FORWARD void CacheCore::draft(std::size_t layer, const Tokens& tokens, Rows<float> out, std::span<float> lse) {
   cache::Inside& in = *inside_;
   cache::check_tokens(in, "draft", layer, tokens, out, false);
+  cache::check_lse(in, "draft", lse, tokens.k.count, out);
   cache::guarded("draft", [&] {
     cache::Transaction transaction(in, layer);
     cache::LayerState& state = in.layers[layer];
@@ -154,10 +163,15 @@ KVC_FORWARD void CacheCore::draft(std::size_t layer, const Tokens& tokens, Rows<
     for (std::size_t t = 0; t < tokens.q.count; ++t)
       state.drafted_positions.push_back(tokens.positions.empty() ? from + static_cast<Position>(t)
                                                                  : tokens.positions[t]);
-    cache::run_in(
-        in,
-        {.layer = layer, .event = Event::decode, .tokens = &tokens, .out = out, .executor = in.executor, .draft = true},
-        transaction);
+    cache::run_in(in,
+                  {.layer = layer,
+                   .event = Event::decode,
+                   .tokens = &tokens,
+                   .out = out,
+                   .lse = lse,
+                   .executor = in.executor,
+                   .draft = true},
+                  transaction);
     if (state.drafted_tokens() == tokens.q.count) state.drafted_from = from;
     transaction.commit();
   });
@@ -220,9 +234,7 @@ KVC_FORWARD void CacheCore::attend(std::size_t layer, ConstRows queries, Rows<fl
   cache::check_rows({"attend", "queries"}, queries, queries.count, shape.query_heads * shape.head_dim);
   cache::check_rows({"attend", "out"}, out, queries.count, shape.query_heads * shape.values_dim());
   if (in.options.check_finite) cache::check_values({"attend", "queries"}, queries, cache::query_limit(in, layer));
-  if (!lse.empty() && lse.size() != queries.count * shape.query_heads)
-    fail(ErrorCode::shape_mismatch, {"attend: lse: got ", lse.size(),
-                                     " numbers, expected [tokens, query_heads] = ", queries.count * shape.query_heads});
+  cache::check_lse(in, "attend", lse, queries.count, out);
   cache::guarded("attend", [&] {
     const WorkspacePool::Lease workspace(*in.workspaces);
     attention::attend_all(in.heads_of(layer), in.settings(layer), in.layers[layer].next_position, queries, out, lse,

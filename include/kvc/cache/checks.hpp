@@ -131,6 +131,17 @@ inline void check_scores(const Inside& in, const char* call, const Tokens& token
            {call, ": Tokens::scores: number ", i, " is infinite, which would protect its token from every eviction"});
 }
 
+/// Refuses an `lse` that is not [count, query_heads], and one of an attention that nobody computes.
+inline void check_lse(const Inside& in, const char* call, std::span<const float> lse, std::size_t count,
+                      const Rows<float>& out) {
+  if (lse.empty()) return;
+  if (lse.size() != count * in.shape.query_heads)
+    fail(ErrorCode::shape_mismatch, {call, ": lse: got ", lse.size(),
+                                     " numbers, expected [tokens, query_heads] = ", count * in.shape.query_heads});
+  if (out.data == nullptr)
+    fail(ErrorCode::invalid_argument, {call, ": lse: without `out` there is no attention that it could be of"});
+}
+
 /// Layers are fed in order: none may be ahead of the one below it.
 inline void check_order(const Inside& in, const char* call, std::size_t layer, std::size_t count) {
   if (layer == 0) return;

@@ -54,13 +54,14 @@ class CacheCore {
 
   /// Appends a prompt, or the next part of one, to a layer and writes its causal attention to `out`
   /// [tokens, query_heads * value_dim]; an empty `out` (no data) says that the engine did the attention itself. The policy
-  /// acts after the last part. Fed whole or in parts, a prompt gives the same result.
-  void prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk = true);
+  /// acts after the last part. Fed whole or in parts, a prompt gives the same result. `lse`, unless it is empty: see attend().
+  void prefill(std::size_t layer, const Tokens& tokens, Rows<float> out, bool last_chunk = true,
+               std::span<float> lse = {});
   /// Appends generated tokens (usually one), attends, and lets the policy act. Tokens of a prompt belong to prefill(), one by
   /// one if need be: policies that act when a prompt ends never act on tokens that only decode() saw.
-  void decode(std::size_t layer, const Tokens& tokens, Rows<float> out);
+  void decode(std::size_t layer, const Tokens& tokens, Rows<float> out, std::span<float> lse = {});
   /// Appends and attends as decode does, but the policy sleeps until accept(): speculative decoding.
-  void draft(std::size_t layer, const Tokens& tokens, Rows<float> out);
+  void draft(std::size_t layer, const Tokens& tokens, Rows<float> out, std::span<float> lse = {});
   /// Of the drafted tokens keeps the first `tokens`; the policy now observes them and acts. Of the others no trace is left.
   /// accept(0) drops them all, also where a draft was refused before every layer had it.
   void accept(std::size_t tokens);
@@ -70,9 +71,11 @@ class CacheCore {
   ///   2. probe(layer, questions, out, begin, end), as often as the policy's paper says;
   ///   3. compress() ends the prompt.
   void probe(std::size_t layer, const Tokens& tokens, Rows<float> out, Position begin, Position end);
-  /// Attention of `queries` [tokens, query_heads * head_dim] over all slots, storing nothing: a pure read, thread-safe.
-  /// Each query sees every slot. `lse`, unless it is empty, receives the natural log-sum-exp of the scaled and capped logits
-  /// [tokens, query_heads], with which partial attentions over disjoint contexts merge exactly.
+  /// Attention of `queries` [tokens, query_heads * head_dim] over all slots, storing nothing: a pure read, thread-safe. Each
+  /// query sees every slot that the next token will see. `lse`, unless it is empty, receives the natural logarithm of what `out`
+  /// was divided by [tokens, query_heads]: the log-sum-exp of the scaled and capped logits, and of the head's sink logit where the
+  /// layer has them (LayerShape). Partial attentions over disjoint contexts merge exactly with it; only one of them may have a
+  /// sink logit.
   void attend(std::size_t layer, ConstRows queries, Rows<float> out, std::span<float> lse = {}) const;
 
   /// Lets the policy act now as it does at the end of a prompt.
@@ -136,7 +139,7 @@ class CacheCore {
   }
 
   friend void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
-                           Executor& executor);
+                           Executor& executor, std::span<float> lse);
   friend std::uint64_t save(std::span<const CacheCore* const> forks, ByteSink sink, const SessionOptions& options);
   friend std::uint64_t load(std::span<CacheCore* const> forks, const SessionSource& source,
                             const SessionOptions& options);
@@ -153,9 +156,9 @@ class CacheCore {
 };
 
 /// One generated token for each of several sequences: row b of the matrices belongs to caches[b], whose heads all run as
-/// independent tasks of `executor`. The caches are all different and have the same number of KV heads; their policies may
+/// independent tasks of `executor`. `lse`: empty, or [caches, query_heads], see attend(). The caches are all different and have the same number of KV heads; their policies may
 /// differ. If anything throws, every one of them is as it was.
 void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const Tokens& tokens, Rows<float> out,
-                  Executor& executor);
+                  Executor& executor, std::span<float> lse = {});
 
 }  // namespace kvc::inline KVC_ABI

@@ -17,19 +17,6 @@ namespace kvc::inline KVC_ABI {
 
 namespace cache {
 
-/// How many slots of a head stand before a position.
-inline std::size_t slots_before(const PositionList& positions, Position from) {
-  std::size_t begin = 0, end = positions.size();
-  while (begin < end) {
-    const std::size_t middle = (begin + end) / 2;
-    if (positions[middle] < from)
-      begin = middle + 1;
-    else
-      end = middle;
-  }
-  return begin;
-}
-
 /// Slots [begin, end) of a head.
 struct SlotRange {
   std::size_t begin = 0, end = 0;
@@ -98,7 +85,7 @@ inline bool truncate_layer(Inside& in, std::size_t layer, Position from, std::si
 inline Truncation truncation_of(const Inside& in, std::size_t layer, Position from) {
   const LayerState& state = in.layers[layer];
   if (from >= state.next_position || from >= state.changed_at) return Truncation::exact;
-  if (!in.demands.shrinks) return Truncation::rounded;
+  if (!in.demands.shrinks && in.shape.window(layer) == 0) return Truncation::rounded;
   if (state.seen != static_cast<std::size_t>(state.next_position)) return Truncation::lost;  // positions have gaps
   for (const HeadStore& store : in.heads_of(layer))
     if (slots_before(store.slots().positions(), from) != static_cast<std::size_t>(from)) return Truncation::lost;

@@ -106,7 +106,7 @@ class HeadFeed final : public HeadSource {
   }
   ConstRows window_attention(std::size_t window) override {
     const ConstRows logits = window_logits(window);
-    attention::softmax_rows(logits_, logits.count, logits.dim);
+    attention::softmax_rows(logits_, logits.count, logits.dim, sink_logits());
     logits_window_ = 0;  // the logits are probabilities now
     return logits;
   }
@@ -184,10 +184,16 @@ class HeadFeed final : public HeadSource {
   attention::Queries loaded_window(std::size_t tokens, Workspace::Frame& frame) const {
     const ConstRows kept = kept_window();
     attention::Queries queries =
-        attention::load_queries(*settings_.shape, kept.subrows(kept.count - tokens, tokens), local_,
+        attention::load_queries(settings_, kept.subrows(kept.count - tokens, tokens), local_,
                                 frame.take(tokens * settings_.shape->group() * settings_.shape->head_dim));
     if (settings_.in_cache) queries.shifts = attention::newest_shifts(*store_, tokens, frame);
+    if (settings_.window != 0) queries.positions = attention::newest_positions(*store_, tokens, 0, tokens, frame);
     return queries;
+  }
+  /// Of the head's query heads.
+  std::span<const float> sink_logits() const {
+    const std::size_t group = settings_.shape->group();
+    return settings_.sink_logits.empty() ? settings_.sink_logits : settings_.sink_logits.subspan(local_ * group, group);
   }
 
   const HeadStore* store_;

@@ -121,10 +121,10 @@ struct WaitingSeal {
 /// Working memory of one KV head of whichever layer is worked on.
 struct HeadWork {
   Plan plan;
-  bool planned = false;           ///< whether `plan` is made, changes something and waits to be carried out
-  std::size_t planned_stage = 0;  ///< the stage that made the plan
-  bool in_place = false;          ///< whether the plan only drops slots, and no row moves for it
-  bool seals = false;             ///< whether nothing is planned, but something is to be sealed
+  bool planned = false;        ///< whether `plan` is made, changes something and waits to be carried out
+  std::size_t next_stage = 0;  ///< the stage behind the one that made the plan; 0: the layer's window slides
+  bool in_place = false;       ///< whether the plan only drops slots, and no row moves for it
+  bool seals = false;          ///< whether nothing is planned, but something is to be sealed
   std::unique_ptr<WaitingSeal> seal = std::make_unique<WaitingSeal>();  ///< the seal, where it is prepared
   std::vector<float> scores;
   Selection selection;
@@ -176,7 +176,9 @@ struct Inside {
       if (stage->works_on(layer) && stage->positions() == Positions::in_cache) return true;
     return false;
   }
-  attention::Settings settings(std::size_t layer) const { return {&shape, in_cache(layer), options.arithmetic}; }
+  attention::Settings settings(std::size_t layer) const {
+    return {&shape, in_cache(layer), options.arithmetic, shape.window(layer), shape.sink_logits(layer)};
+  }
 };
 
 /// Something that happened to a layer, on which policies act.
@@ -198,6 +200,7 @@ struct Pass {
   Event event = Event::decode;
   const Tokens* tokens = nullptr;
   Rows<float> out = {};
+  std::span<float> lse = {};                 ///< [tokens, query_heads], or nobody wants it
   std::span<const Position> positions = {};  ///< where the tokens stand in the text
   Position probe_begin = 0, probe_end = 0;
   Executor* executor = nullptr;

@@ -167,9 +167,13 @@ inline void reserve(Inside& in, std::size_t tokens) {
   in.new_positions.resize(std::max<std::size_t>(in.new_positions.size(), 1));
   std::vector<std::pair<std::size_t, std::size_t>> demands;
   for (HeadStore& store : in.heads) {
-    store.reserve(tokens + 1, in.demands.shrinks);
+    const Position window = in.shape.window(in.layer_of(static_cast<std::size_t>(&store - in.heads.data())));
+    // What left a window is dead until its block is, and a block has PromptRows rows at most.
+    const std::size_t slots =
+        window == 0 ? tokens : std::min(tokens, static_cast<std::size_t>(window) + 2 * RowStore::PromptRows);
+    store.reserve(slots + 1, in.demands.shrinks || window != 0);
     for (const RowStore* rows : {&store.keys(), &store.values()})
-      rows->for_each_demand(tokens, [&](std::size_t bytes, std::size_t count) {
+      rows->for_each_demand(slots, [&](std::size_t bytes, std::size_t count) {
         const auto known =
             std::find_if(demands.begin(), demands.end(), [&](const auto& demand) { return demand.first == bytes; });
         if (known != demands.end())
@@ -195,7 +199,7 @@ inline void reserve(Inside& in, std::size_t tokens) {
       work.saved.store.emplace(in.heads[local]);
       work.saved.store->release();
     }
-    work.saved.store->reserve(tokens + 1, in.demands.shrinks);
+    work.saved.store->reserve(tokens + 1, in.demands.shrinks || in.shape.has_windows());
   }
   if (!in.arena) return;
   std::size_t blocks = 0;

@@ -40,6 +40,7 @@ inline attention::LayerPass layer_pass(const Inside& in, const Pass& pass) {
           .settings = in.settings(pass.layer),
           .queries = pass.tokens->q,
           .out = pass.out,
+          .lse = pass.lse,
           .in_turn = pass.executor == &in.serial};
 }
 
@@ -50,9 +51,10 @@ inline void append_head(Inside& in, const Pass& pass, std::size_t head, Transact
   if (!pass.draft) transaction.before_observe(head);
   if (count == 0) return;
   HeadStore& store = in.heads[head];
+  // A prompt's rows lie in order, also where it comes token by token and a window has left rows to reuse.
+  const bool behind = pass.draft || (pass.event != Event::decode && in.shape.window(pass.layer) != 0);
   store.append(pass.tokens->k.columns(local * in.shape.head_dim, in.shape.head_dim),
-               pass.tokens->v.columns(local * in.shape.values_dim(), in.shape.values_dim()), pass.positions,
-               pass.draft);
+               pass.tokens->v.columns(local * in.shape.values_dim(), in.shape.values_dim()), pass.positions, behind);
   if (pass.event != Event::probe) index_head(in, head, store.size() - count, pass.event, workspace);
 }
 
@@ -138,12 +140,12 @@ inline std::span<const std::uint8_t> select_slots(Inside& in, std::size_t head, 
 inline void plan_first(Inside& in, std::size_t head, const Occasion& occasion, Workspace& workspace) {
   HeadWork& work = in.work_of(head);
   HeadStore& store = in.heads[head];
-  work.planned = work.in_place = false;
+  work.planned = plan_slide(in, head, occasion.event);
+  work.in_place = false;
+  work.next_stage = 0;
   work.seal->step.reset();
-  for (std::size_t stage = 0; stage < in.stages.size() && !work.planned; ++stage) {
-    work.planned = plan_head(in, stage, head, occasion, {}, workspace);
-    work.planned_stage = stage;
-  }
+  while (!work.planned && work.next_stage < in.stages.size())
+    work.planned = plan_head(in, work.next_stage++, head, occasion, {}, workspace);
   work.seals = !work.planned && prepare_seal(in, head, occasion.event);
   if (!work.planned || in.demands.indexes || occasion.event != Event::decode || !only_drops(work.plan)) return;
   work.in_place = store.keeps_in_place(work.plan.chosen(), workspace);
@@ -190,7 +192,7 @@ inline Remaining remaining_of(const Inside& in, std::size_t head) {
     return !work.seals ? Remaining::nothing : work.seal->step ? Remaining::in_place : Remaining::everything;
   // What a stream seals, and what later stages plan, depends on the slots that are left.
   if (!work.in_place || store.keys().seals() || store.values().seals()) return Remaining::everything;
-  for (std::size_t stage = work.planned_stage + 1; stage < in.stages.size(); ++stage)
+  for (std::size_t stage = work.next_stage; stage < in.stages.size(); ++stage)
     if (in.nodes[in.stage_node[stage]].verbs.evict && in.stages[stage]->works_on(in.layer_of(head)))
       return Remaining::everything;
   return Remaining::in_place;
@@ -222,8 +224,9 @@ inline void finish_head(Inside& in, std::size_t head, const Occasion& occasion, 
   work.seal->step.reset();
   transaction.before_act(head);
   if (work.planned) {
-    carry_out(in, head, occasion.event, *workspace);
-    for (std::size_t stage = work.planned_stage + 1; stage < in.stages.size(); ++stage)
+    work.next_stage == 0 ? slide_head(in, head, occasion.event, *workspace)
+                         : carry_out(in, head, occasion.event, *workspace);
+    for (std::size_t stage = work.next_stage; stage < in.stages.size(); ++stage)
       if (plan_head(in, stage, head, occasion, {}, *workspace)) carry_out(in, head, occasion.event, *workspace);
   }
   work.planned = work.seals = false;
@@ -301,7 +304,8 @@ inline Finished run_pass(Inside& in, Pass& pass, Transaction& transaction) {
     if (prompt) open_prompt(in, pass.layer);
     if (prompt || pass.event == Event::probe) remember_queries(in, pass, transaction);
     attention::LayerPass attended = layer_pass(in, pass);
-    if (pass.event == Event::prompt_end) attended.window = in.demands.query_window;
+    // Where the window slides, what the last queries look at is known only then.
+    if (pass.event == Event::prompt_end && !slides(in, pass.layer)) attended.window = in.demands.query_window;
     attention::attend_prompt(attended, feeds, in.attention, in.feed_memory, *pass.executor, *in.workspaces);
   }
   if (!pass.draft && (in.demands.observes || feeds.any()))

@@ -216,7 +216,14 @@ inline void check_stages(const Stages& stages, const CacheShape& shape) {
   if (std::any_of(stages.begin(), stages.end(), merges) && std::any_of(stages.begin(), stages.end(), uneven))
     fail(ErrorCode::incompatible,
          "cross-layer merging needs stages that keep the same positions in every layer and head");
-  for (const auto& stage : stages) stage->validate(shape);
+  for (const auto& stage : stages) {
+    stage->validate(shape);
+    for (std::size_t layer = 1; merges(stage) && layer < shape.layers; ++layer)
+      if (stage->works_on(layer) && stage->pairs(layer, shape) && shape.window(layer - 1) != shape.window(layer))
+        fail(ErrorCode::incompatible,
+             {stage->type().text, " would let layers ", layer - 1, " and ", layer,
+              " share rows, but their windows differ: ", shape.window(layer - 1), " and ", shape.window(layer)});
+  }
 }
 
 }  // namespace kvc::inline KVC_ABI

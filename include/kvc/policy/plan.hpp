@@ -34,8 +34,13 @@ class Plan {
   explicit Plan(const HeadView& head) { reset(head); }
   /// Back to "keep everything" for `head`, reusing the memory.
   void reset(const HeadView& head) {
+    reset(head.size());
     head_ = &head;
-    chosen_.assign(head.size(), 1);
+  }
+  /// The same for a head that nobody reads: slots can be kept and dropped, but not rewritten.
+  void reset(std::size_t slots) {
+    head_ = nullptr;
+    chosen_.assign(slots, 1);
     choosing_ = false;
     for (const Rewritten& rewritten : std::span(rewritten_).first(rewrite_count_)) number_[rewritten.slot] = 0;
     rewrite_count_ = 0;

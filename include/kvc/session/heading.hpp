@@ -47,6 +47,12 @@ inline void put_shape(Packer& packer, const CacheShape& shape) {
   packer.put_flag(shape.rotary.interleaved);
   packer.put_size(shape.rotary.inv_freq.size());
   packer.put_list<float>(shape.rotary.inv_freq);
+  packer.put_size(shape.each_layer.size());
+  for (const LayerShape& own : shape.each_layer) {
+    packer.put<Position>(own.window);
+    packer.put_size(own.sink_logits.size());
+    packer.put_list<float>(own.sink_logits);
+  }
 }
 
 inline void put_policy(Packer& packer, const cache::Inside& in, std::string_view text) {
@@ -130,6 +136,19 @@ class HeadingCheck {
     const auto saved = from_.list<float>(shape.rotary.inv_freq.size());
     for (std::size_t i = 0; i < saved.size(); ++i)
       same(joined({"CacheShape::rotary.inv_freq[", i, "]"}), saved[i], shape.rotary.inv_freq[i]);
+    check_each_layer();
+  }
+  void check_each_layer() {
+    const std::vector<LayerShape>& here = in_.shape.each_layer;
+    same_size("the number of CacheShape::each_layer", here.size());
+    for (std::size_t layer = 0; layer < here.size(); ++layer) {
+      const std::string name = joined({"CacheShape::each_layer[", layer, "]."});
+      same(name + "window", from_.get<Position>(), here[layer].window);
+      same_size("the number of " + name + "sink_logits", here[layer].sink_logits.size());
+      const auto saved = from_.list<float>(here[layer].sink_logits.size());
+      for (std::size_t head = 0; head < saved.size(); ++head)
+        same(joined({name, "sink_logits[", head, "]"}), saved[head], here[layer].sink_logits[head]);
+    }
   }
 
   void check_policy(std::string_view here) {

@@ -154,6 +154,34 @@ class HeadStore {
     if (!alike) check_step();
   }
 
+  /// When slots leave a window of the layer.
+  enum class Slide : std::uint8_t {
+    open_prompt,  ///< rows keep their places in the chunks of attention, so that it does not matter how a prompt is cut
+    prompt_end,   ///< rows move together in slot order, on each side of which nothing is sealed
+    between,      ///< no row moves
+  };
+  /// Whether rows are dead that a slide at the end of a prompt would free.
+  bool slid() const {
+    const auto has_holes = [](const RowStore& store) { return store.dead_rows() != 0 && store.sealed_rows() == 0; };
+    return has_holes(keys_) || has_holes(values_);
+  }
+  /// Drops the oldest slots, whose flag is 0. Unlike keep() it moves no row of a block that is mostly dead: the whole of it will
+  /// be soon. Where it throws, part has been done: for a caller who holds a copy.
+  void slide(std::span<const std::uint8_t> flags, Slide when, Workspace& workspace) {
+    slots_.reserve_keep(flags);
+    for (RowStore* store : {&keys_, &values_}) {
+      if (when == Slide::prompt_end && store->sealed_rows() == 0) {
+        Compaction(store->table(), workspace).compact_to(flags);
+        continue;
+      }
+      Placement placement(store->table());
+      placement.reserve_keep(flags);
+      placement.keep(flags, when == Slide::open_prompt);
+    }
+    slots_.keep(flags);
+    check_step();
+  }
+
   /// Drops the newest slots, so that `slots` stay, and forgets having seen `tokens` tokens.
   void truncate(std::size_t slots, std::size_t tokens) {
     Placement key_rows(keys_.table()), value_rows(values_.table());

@@ -62,11 +62,11 @@ class Placement {
     detail::for_each_unset(flags, [&](std::size_t) { ++count; });
     reserve_free(count);
   }
-  /// Drops the slots whose flag is 0.
-  void keep(std::span<const std::uint8_t> flags) noexcept {
+  /// Drops the slots whose flag is 0. `in_chunks`: rows that stay keep their places in the chunks of attention.
+  void keep(std::span<const std::uint8_t> flags, bool in_chunks = false) noexcept {
     detail::for_each_unset(flags, [&](std::size_t slot) { table_.kill(table_.row_of(slot)); });
     table_.map.keep(flags);
-    table_.erase_dead();
+    in_chunks ? table_.erase_dead_chunks() : table_.erase_dead();
   }
 
   void reserve_truncate(std::size_t slots) {
@@ -146,4 +146,4 @@ class Placement {
   RowTable& table_;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

@@ -178,4 +178,17 @@ class PositionList {
   std::int32_t last_ = 0;              // while positions are appended: the newest
 };
 
+/// How many slots of a head stand before a position.
+inline std::size_t slots_before(const PositionList& positions, std::int32_t from) {
+  std::size_t begin = 0, end = positions.size();
+  while (begin < end) {
+    const std::size_t middle = (begin + end) / 2;
+    if (positions[middle] < from)
+      begin = middle + 1;
+    else
+      end = middle;
+  }
+  return begin;
+}
+
 }  // namespace kvc::inline KVC_ABI

@@ -38,7 +38,8 @@ struct RowTable {
   static constexpr float WideFrom = 128;
 
   std::shared_ptr<const Codec> dense;  ///< of the dense rows: one of the next two
-  std::shared_ptr<const Codec> plain, wide;  ///< wide: what rows take if plain has too few digits for them; null: nothing
+  std::shared_ptr<const Codec> plain,
+      wide;                         ///< wide: what rows take if plain has too few digits for them; null: nothing
   std::vector<SealedCodec> sealed;  ///< by class of precision; empty: rows are never sealed
   Stream stream;
   std::pmr::memory_resource* memory;
@@ -85,8 +86,7 @@ struct RowTable {
     for (std::size_t i = open; i < segments.size(); ++i) room += segments[i].block->capacity() - segments[i].end;
     while (room < count) {
       const std::size_t wanted = count - room, one_by_one = open_capacity(rows() + room);
-      const std::size_t capacity =
-          wanted > one_by_one ? std::min(most, round_up(wanted, TileLanes)) : one_by_one;
+      const std::size_t capacity = wanted > one_by_one ? std::min(most, round_up(wanted, TileLanes)) : one_by_one;
       segments.reserve(1);
       segments.push_back({.block = Block::make(dense, capacity, memory)});
       room += capacity;
@@ -142,7 +142,6 @@ struct RowTable {
   /// Frees the segments without a live row and renumbers the rows behind them. `moving`: slots whose rows count as dead
   /// although the map still has them.
   void erase_dead(std::size_t moving = 0) {
-    const auto all_dead = [](const Segment& segment) { return segment.rows() != 0 && segment.dead == segment.rows(); };
     bool any = false;
     // From the last dead segments to the first, so that those before them keep their numbers.
     for (std::size_t end = segments.size(), begin = 0; end > 0; end = begin) {
@@ -150,16 +149,25 @@ struct RowTable {
       if (!all_dead(segments[begin])) continue;
       while (begin > 0 && all_dead(segments[begin - 1])) --begin;
       any = true;
-      const std::size_t behind = segments[end - 1].first + segments[end - 1].rows(), gone = segments[begin].first;
-      if (const std::size_t live = segments.live_from(end))
-        map.shift(static_cast<std::int32_t>(behind), -static_cast<std::int32_t>(behind - gone), live + moving);
-      std::erase_if(free, [&](std::uint32_t row) { return row >= gone && row < behind; });
-      for (std::uint32_t& row : free) row -= static_cast<std::uint32_t>(row >= behind ? behind - gone : 0);
+      forget_rows(begin, end, moving);
     }
     if (!any) return;
     segments.erase_if(all_dead);
     segments.number();
     std::ranges::sort(free, std::greater<>());  // the first rows are reused first
+  }
+  /// Of the segments in front that have no live row, frees as many as are whole chunks of PromptRows rows together.
+  void erase_dead_chunks() {
+    std::size_t dead = 0, end = 0;
+    while (dead < segments.size() && all_dead(segments[dead])) {
+      const Segment& segment = segments[dead++];
+      if ((segment.first + segment.rows()) % PromptRows == 0) end = dead;
+    }
+    if (end == 0) return;
+    forget_rows(0, end, 0);
+    segments.erase(0, end);
+    segments.number();
+    std::ranges::sort(free, std::greater<>());
   }
   /// Finds the free rows by looking which rows no slot has.
   void recount_free(Workspace& workspace) {
@@ -213,6 +221,17 @@ struct RowTable {
   }
 
  private:
+  static bool all_dead(const Segment& segment) {
+    return segment.rows() != 0 && segment.dead == segment.rows();
+  }
+  /// Renumbers the rows behind the segments [begin, end), which are about to be freed. `moving`: see erase_dead().
+  void forget_rows(std::size_t begin, std::size_t end, std::size_t moving) {
+    const std::size_t behind = segments[end - 1].first + segments[end - 1].rows(), gone = segments[begin].first;
+    if (const std::size_t live = segments.live_from(end))
+      map.shift(static_cast<std::int32_t>(behind), -static_cast<std::int32_t>(behind - gone), live + moving);
+    std::erase_if(free, [&](std::uint32_t row) { return row >= gone && row < behind; });
+    for (std::uint32_t& row : free) row -= static_cast<std::uint32_t>(row >= behind ? behind - gone : 0);
+  }
   /// The first segment that has room for dense rows; size() if none has.
   std::size_t first_open() const {
     std::size_t at = segments.size();
@@ -222,4 +241,4 @@ struct RowTable {
   }
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI

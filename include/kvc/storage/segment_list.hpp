@@ -75,7 +75,11 @@ class SegmentList {
   void insert(std::size_t at, Segment segment) {
     segments_.insert(segments_.begin() + static_cast<std::ptrdiff_t>(at), std::move(segment));
   }
-  void erase(std::size_t at) { segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(at)); }
+  void erase(std::size_t at) { erase(at, at + 1); }
+  void erase(std::size_t begin, std::size_t end) {
+    segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(begin),
+                    segments_.begin() + static_cast<std::ptrdiff_t>(end));
+  }
   /// Drops the segments from `index` on.
   void cut(std::size_t index) {
     segments_.erase(segments_.begin() + static_cast<std::ptrdiff_t>(index), segments_.end());
@@ -108,4 +112,4 @@ class SegmentList {
   std::size_t sealed_first_ = 0, sealed_rows_ = 0;
 };
 
-}  // namespace kvc
+}  // namespace kvc::inline KVC_ABI
