@@ -20,6 +20,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -74,7 +75,7 @@ class LlamaCache {
   /// The position that the next token of a sequence has.
   Position next_position(llama_seq_id sequence) const { return sequence_at(sequence).next; }
   /// Forgets the tokens of a sequence from position `from` on. Returns whether the rest is exactly what it was before
-  /// they came (CacheCore::truncate).
+  /// they came (CacheCore::truncate): not where a layer's window has slid since.
   bool truncate(llama_seq_id sequence, Position from);
   /// What truncate() would leave, without doing it.
   Truncation can_truncate(llama_seq_id sequence, Position from) const;
@@ -92,7 +93,7 @@ class LlamaCache {
 
   /// What kvc serves: the layers with one cache each, in the order of the model.
   const CacheShape& shape() const { return shape_; }
-  /// Whether llama.cpp has layers with memory of its own: with sliding windows, or recurrent ones. Its n_ctx limits
+  /// Whether llama.cpp has layers with memory of its own: recurrent ones, or those that attend in chunks. Its n_ctx limits
   /// those.
   bool shares_the_model() const { return shared_; }
   /// A sequence's cache, to look at; null before its first token.
@@ -167,7 +168,9 @@ class LlamaCache {
   void attend(ggml_tensor* node);
   void begin_pass(const ggml_tensor* node);
   void serve(std::size_t layer, ConstRows q, ConstRows k, ConstRows v, Rows<float> out);
-  void check_mask(const ggml_tensor* mask, std::size_t stream, std::size_t seen, std::size_t tokens) const;
+  void check_masks(const ggml_tensor* mask, Position window) const;
+  void check_mask(const ggml_tensor* mask, std::size_t stream, std::size_t seen, std::size_t tokens,
+                  Position window) const;
   ConstRows queries_of(const ggml_tensor* q);
 
   void make_calls();

@@ -31,7 +31,9 @@ struct LayerKind {
 
 class Graph {
  public:
-  Graph() : context_(ggml_init({.mem_size = 1 << 20, .mem_buffer = nullptr, .no_alloc = true})) {
+  /// `holds`: tensors have memory, and so values.
+  explicit Graph(bool holds = false)
+      : context_(ggml_init({.mem_size = 1 << 20, .mem_buffer = nullptr, .no_alloc = !holds})) {
     positions_ = input(GGML_TYPE_I32, 3);
   }
   ggml_tensor* input(ggml_type type, std::int64_t a, std::int64_t b = 1, std::int64_t c = 1) {
@@ -63,7 +65,12 @@ class Graph {
     ggml_tensor* node = ggml_flash_attn_ext(context_.get(), q, heads_of(keys, kind.kv_heads, kind.head_dim),
                                             heads_of(values, kind.kv_heads, kind.value_dim), mask, kind.scale,
                                             kind.alibi, kind.softcap);
-    if (kind.sinks) ggml_flash_attn_ext_add_sinks(node, input(GGML_TYPE_F32, kind.query_heads));
+    if (kind.sinks) {
+      ggml_tensor* sinks = input(GGML_TYPE_F32, kind.query_heads);
+      for (int head = 0; sinks->data && head < kind.query_heads; ++head)
+        ggml_set_f32_1d(sinks, head, static_cast<float>(head));
+      ggml_flash_attn_ext_add_sinks(node, sinks);
+    }
     ggml_set_name(node, "attention");
     survey.look_at(node);
   }
@@ -86,9 +93,9 @@ class Graph {
   std::map<std::int64_t, ggml_tensor*> masks_;  ///< by their cells
 };
 
-std::string refusal_of(const Graph& graph, std::size_t window = 0) {
+std::string refusal_of(const Graph& graph, kvc::Position window = 0) {
   try {
-    graph.survey.served(window);
+    graph.survey.served({.size = window, .cells = 256});
   } catch (const kvc::Error& error) {
     CHECK(error.code() == kvc::ErrorCode::incompatible);
     return error.what();
@@ -113,7 +120,7 @@ TEST_CASE("the shape of the cache is what the attention nodes say") {
   kind.value_dim = 8;
   kind.softcap = 30;
   for (int layer = 0; layer < 3; ++layer) graph.add(kind);
-  const auto layers = graph.survey.served(0);
+  const auto layers = graph.survey.served({});
   const kvc::CacheShape shape = kvc::llama::Survey::shape_of(layers);
   CHECK(shape.layers == 3);
   CHECK(shape.query_heads == 4);
@@ -131,11 +138,11 @@ TEST_CASE("a model whose layers are not all rotated alike has no rotary embeddin
   Graph graph;
   graph.add({}, true);
   graph.add({}, false);
-  CHECK(graph.survey.rotary(graph.survey.served(0)).inv_freq.empty());
+  CHECK(graph.survey.rotary(graph.survey.served({})).inv_freq.empty());
 }
 
 TEST_CASE("what attention has beyond the shape is refused by its name") {
-  check_says(refusal_of({.sinks = true}), "sink logits");
+  check_says(refusal_of({.sinks = true}), "its sink logits are not");
   check_says(refusal_of({.alibi = 8}), "ALiBi");
   check_says(refusal_of({.one_tensor = true}), "multi-head latent attention");
   check_says(refusal_of({.computed_mask = true}), "mask is missing or computed");
@@ -179,19 +186,39 @@ TEST_CASE("a node that reads the cache in another way is refused by its name") {
   check_says(refusal_of(graph), "MUL_MAT \"kq\"");
 }
 
-TEST_CASE(
-    "layers with a sliding window stay with llama.cpp if their smaller cache tells them, and are refused if not") {
+TEST_CASE("layers with a sliding window are told by their smaller cache, and refused where it is not smaller") {
   Graph graph;
   graph.add({.cells = 1024});
-  graph.add({.cells = 512, .sinks = true});
+  graph.add({.cells = 512});
   graph.add({.cells = 1024});
-  const auto layers = graph.survey.served(300);
-  CHECK(layers.size() == 2);
-  CHECK(graph.survey.has_other_layers(layers));
+  const auto layers = graph.survey.served({.size = 300, .cells = 1024});
+  CHECK(layers.size() == 3);
+  CHECK_FALSE(graph.survey.has_other_layers(layers));
+  const kvc::CacheShape shape = kvc::llama::Survey::shape_of(layers);
+  CHECK(shape.window(0) == 0);
+  CHECK(shape.window(1) == 300);
+  CHECK(shape.window(2) == 0);
+  CHECK(graph.survey.served({.size = 300, .cells = 2048})[0].window == 300);  // every layer has one
   Graph alike;
   alike.add({});
   alike.add({});
-  check_says(refusal_of(alike, 300), "sliding window of 300 tokens");
+  check_says(refusal_of(alike, 300), "window of 300 tokens");
+}
+
+TEST_CASE("layers whose windows do not slide stay with llama.cpp") {
+  Graph graph;
+  graph.add({.cells = 1024});
+  graph.add({.cells = 512, .alibi = 1});
+  const auto layers = graph.survey.served({.size = 300, .cells = 1024, .sliding = false});
+  CHECK(layers.size() == 1);
+  CHECK(graph.survey.has_other_layers(layers));
+}
+
+TEST_CASE("sink logits are read where the CPU can read them") {
+  Graph graph(true);
+  graph.add({.sinks = true});
+  CHECK(kvc::llama::Survey::shape_of(graph.survey.served({})).each_layer[0].sink_logits ==
+        std::vector<float>{0, 1, 2, 3});
 }
 
 TEST_CASE("the rotary embedding that is read off a node turns rows as ggml does, with every scaling that it has") {

@@ -398,37 +398,37 @@ TEST_CASE("a policy that llama.cpp cannot feed, or that cannot work on the model
         }).find("scores from outside") != std::string::npos);
 }
 
-TEST_CASE("layers with a window stay with llama.cpp, the others are kvc's, and together they give llama.cpp's logits") {
+TEST_CASE("layers with a window are kvc's, give llama.cpp's logits, and hold no more than the window") {
   const TemporaryFile file(model_with_windows(32));
   const LlamaModel model(file.path());
   llama_context_params parameters = parameters_for(384);
   parameters.n_ubatch = 64;
-  // The windowed layers' flash attention and f16 cache are llama.cpp's on both sides; the layer between them is what
-  // differs.
-  llama_context_params flash = parameters;
-  flash.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-  flash.swa_full = false;
-  const Context own(llama_init_from_model(model.get(), flash));
+  llama_context_params plain = parameters;
+  plain.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  plain.type_k = plain.type_v = GGML_TYPE_F32;
+  const Context own(llama_init_from_model(model.get(), plain));
   const std::vector<float> expected = long_logits(
       model, own.get(), [&](llama_batch batch) { return llama_decode(own.get(), batch); }, 360);
 
-  Served served(model, parameters, "full");
-  CHECK(served.cache.shares_the_model());
-  CHECK(served.cache.shape().layers == 1);
-  CHECK(served.cache.shape().softcap == 2.0f);
+  Served served(model, parameters, "full:type=f32");
+  CHECK_FALSE(served.cache.shares_the_model());
+  const kvc::CacheShape& shape = served.cache.shape();
+  REQUIRE(shape.layers == 3);
+  CHECK(shape.window(0) == 32);
+  CHECK(shape.window(1) == 0);
+  CHECK(shape.window(2) == 32);
+  CHECK(shape.softcap == 2.0f);
   const Decode decode = [&](llama_batch batch) { return served.cache.decode(batch); };
   const std::vector<float> logits = long_logits(model, served.context.get(), decode, 360);
-  CHECK(largest_difference(expected, logits) < 2e-2f);
+  CHECK(largest_difference(expected, logits) < 1e-4f);
+  CHECK(served.cache.cache(0)->stats(kvc::HeadId{0, 0}).slots == 31);
+  CHECK(served.cache.cache(0)->stats(kvc::HeadId{1, 0}).slots == 360);
 
-  // Its own layers are cut with kvc's.
-  CHECK(served.cache.truncate(0, 352));
-  std::vector<float> again;
-  feed(model, served.context.get(), decode, 352, 360, again);
-  CHECK(largest_difference({logits.end() - static_cast<std::ptrdiff_t>(again.size()), logits.end()}, again) < 1e-5f);
-  Batch past_the_end;
-  for (int place = 360; place < 700; ++place) past_the_end.add(token_at(place), place);
-  CHECK(served.cache.decode(past_the_end.get()) == 1);  // n_ctx limits the windowed layers
-  CHECK(served.cache.next_position(0) == 360);
+  CHECK_FALSE(served.cache.truncate(0, 352));  // of what the windows have left nothing comes back
+  Batch past_the_context;
+  for (int place = 352; place < 700; ++place) past_the_context.add(token_at(place), place);
+  CHECK(served.cache.decode(past_the_context.get()) == 0);  // n_ctx limits one call's tokens
+  CHECK(served.cache.next_position(0) == 700);
 }
 
 TEST_CASE("models that cannot be served are refused at the start, with the reason") {

@@ -26,6 +26,11 @@ bool PolicyCase::merges() const {
   return std::ranges::any_of(own.stages(), [](const auto& stage) { return stage->verbs().merge; });
 }
 
+bool PolicyCase::reads_window() const {
+  const kvc::AnyPolicy own = policy();
+  return std::ranges::any_of(own.stages(), [](const auto& stage) { return stage->needs().query_window != 0; });
+}
+
 namespace {
 
 using enum Invariant;

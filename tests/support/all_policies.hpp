@@ -57,6 +57,8 @@ struct PolicyCase {
   kvc::AnyPolicy policy() const { return kvc::AnyPolicy::parse(text); }
   /// Whether it lets adjacent layers share rows.
   bool merges() const;
+  /// Whether it asks what the last queries of a prompt attend to.
+  bool reads_window() const;
 };
 
 /// What the entries' parameters are meant for: small, so that the naive cache is fast, with what every policy needs.

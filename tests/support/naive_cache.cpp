@@ -94,7 +94,12 @@ void Cache::act(std::size_t layer, kvc::Event event) {
 
 void Cache::slide(std::size_t layer) {
   if (shape_.window(layer) == 0) return;
-  for (std::size_t h = 0; h < shape_.kv_heads; ++h) drop(layer, h, in_window(layer, head(layer, h), next_[layer], {}));
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+    leave(layer, h, in_window(layer, head(layer, h), next_[layer], {}));
+    auto& [keys, values] = blocks_[index(layer, h)];
+    keys.forget_dead(stored(layer, h, &Slot::key));
+    values.forget_dead(stored(layer, h, &Slot::value));
+  }
 }
 
 void Cache::end_pass(std::size_t layer, kvc::Event event) {
@@ -120,14 +125,19 @@ void Cache::evict(std::size_t layer, std::size_t h, const std::vector<bool>& sta
 }
 
 void Cache::drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
-  Head kept;
-  for (std::size_t slot = 0; slot < stays.size(); ++slot)
-    if (stays[slot]) kept.push_back(head(layer, h)[slot]);
-  if (kept.size() == stays.size()) return;
-  head(layer, h) = kept;
+  if (!leave(layer, h, stays)) return;
   auto& [keys, values] = blocks_[index(layer, h)];
   keys.release(stored(layer, h, &Slot::key));
   values.release(stored(layer, h, &Slot::value));
+}
+
+bool Cache::leave(std::size_t layer, std::size_t h, const std::vector<bool>& stays) {
+  Head kept;
+  for (std::size_t slot = 0; slot < stays.size(); ++slot)
+    if (stays[slot]) kept.push_back(head(layer, h)[slot]);
+  if (kept.size() == stays.size()) return false;
+  head(layer, h) = kept;
+  return true;
 }
 
 void Cache::truncate(kvc::Position from) {

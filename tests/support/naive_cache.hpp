@@ -65,8 +65,6 @@ class Cache {
   /// What follows the evictions from a layer: layers merge, rows are sealed, the queries of a prompt forgotten.
   void end_pass(std::size_t layer, kvc::Event event);
   void evict(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
-  /// The same without a word to them.
-  void drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
   void truncate(kvc::Position from);
   /// Forgets the tokens at positions [first, last), behind which there are others.
   void remove(kvc::Position first, kvc::Position last);
@@ -104,10 +102,12 @@ class Cache {
   Head turned_by(double sign, Head head) const;
   /// The slots that stay; what is left in blocks that are mostly dead then is dense.
   void drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
-  /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
+  /// Only the slots that stay are left. Returns whether any went.
+  bool leave(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
   /// Which of the slots that are selected, or of all, stand in the window of a query at `position`; empty: all.
   std::vector<bool> in_window(std::size_t layer, const Head& slots, kvc::Position position,
                               std::vector<bool> selected) const;
+  /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
   std::vector<double> answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen);
   void seal(std::size_t layer, kvc::Event event);
   void merge(std::size_t layer);

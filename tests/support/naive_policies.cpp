@@ -114,7 +114,9 @@ Cache::Farewell compensating(std::size_t sinks) {
     for (std::size_t slot = 0; slot < stays.size(); ++slot)
       if (!stays[slot]) gone.push_back(slot);
     if (gone.empty()) return;
-    Slot& mean = head[sinks];
+    // It stands behind the sinks, unless some of these have left a window of the layer.
+    const auto known = std::ranges::find_if(head, [](const Slot& slot) { return !slot.key_sum.empty(); });
+    Slot& mean = known != head.end() ? *known : head[sinks];
     if (mean.key_sum.empty()) {
       mean.key_sum = mean.key.values;
       mean.value_sum = mean.value.values;

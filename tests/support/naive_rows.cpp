@@ -1,5 +1,7 @@
 #include "support/naive_rows.hpp"
 
+#include <algorithm>
+
 namespace naive {
 
 double rounded(kvc::Scalar type, double value) {
@@ -110,6 +112,12 @@ void Blocks::release(const std::vector<Stored*>& slots) {
     for (Stored* slot : slots)
       if (gone && slot->block == block.name) slot->block = 0;
     return gone;
+  });
+}
+
+void Blocks::forget_dead(const std::vector<Stored*>& slots) {
+  std::erase_if(blocks_, [&](const Block& block) {
+    return std::none_of(slots.begin(), slots.end(), [&](const Stored* slot) { return slot->block == block.name; });
   });
 }
 

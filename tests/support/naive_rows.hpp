@@ -40,6 +40,8 @@ class Blocks {
   std::size_t share(std::size_t rows);
   /// After an eviction: what is left of blocks that are three quarters dead is dense.
   void release(const std::vector<Stored*>& slots);
+  /// After slots left a window: only whole blocks go.
+  void forget_dead(const std::vector<Stored*>& slots);
 
   struct Block {
     std::size_t name, capacity, rows;

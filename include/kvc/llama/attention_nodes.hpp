@@ -1,6 +1,7 @@
 #pragma once
 /// What kvc/llama.hpp knows about llama.cpp's graphs: which nodes store rows into its cache, which attend to them, and
 /// what they say about the model. Nodes are told apart by what they do, never by their names.
+#include <ggml-backend.h>
 #include <ggml.h>
 
 #include <algorithm>
@@ -100,7 +101,18 @@ struct AttentionNode {
   std::size_t query_heads = 0, kv_heads = 0, head_dim = 0, value_dim = 0;
   float scale = 0, softcap = 0, alibi = 0;
   bool sinks = false;
+  std::vector<float> sink_logits = {};  ///< [query_heads], where the model has them and they can be read
+  Position window = 0;                  ///< Survey::served() says it
 };
+
+/// The sink logits of an attention node. None if they lie on a device, or have not been read from the file.
+inline std::vector<float> sink_logits_of(const ggml_tensor* node) {
+  const ggml_tensor* sinks = node->src[4];
+  if (!sinks || sinks->type != GGML_TYPE_F32 || !sinks->data || !ggml_is_contiguous(sinks)) return {};
+  if (sinks->buffer && !ggml_backend_buffer_is_host(sinks->buffer)) return {};
+  const auto* first = static_cast<const float*>(sinks->data);
+  return {first, first + ggml_nelements(sinks)};
+}
 
 inline AttentionNode read_attention(const ggml_tensor* node) {
   const ggml_tensor *q = node->src[0], *k = node->src[1];
@@ -115,7 +127,15 @@ inline AttentionNode read_attention(const ggml_tensor* node) {
           .scale = float_parameter(node, 0),
           .softcap = float_parameter(node, 2),
           .alibi = float_parameter(node, 1),
-          .sinks = node->src[4] != nullptr};
+          .sinks = node->src[4] != nullptr,
+          .sink_logits = sink_logits_of(node)};
+}
+
+/// The first layer with the same window.
+inline std::size_t first_alike(const CacheShape& shape, std::size_t layer) {
+  std::size_t first = 0;
+  while (shape.window(first) != shape.window(layer)) ++first;
+  return first;
 }
 
 /// Looks at every node of one pass and says what kvc can serve.
@@ -133,26 +153,36 @@ class Survey {
     }
   }
 
-  /// The layers that kvc serves, in the order of the model. Layers with a sliding window stay with llama.cpp, in whose
-  /// graphs they have a smaller cache. Throws Error (incompatible) with the reason if any other layer cannot be served.
-  std::vector<AttentionNode> served(std::size_t window) const {
+  /// What is known of the model's windows besides its graph.
+  struct Windows {
+    Position size = 0;       ///< tokens; 0: the model has none
+    std::int64_t cells = 0;  ///< of the cache of a layer without a window
+    bool sliding = true;     ///< otherwise they are something else than windows that slide, as the chunks of Llama 4
+  };
+
+  /// The layers that kvc serves, in the order of the model. Those with a window have a smaller cache in llama.cpp's graphs, by
+  /// which they are known. Where their windows do not slide, they stay with llama.cpp. Throws Error (incompatible) with the reason
+  /// if a layer cannot be served.
+  std::vector<AttentionNode> served(const Windows& windows) const {
     if (!unknown_reader_.empty())
       refuse({"the node ", unknown_reader_, " reads llama.cpp's cache in a way other than flash attention"});
     if (layers_.empty())
       refuse({"no flash attention over a KV cache was seen: it has none, or llama.cpp computes it otherwise"});
-    std::int64_t cells = 0, least = layers_[0].keys->ne[1];
-    for (const AttentionNode& layer : layers_) {
-      cells = std::max(cells, layer.keys->ne[1]);
-      least = std::min(least, layer.keys->ne[1]);
-    }
-    if (window != 0 && cells == least)
-      refuse({"it has a sliding window of ", window,
-              " tokens, and the layers with it cannot be told from the others: either "
-              "all have it, or n_ctx, which is ",
-              cells, " a sequence, must be larger than the window and n_ubatch together"});
+    const auto is_windowed = [&](const AttentionNode& layer) {
+      return windows.size != 0 && layer.keys->ne[1] < windows.cells;
+    };
+    if (windows.size != 0 && std::none_of(layers_.begin(), layers_.end(), is_windowed))
+      refuse({"it has a window of ", windows.size,
+              " tokens, and the layers with it cannot be told from the others: either its graph makes no use of it, or "
+              "n_ctx, which is ",
+              windows.cells, " a sequence, must be larger than the window and n_ubatch together"});
     std::vector<AttentionNode> all;
-    for (const AttentionNode& layer : layers_)
-      if (window == 0 || layer.keys->ne[1] == cells) all.push_back(layer);
+    for (const AttentionNode& layer : layers_) {
+      if (is_windowed(layer) && !windows.sliding) continue;
+      all.push_back(layer);
+      if (is_windowed(layer)) all.back().window = windows.size;
+    }
+    if (all.empty()) refuse({"no layer is without a window, and its windows do not slide"});
     for (const AttentionNode& layer : all) check(layer, all);
     return all;
   }
@@ -160,13 +190,17 @@ class Survey {
 
   static CacheShape shape_of(const std::vector<AttentionNode>& layers) {
     const AttentionNode& first = layers.front();
-    return {.layers = layers.size(),
-            .query_heads = first.query_heads,
-            .kv_heads = first.kv_heads,
-            .head_dim = first.head_dim,
-            .value_dim = first.value_dim,
-            .scale = first.scale,
-            .softcap = first.softcap};
+    CacheShape shape{.layers = layers.size(),
+                     .query_heads = first.query_heads,
+                     .kv_heads = first.kv_heads,
+                     .head_dim = first.head_dim,
+                     .value_dim = first.value_dim,
+                     .scale = first.scale,
+                     .softcap = first.softcap};
+    if (std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer.window != 0 || layer.sinks; }))
+      for (const AttentionNode& layer : layers)
+        shape.each_layer.push_back({.window = layer.window, .sink_logits = layer.sink_logits});
+    return shape;
   }
   /// What all of the layers are rotated by; empty if they differ or if it is not known.
   Rotary rotary(const std::vector<AttentionNode>& layers) const {
@@ -198,11 +232,15 @@ class Survey {
             {"keys and values are one tensor (multi-head latent attention)"});
     require(std::count_if(all.begin(), all.end(), [&](const auto& other) { return other.keys == layer.keys; }) == 1,
             {"it shares the rows of another layer"});
-    require(!layer.sinks, {"it has sink logits"});
+    require(!layer.sinks || layer.sink_logits.size() == layer.query_heads,
+            {"its sink logits are not one f32 number a query head that the CPU can read"});
     require(layer.alibi == 0, {"it has ALiBi (a bias that grows with the distance)"});
     require(layer.mask && root(layer.mask)->op == GGML_OP_NONE && (root(layer.mask)->flags & GGML_TENSOR_FLAG_INPUT),
             {"its mask is missing or computed by the graph"});
-    require(root(layer.mask) == root(first.mask), {"it has another mask than the first layer"});
+    const auto alike =
+        std::find_if(all.begin(), all.end(), [&](const auto& other) { return other.window == layer.window; });
+    require(root(layer.mask) == root(alike->mask),
+            {"it has another mask than \"", alike->name, "\", whose window is the same"});
     require(layer.query_heads == first.query_heads && layer.kv_heads == first.kv_heads &&
                 layer.head_dim == first.head_dim && layer.value_dim == first.value_dim,
             {"it has ", layer.query_heads, " query heads over ", layer.kv_heads, " KV heads of ", layer.head_dim,

@@ -75,8 +75,12 @@ inline void LlamaCache::learn() {
   if (result != 0)
     fail(ErrorCode::incompatible, {"LlamaCache::start: llama_decode() returned ", result, " for one token"});
 
+  char architecture[16] = {};
+  llama_model_meta_val_str(model, "general.architecture", architecture, sizeof architecture);
   const std::vector<llama::AttentionNode> served =
-      survey_.served(static_cast<std::size_t>(std::max(0, llama_model_n_swa(model))));
+      survey_.served({.size = static_cast<Position>(std::max(0, llama_model_n_swa(model))),
+                      .cells = static_cast<std::int64_t>(llama_n_ctx_seq(context_)),
+                      .sliding = std::string_view(architecture) != "llama4"});
   if (llama_n_seq_max(context_) > 1 && served.front().keys->ne[2] == 1)
     fail(ErrorCode::incompatible, {"LlamaCache: the context mixes the rows of its ", llama_n_seq_max(context_),
                                    " sequences (kv_unified); let attach() see its parameters"});

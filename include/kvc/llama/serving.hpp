@@ -86,6 +86,7 @@ inline void LlamaCache::attend(ggml_tensor* node) {
   if (layer != next_layer_)
     fail(ErrorCode::incompatible, {"LlamaCache: layer ", layer, " attends where layer ", next_layer_, " was expected"});
   if (layer == 0) begin_pass(node);
+  if (layer == llama::first_alike(shape_, layer)) check_masks(node->src[3], shape_.window(layer));
   const std::size_t all = pass_tokens_ * pass_.size();
   LayerRows& rows = stored_[layer];
   if (llama::extent(q, 1) != pass_tokens_ || llama::extent(q, 3) != pass_.size() || rows.count[0] != all ||
@@ -118,15 +119,23 @@ inline void LlamaCache::begin_pass(const ggml_tensor* node) {
     if (!feed || feed->positions.size() - feed->done < pass_tokens_)
       fail(ErrorCode::incompatible, {"LlamaCache: the ubatch has ", pass_tokens_, " tokens of sequence ", id,
                                      ", the batch has ", feed ? feed->positions.size() - feed->done : 0});
-    check_mask(node->src[3], stream, feed->done + (shared_ ? sequences_[id].tokens : 0), pass_tokens_);
     pass_.push_back(static_cast<llama_seq_id>(id));
   }
 }
 
-/// Refuses what is not plain causal attention: a token must see all that its sequence has in llama.cpp's cache, itself,
-/// and nothing else, without any bias. The mask is [cells, tokens, 1, streams].
-inline void LlamaCache::check_mask(const ggml_tensor* mask, std::size_t stream, std::size_t seen,
-                                   std::size_t tokens) const {
+/// Layers with the same window have the same mask: it is looked at where the first of them attends.
+inline void LlamaCache::check_masks(const ggml_tensor* mask, Position window) const {
+  for (std::size_t stream = 0; stream < pass_.size(); ++stream) {
+    const auto id = static_cast<std::size_t>(pass_[stream]);
+    const std::size_t seen = feeds_.feeds[id].done + (shared_ ? sequences_[id].tokens : 0);
+    check_mask(mask, stream, seen, pass_tokens_, window);
+  }
+}
+
+/// Refuses what is not plain causal attention: a token must see all that its sequence has in llama.cpp's cache, or as much of it
+/// as stands in the window, itself, and nothing else, without any bias. The mask is [cells, tokens, 1, streams].
+inline void LlamaCache::check_mask(const ggml_tensor* mask, std::size_t stream, std::size_t seen, std::size_t tokens,
+                                   Position window) const {
   const std::size_t cells = llama::extent(mask, 0), size = ggml_type_size(mask->type);
   for (std::size_t token = 0; token < tokens; ++token) {
     const char* row = static_cast<const char*>(mask->data) + stream * mask->nb[3] + token * mask->nb[1];
@@ -144,10 +153,12 @@ inline void LlamaCache::check_mask(const ggml_tensor* mask, std::size_t stream, 
         biased += (bits & 0x7fffffff) != 0 && bits != 0xff800000;
       }
     }
-    if (visible != seen + token + 1 || biased != 0)
+    const std::size_t before = seen + token + 1;
+    const std::size_t expected = window == 0 ? before : std::min(before, static_cast<std::size_t>(window));
+    if (visible != expected || biased != 0)
       fail(ErrorCode::incompatible,
            {"LlamaCache: a token sees ", visible, " cells of llama.cpp's cache, and ", biased, " with a bias, where ",
-            seen + token + 1, " are expected: attention is not causal, or its mask is not plain"});
+            expected, " are expected: attention is not causal, or its mask is not plain"});
   }
 }
 
