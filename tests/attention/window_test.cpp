@@ -79,6 +79,7 @@ class Pair {
   }
   void attend() {
     for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
+      if (model.head(layer, 0).empty()) continue;  // a window of one token
       Outputs out(cache.shape(), 1);
       std::vector<float> lse(cache.shape().query_heads);
       const Tokens one = text_.tokens(at_, 1);
@@ -251,7 +252,7 @@ TEST_CASE("What leaves a window is let go of at once, in bytes too") {
     for (std::size_t layer = 0; layer < 2; ++layer) {
       cache.prefill(layer, text.tokens(at, 100), {}, at == 3900);
       CHECK(cache.positions({0, 1}) == newest(511, static_cast<Position>(at) + 100));
-      CHECK(held() <= most(at == 3900 ? 512 : 512 + 100 + 256));
+      CHECK(held() <= most(at == 3900 ? 512 : 512 + 100 + 256 + 16));
     }
   Outputs out(shape, 1);
   for (std::size_t at = 4000; at < 5000; ++at)

@@ -82,6 +82,9 @@ class Cache {
   /// position, for in-cache positions. `sink`: a logit without a value.
   Answer attend_one(const Head& slots, const Row& query, std::size_t visible, double shift,
                     const std::vector<bool>& selected = {}, double sink = -HUGE_VAL) const;
+  /// Which of the slots that are selected, or of all, stand in the window of a query at `position`; empty: all.
+  std::vector<bool> in_window(std::size_t layer, const Head& slots, kvc::Position position,
+                              std::vector<bool> selected) const;
   Row query(std::span<const float> row, std::size_t query_head) const { return part(row, query_head, shape_.head_dim); }
 
   Head& head(std::size_t layer, std::size_t h) { return heads_[index(layer, h)]; }
@@ -104,9 +107,6 @@ class Cache {
   void drop(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
   /// Only the slots that stay are left. Returns whether any went.
   bool leave(std::size_t layer, std::size_t h, const std::vector<bool>& stays);
-  /// Which of the slots that are selected, or of all, stand in the window of a query at `position`; empty: all.
-  std::vector<bool> in_window(std::size_t layer, const Head& slots, kvc::Position position,
-                              std::vector<bool> selected) const;
   /// Outputs of the newest tokens; leaves every query's probabilities in attention_.
   std::vector<double> answers(std::size_t layer, kvc::ConstRows queries, const Select& chosen);
   void seal(std::size_t layer, kvc::Event event);

@@ -161,7 +161,8 @@ void NaivePair::attend(const LayeredTokens::Slice& slice) {
     const naive::Head& head = model_.head(1, q / shape().group());
     const double shift = double(head.size()) - double(model_.next_position(1));
     const auto sinks = shape().sink_logits(1);
-    const auto answer = model_.attend_one(head, model_.query(tokens.q[0], q), head.size(), shift, {},
+    const auto answer = model_.attend_one(head, model_.query(tokens.q[0], q), head.size(), shift,
+                                          model_.in_window(1, head, model_.next_position(1), {}),
                                           sinks.empty() ? -HUGE_VAL : double(sinks[q]));
     expected.insert(expected.end(), answer.out.begin(), answer.out.end());
   }

@@ -149,23 +149,34 @@ struct RowTable {
       if (!all_dead(segments[begin])) continue;
       while (begin > 0 && all_dead(segments[begin - 1])) --begin;
       any = true;
-      forget_rows(begin, end, moving);
+      const std::size_t live = segments.live_from(end);
+      forget_rows(segments[begin].first, segments[end - 1].first + segments[end - 1].rows(),
+                  live == 0 ? 0 : live + moving);
     }
     if (!any) return;
     segments.erase_if(all_dead);
     segments.number();
     std::ranges::sort(free, std::greater<>());  // the first rows are reused first
   }
-  /// Of the segments in front that have no live row, frees as many as are whole chunks of PromptRows rows together.
+  /// Of the dead rows in front frees whole chunks of PromptRows: segments without a live row, and the beginning of such a one if
+  /// it is dense.
   void erase_dead_chunks() {
-    std::size_t dead = 0, end = 0;
-    while (dead < segments.size() && all_dead(segments[dead])) {
-      const Segment& segment = segments[dead++];
-      if ((segment.first + segment.rows()) % PromptRows == 0) end = dead;
+    std::size_t gone = 0, end = 0, cut = 0;  // rows, segments, and rows of the next segment
+    for (std::size_t i = 0; i < segments.size() && all_dead(segments[i]); ++i) {
+      const Segment& segment = segments[i];
+      const std::size_t behind = segment.first + segment.rows(), chunks = behind / PromptRows * PromptRows;
+      if (chunks <= segment.first || (chunks != behind && segment.sealed)) continue;
+      gone = chunks;
+      end = chunks == behind ? i + 1 : i;
+      cut = chunks == behind ? 0 : chunks - segment.first;
     }
-    if (end == 0) return;
-    forget_rows(0, end, 0);
+    if (gone == 0) return;
+    forget_rows(0, gone, segments.live_from(end));
     segments.erase(0, end);
+    if (cut != 0) {
+      segments[0].begin += cut;
+      segments[0].dead -= cut;
+    }
     segments.number();
     std::ranges::sort(free, std::greater<>());
   }
@@ -224,11 +235,9 @@ struct RowTable {
   static bool all_dead(const Segment& segment) {
     return segment.rows() != 0 && segment.dead == segment.rows();
   }
-  /// Renumbers the rows behind the segments [begin, end), which are about to be freed. `moving`: see erase_dead().
-  void forget_rows(std::size_t begin, std::size_t end, std::size_t moving) {
-    const std::size_t behind = segments[end - 1].first + segments[end - 1].rows(), gone = segments[begin].first;
-    if (const std::size_t live = segments.live_from(end))
-      map.shift(static_cast<std::int32_t>(behind), -static_cast<std::int32_t>(behind - gone), live + moving);
+  /// Renumbers the rows from `behind` on, before the rows [gone, behind) are freed. `live`: slots whose rows these are, at most.
+  void forget_rows(std::size_t gone, std::size_t behind, std::size_t live) {
+    if (live != 0) map.shift(static_cast<std::int32_t>(behind), -static_cast<std::int32_t>(behind - gone), live);
     std::erase_if(free, [&](std::uint32_t row) { return row >= gone && row < behind; });
     for (std::uint32_t& row : free) row -= static_cast<std::uint32_t>(row >= behind ? behind - gone : 0);
   }
