@@ -9,6 +9,7 @@
 #include "catch_shim.hpp"
 #include "kvc/codec/make.hpp"
 #include "kvc/kvc.hpp"
+#include "kvc/policies/attention_matching.hpp"
 #include "kvc/policies/compact.hpp"
 #include "support/multiplicity_listener.hpp"
 #include "support/random_tokens.hpp"
@@ -397,4 +398,56 @@ TEST_CASE(
         CHECK(kept.values.allFinite());
       }
   }
+}
+
+namespace {
+
+/// Feeds the text with its keys and values made so large, and lets the policy act.
+void compress_large(CacheCore& cache, float keys, float values, float limit) {
+  const auto enlarged = [&](ConstRows rows, float times) {
+    std::vector<float> large;
+    for (std::size_t t = 0; t < rows.count; ++t)
+      for (const float x : rows[t]) large.push_back(std::clamp(x * times, -limit, limit));
+    return large;
+  };
+  for (std::size_t layer = 0; layer < Shape.layers; ++layer) {
+    for (const bool probe : {false, true}) {
+      const std::size_t count = probe ? Probe : Prompt;
+      Tokens tokens = text().tokens(layer, probe ? Prompt : 0, count);
+      const std::vector<float> k = enlarged(tokens.k, keys), v = enlarged(tokens.v, values);
+      tokens.k = {k.data(), count, tokens.k.dim};
+      tokens.v = {v.data(), count, tokens.v.dim};
+      if (probe)
+        cache.probe(layer, tokens, {}, 0, Position(Prompt));
+      else
+        cache.prefill(layer, tokens, {}, false);
+    }
+  }
+  cache.compress();
+}
+
+}  // namespace
+
+TEST_CASE("Values that a fit would make larger than the format of their layer holds are held within it") {
+  const std::vector<Stages> policies = {
+      stages_of(Refit{.policy = Knorm{}, .budget = 24}), stages_of(Refit{.policy = Knorm{}, .budget = 24, .bits = 16}),
+      stages_of(Compact{.budget = 24}), stages_of(Pursuit{.budget = 24}), stages_of(AttentionMatching{.budget = 24})};
+  struct Size {
+    Scalar dense;
+    float keys, values, limit;
+  };
+  for (const auto& [dense, keys, values, limit] :
+       {Size{Scalar::f16, 1, 3e4f, 65504}, Size{Scalar::f16, 3e4f, 1, 65504}, Size{Scalar::f16, 3e4f, 3e4f, 65504},
+        Size{Scalar::f16, 1, 2e6f, 65504}, Size{Scalar::f32, 1, 1e12f, 6e4f}})
+    for (const Stages& stages : policies) {
+      INFO(stages.front()->type().text << ", keys times " << keys << ", values times " << values);
+      CacheCore cache(Shape, stages, {.dense = {dense}});
+      REQUIRE_NOTHROW(compress_large(cache, keys, values, limit));
+      for (const HeadId id : {HeadId{0, 0}, HeadId{0, 1}, HeadId{1, 0}, HeadId{1, 1}}) {
+        const Held kept = held(cache, id);
+        CHECK(kept.positions.size() < Prompt);
+        CHECK(kept.keys.allFinite());
+        CHECK(kept.values.allFinite());
+      }
+    }
 }

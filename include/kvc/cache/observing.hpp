@@ -26,6 +26,8 @@ inline AnyHead any_head(Inside& in, std::size_t node, std::size_t head, Event ev
   view.shape = &in.shape;
   view.positions = feed.positions();
   view.multiplicity = feed.multiplicity();
+  view.key_limit = in.layers[view.id.layer].key_limit;
+  view.value_limit = in.layers[view.id.layer].value_limit;
   view.source = &feed;
   const bool own = in.stage_node[owner] == node;
   const std::size_t budget = stage.budget(view.id, view.seen, in.shape);

@@ -166,7 +166,8 @@ struct AttentionMatching {
       if (multiplicities) plan.multiplicity(slot, static_cast<float>(tokens[i]) * stood_for);
       if (!values) continue;
       const std::span<float> value = plan.value(slot);
-      for (std::size_t c = 0; c < value.size(); ++c) value[c] = static_cast<float>(fitted(i, Eigen::Index(c)));
+      for (std::size_t c = 0; c < value.size(); ++c)
+        value[c] = std::clamp(static_cast<float>(fitted(i, Eigen::Index(c))), -head.value_limit, head.value_limit);
     }
   }
 

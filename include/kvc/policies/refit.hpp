@@ -152,12 +152,12 @@ struct Refit {
     for (Eigen::Index i = 0; i < tokens.size(); ++i) tokens[i] = from_half(to_half(tokens[i]));
     fit.normalize(tokens);
     if (bits == 16) {
-      fit.fit_values(values, nullptr);
+      fit.fit_values(values, head.value_limit, nullptr);
     } else {
       Coded coded(value_format(*head.shape), Role::value, value_dim, 1);
       const auto read_back_value = [&](std::span<float> row) { coded.read_back({row.data(), 1, row.size()}); };
       const FunctionRef<void(std::span<float>)> reader(read_back_value);
-      fit.fit_values(values, &reader);
+      fit.fit_values(values, head.value_limit, &reader);
     }
     // Keys so large that their rounding moves a logit by hundreds have no fit: what is kept then stays as it was.
     const bool finite = tokens.allFinite() && std::ranges::all_of(value_rows, [](float x) { return std::isfinite(x); });

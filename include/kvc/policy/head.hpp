@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "kvc/policy/event.hpp"
@@ -49,6 +50,8 @@ class HeadView {
   /// What the policy's own score verb said about the slots, for its verbs that allocate and evict. Empty where it has no
   /// such verb or was not asked, because it does not act after this event.
   std::span<const float> scores;
+  /// The largest magnitudes that a plan may write into a key, or a value: what the formats of the layer hold.
+  float key_limit = std::numeric_limits<float>::max(), value_limit = std::numeric_limits<float>::max();
   HeadSource* source = nullptr;
 
   std::size_t size() const { return positions.size(); }

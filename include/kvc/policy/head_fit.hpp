@@ -52,10 +52,11 @@ class HeadFit {
   }
 
   /// Values [kept, value_dim] whose attention gives the outputs of the whole head, by least squares with a ridge towards those
-  /// given. `read_back` turns a value into what its codes will read back as: tokens are quantized one after the other, those with the
-  /// most attention first and the head's first not at all, and the error of each is pushed on to the tokens that are still to come
-  /// (GPTQ, arXiv 2210.17323). Null: nothing is quantized.
-  void fit_values(Rows<float> values, const FunctionRef<void(std::span<float>)>* read_back) {
+  /// given, within [-largest, largest]. `read_back` turns a value into what its codes will read back as: tokens are quantized one
+  /// after the other, those with the most attention first and the head's first not at all, and the error of each is pushed on to
+  /// the tokens that are still to come (GPTQ, arXiv 2210.17323). Null: nothing is quantized.
+  void fit_values(Rows<float> values, float largest, const FunctionRef<void(std::span<float>)>* read_back) {
+    const auto within = [largest](double x) { return std::clamp(x, -double(largest), double(largest)); };
     Eigen::Map<Matrix, 0, Eigen::OuterStride<>> kept(values.data, Index(values.count), Index(values.dim),
                                                      Eigen::OuterStride<>(Index(values.stride)));
     const ConstRows outputs = references_.outputs();
@@ -71,8 +72,8 @@ class HeadFit {
       Matrix wishes(size, missing.cols());
       multiply(rows_of(columns), rows_of(missing), rows_of(wishes));
       Eigen::MatrixXd fitted = before.cast<double>() + solver.solve(wishes.cast<double>());
-      if (read_back) solver.quantize(fitted, *read_back, begin == 0);
-      kept.middleRows(begin, size) = fitted.cast<float>();
+      if (read_back) solver.quantize(fitted, largest, *read_back, begin == 0);
+      kept.middleRows(begin, size) = fitted.unaryExpr(within).cast<float>();
       if (begin + size == kept.rows()) break;
       const Matrix change = kept.middleRows(begin, size) - before, back = columns.transpose();
       Matrix moved(missing.rows(), missing.cols());
@@ -110,7 +111,7 @@ class HeadFit {
       return solution;
     }
     /// `spares_first`: the first token's value stays as it is.
-    void quantize(Eigen::MatrixXd& values, const FunctionRef<void(std::span<float>)>& read_back,
+    void quantize(Eigen::MatrixXd& values, float largest, const FunctionRef<void(std::span<float>)>& read_back,
                   bool spares_first) const {
       const Index count = values.rows();
       Eigen::MatrixXd inverse = Eigen::MatrixXd::Identity(count, count);
@@ -120,7 +121,9 @@ class HeadFit {
         if (spares_first && order_[std::size_t(i)] == 0) continue;
         const Eigen::RowVectorXd before = left.row(i);
         Eigen::RowVectorXf row = before.cast<float>();
-        read_back({row.data(), std::size_t(row.size())});
+        const std::span<float> numbers(row.data(), std::size_t(row.size()));
+        for (float& x : numbers) x = std::clamp(x, -largest, largest);
+        read_back(numbers);
         left.row(i) = row.cast<double>();
         left.topRows(i).noalias() -= inverse.row(i).head(i).transpose() * ((before - left.row(i)) / inverse(i, i));
       }
