@@ -91,6 +91,16 @@ TEST_CASE("what is wrong inside a policy inside a policy is pointed at where it 
   CHECK(complaint("ada_kv:base=h2o,recnt=16").find("ada_kv has no parameter 'recnt'; did you mean 'recent'?") == 0);
 }
 
+TEST_CASE("a policy behind a comma, where policies are listed, is told that + joins them") {
+  CHECK(complaint("choir:voices=knorm,snapkv") ==
+        "choir has no parameter 'snapkv'; policies are joined by +, as in voices=knorm+snapkv\n"
+        "  choir:voices=knorm,snapkv\n"
+        "                     ^^^^^^");
+  CHECK(complaint("choir:voices=knorm,h2o:recent=2").find("; policies are joined by +, as in voices=knorm+h2o\n") !=
+        std::string::npos);
+  CHECK(complaint("choir:voices=knorm,tempo=90").find("joined by") == std::string::npos);
+}
+
 TEST_CASE("a list with a gap and a policy without a name are refused") {
   for (const char* text :
        {"choir:voices=", "choir:voices", "choir:voices=knorm+", "choir:voices=(knorm)+()", "ada_kv:base=()",

@@ -100,7 +100,8 @@ KVC_FORWARD void AnyPolicy::set_default(const detail::ValueType& type, std::shar
 
 KVC_FORWARD Stages AnyPolicy::stages() const {
   Stages all;
-  for (const auto& part : parts_) all.push_back(part->stage(defaults_));
+  for (const auto& part : parts_)
+    for (auto& stage : part->stages(defaults_)) all.push_back(std::move(stage));
   return all;
 }
 

@@ -132,7 +132,7 @@ struct PolicyEntry {
   std::vector<ParameterRow> rows;
   std::shared_ptr<const void> start;                            ///< the policy before a text changes it
   std::shared_ptr<void> (*copy)(const void* policy) = nullptr;  ///< of a policy of this entry's type
-  std::shared_ptr<const Stage> (*stage)(const void* policy) = nullptr;
+  Stages (*stages)(const void* policy) = nullptr;               ///< one or more, which act in this order
   TypeName type;                                        ///< Stage::type() of its stages
   const void* (*policy)(const Stage& stage) = nullptr;  ///< inside a stage of that type
 };
@@ -142,8 +142,8 @@ std::shared_ptr<void> copy_policy(const void* policy) {
   return std::make_shared<P>(*static_cast<const P*>(policy));
 }
 template <class P>
-std::shared_ptr<const Stage> stage_of(const void* policy) {
-  return stages_of(*static_cast<const P*>(policy)).front();
+Stages stages_of_entry(const void* policy) {
+  return stages_of(*static_cast<const P*>(policy));
 }
 
 template <class P>
@@ -161,7 +161,7 @@ PolicyEntry entry_of(std::string name, std::string help, const P& start = {}) {
           .rows = rows_of(start),
           .start = copy_policy<P>(&start),
           .copy = copy_policy<P>,
-          .stage = stage_of<P>,
+          .stages = stages_of_entry<P>,
           .type = type_of<P>(),
           .policy = policy_of<P>};
 }

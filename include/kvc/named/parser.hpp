@@ -54,7 +54,8 @@ class PolicyParser {
   }
 
   Part part(std::string_view stage, std::size_t nesting) const {
-    if (nesting > Deepest) complain(ErrorCode::invalid_argument, {"policies inside policies are nested too deep"}, stage);
+    if (nesting > Deepest)
+      complain(ErrorCode::invalid_argument, {"policies inside policies are nested too deep"}, stage);
     stage = without_parentheses(stage);
     const std::string_view name = split_once(stage, ':').first;
     if (name.empty()) complain(ErrorCode::invalid_argument, {"a policy is missing"}, stage, "", registry_.names());
@@ -191,7 +192,14 @@ class PolicyParser {
 
   [[noreturn]] void complain_of_name(const Part& part, std::string_view piece, std::string_view key) const {
     std::vector<std::string> known;
-    for (const ParameterRow& row : part.entry->rows) known.push_back(row.name);
+    for (const ParameterRow& row : part.entry->rows) {
+      known.push_back(row.name);
+      if (is_members(row) && registry_.find(split_once(key, ':').first))
+        complain(ErrorCode::unknown_name,
+                 {part.entry->name, " has no parameter '", key, "'; policies are joined by +, as in ", row.name,
+                  "=knorm+", split_once(key, ':').first},
+                 key);
+    }
     for (const Part::Inner& inner : part.inner)
       for (const ParameterRow& row : inner.parts.front().entry->rows)
         if (!is_members(*inner.row) && !find_row(*part.entry, row.name)) known.push_back(row.name);

@@ -74,7 +74,7 @@ struct Part {
     return false;
   }
 
-  std::shared_ptr<const Stage> stage(std::span<const Default> defaults) const {
+  Stages stages(std::span<const Default> defaults) const {
     const std::shared_ptr<void> made = entry->copy(policy.get());
     const auto place = [&](std::size_t offset) { return static_cast<std::byte*>(made.get()) + offset; };
     for (const ParameterRow& row : entry->rows)
@@ -85,8 +85,10 @@ struct Part {
     for (const ParameterRow& row : entry->rows)
       if (const Word* said = row.kind == ParameterRow::Kind::member ? nullptr : word(row.name))
         derive(row, without_parentheses(said->value), made.get());
-    std::shared_ptr<const Stage> stage = entry->stage(made.get());
-    return layers ? std::make_shared<const StageOnLayers>(std::move(stage), layers->first, layers->last) : stage;
+    Stages stages = entry->stages(made.get());
+    for (auto& stage : stages)
+      if (layers) stage = std::make_shared<const StageOnLayers>(std::move(stage), layers->first, layers->last);
+    return stages;
   }
 
   std::string to_string(std::span<const Default> defaults) const {
@@ -109,7 +111,8 @@ struct Part {
     for (const Default& given : defaults)
       if (given.type->name != TypeOf<Budget>.name) facts.push_back(given);
     std::vector<Member> made;
-    for (const Part& part : members.parts) made.emplace_back(part.stage(facts));
+    // Of a word that stands for several stages, the first one scores; a policy that is inside another one evicts nothing.
+    for (const Part& part : members.parts) made.emplace_back(part.stages(facts).front());
     if (is_members(*members.row))
       *reinterpret_cast<std::vector<Member>*>(place) = std::move(made);
     else
