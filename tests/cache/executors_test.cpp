@@ -29,6 +29,7 @@ constexpr const char* Policies[] = {
     "streaming_llm:budget=40 | mini_cache:start=0 | kivi:group=16,residual=16",
     "ada_kv:base=h2o,budget=40",
     "compact:budget=40,replay=false",
+    "compact:budget=40,replay=false,batch=12",
     "refit:policy=knorm,budget=40,bits=4,group=16",
     "attention_matching:budget=40",
     "d2o:budget=40",

@@ -101,6 +101,16 @@ TEST_CASE("a policy behind a comma, where policies are listed, is told that + jo
   CHECK(complaint("choir:voices=knorm,tempo=90").find("joined by") == std::string::npos);
 }
 
+TEST_CASE("a word that stands for several stages gives them all, on the layers that it is for") {
+  const auto count = [](const char* text) { return AnyPolicy::parse(text).stages().size(); };
+  if (error_text([] { AnyPolicy::parse("compact"); }) != "none") return;  // built without Eigen
+  CHECK(count("compact") == 1);
+  CHECK(count("compact:budget=64") == 2);
+  CHECK(count("compact:budget=64,batch=0") == 1);
+  CHECK(count("[1-2] compact:budget=64 | full") == 3);
+  CHECK_FALSE(AnyPolicy::parse("[1-2] compact:budget=64").stages()[1]->works_on(0));
+}
+
 TEST_CASE("a list with a gap and a policy without a name are refused") {
   for (const char* text :
        {"choir:voices=", "choir:voices", "choir:voices=knorm+", "choir:voices=(knorm)+()", "ada_kv:base=()",
