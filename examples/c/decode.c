@@ -35,7 +35,8 @@ int main(int argc, char** argv) {
       const size_t count = step == 0 ? Prompt : 1;
       const kvc_tokens tokens = next_tokens(count);
       const kvc_tensor answer = {out, KVC_F32, count, QueryHeads, Dim, 0, 0};
-      check(step == 0 ? kvc_prefill(cache, layer, &tokens, &answer, 1) : kvc_decode(cache, layer, &tokens, &answer));
+      check(step == 0 ? kvc_prefill(cache, layer, &tokens, &answer, 1, NULL)
+                      : kvc_decode(cache, layer, &tokens, &answer, NULL));
     }
   kvc_stats stats;
   check(kvc_get_stats(cache, &stats));

@@ -51,6 +51,9 @@ typedef struct kvc_shape {
   const float* inv_freq;
   size_t inv_freq_count; /* head_dim / 2, or fewer for a partial embedding */
   int interleaved;       /* 1: pair i is (2i, 2i + 1); 0: (i, i + inv_freq_count) */
+  /* What layers have of their own, as kvc::LayerShape; copied too. */
+  const int32_t* windows;   /* [layers]: the query of position p sees positions p - window + 1 to p; 0: all up to p. NULL: none */
+  const float* sink_logits; /* [layers, query_heads]: a logit in the softmax that has no value. NULL: none */
 } kvc_shape;
 
 /* Runs body(task, i) for i = 0 to count - 1, in any order, on any threads, and returns when all are done. */
@@ -95,18 +98,19 @@ const char* kvc_policy_names(void);
 const char* kvc_policy(const kvc_cache* cache);
 
 /* `out` is [tokens, query_heads, value_dim]; in kvc_prefill one without data says that the engine did the attention itself.
- * `last` is 1 for the last part of a prompt. */
-kvc_status kvc_prefill(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, int last);
-kvc_status kvc_decode(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out);
-kvc_status kvc_draft(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out);
+ * `last` is 1 for the last part of a prompt. `lse` may be NULL; else it has room for [tokens, query_heads] numbers and gets the
+ * natural logarithm of what each row of `out` was divided by. */
+kvc_status kvc_prefill(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, int last,
+                       float* lse);
+kvc_status kvc_decode(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, float* lse);
+kvc_status kvc_draft(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, float* lse);
 kvc_status kvc_accept(kvc_cache* cache, size_t tokens);
 kvc_status kvc_probe(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, int32_t begin,
                      int32_t end);
 /* One token of each of `count` sequences: token b belongs to caches[b]. The first cache's threads compute. */
 kvc_status kvc_decode_batch(kvc_cache* const* caches, size_t count, size_t layer, const kvc_tokens* tokens,
-                            const kvc_tensor* out);
-/* Attention of queries [tokens, query_heads, head_dim] over all slots, storing nothing. `lse` may be NULL; else it has room for
- * [tokens, query_heads] numbers. */
+                            const kvc_tensor* out, float* lse);
+/* Attention of queries [tokens, query_heads, head_dim] over all slots, storing nothing. */
 kvc_status kvc_attend(const kvc_cache* cache, size_t layer, const kvc_tensor* queries, const kvc_tensor* out, float* lse);
 
 kvc_status kvc_compress(kvc_cache* cache);
@@ -120,6 +124,9 @@ typedef enum kvc_truncation { KVC_EXACT = 0, KVC_ROUNDED = 1, KVC_LOST = 2 } kvc
 kvc_status kvc_truncate(kvc_cache* cache, int32_t from, int* exact);
 kvc_status kvc_can_truncate(const kvc_cache* cache, int32_t from, kvc_truncation* truncation);
 int32_t kvc_next_position(const kvc_cache* cache);
+/* Forgets the tokens at positions [first, last); moves them by `delta` positions. Context shift is both, one after the other. */
+kvc_status kvc_remove(kvc_cache* cache, int32_t first, int32_t last);
+kvc_status kvc_shift(kvc_cache* cache, int32_t first, int32_t last, int64_t delta);
 
 /* kvc::Stats of the whole cache: bytes, and tokens behind them. */
 typedef struct kvc_stats {

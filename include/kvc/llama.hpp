@@ -82,6 +82,11 @@ class LlamaCache {
   /// Of the tokens that decode(batch, LlamaFeed::draft) brought keeps the first `tokens`; of the others no trace is left.
   /// Until then nothing else can be done with the sequence but clear().
   void accept(llama_seq_id sequence, std::size_t tokens);
+  /// Forgets the tokens at positions [first, last), and moves them by `delta` positions (CacheCore::remove, shift). Context
+  /// shift is both. Throw Error(incompatible) where shares_the_model(), and shift where the model's rotary embedding is not
+  /// known (docs/engines.md).
+  void remove(llama_seq_id sequence, Position first, Position last);
+  void shift(llama_seq_id sequence, Position first, Position last, std::int64_t delta);
   /// Forgets a sequence.
   void clear(llama_seq_id sequence);
   /// `to` becomes a copy of `from`. They share memory until one of them changes.
@@ -113,6 +118,7 @@ class LlamaCache {
 
   struct Sequence {
     std::unique_ptr<Cache> cache;
+    Position begin = 0;  ///< of its first token
     Position next = 0;
     std::size_t tokens = 0;   ///< that llama.cpp's own layers remember
     std::size_t drafted = 0;  ///< of them, those that wait for accept()

@@ -63,17 +63,18 @@ class TensorCalls {
   explicit TensorCalls(CacheCore& cache) : cache_(&cache) {}
 
   /// An `out` without data says that the engine did the attention itself, as in CacheCore::prefill.
-  void prefill(std::size_t layer, const TensorTokens& tokens, const Tensor& out, bool last_chunk = true) {
+  void prefill(std::size_t layer, const TensorTokens& tokens, const Tensor& out, bool last_chunk = true,
+               std::span<float> lse = {}) {
     answer("prefill", out, tokens.q.tokens,
-           [&](Rows<float> rows) { cache_->prefill(layer, rows_of("prefill", tokens), rows, last_chunk); });
+           [&](Rows<float> rows) { cache_->prefill(layer, rows_of("prefill", tokens), rows, last_chunk, lse); });
   }
-  void decode(std::size_t layer, const TensorTokens& tokens, const Tensor& out) {
+  void decode(std::size_t layer, const TensorTokens& tokens, const Tensor& out, std::span<float> lse = {}) {
     answer("decode", out, tokens.q.tokens,
-           [&](Rows<float> rows) { cache_->decode(layer, rows_of("decode", tokens), rows); });
+           [&](Rows<float> rows) { cache_->decode(layer, rows_of("decode", tokens), rows, lse); });
   }
-  void draft(std::size_t layer, const TensorTokens& tokens, const Tensor& out) {
+  void draft(std::size_t layer, const TensorTokens& tokens, const Tensor& out, std::span<float> lse = {}) {
     answer("draft", out, tokens.q.tokens,
-           [&](Rows<float> rows) { cache_->draft(layer, rows_of("draft", tokens), rows); });
+           [&](Rows<float> rows) { cache_->draft(layer, rows_of("draft", tokens), rows, lse); });
   }
   void probe(std::size_t layer, const TensorTokens& tokens, const Tensor& out, Position begin, Position end) {
     answer("probe", out, tokens.q.tokens,
@@ -81,9 +82,9 @@ class TensorCalls {
   }
   /// One token of each of several sequences, as the function decode_batch: row b belongs to caches[b].
   void decode_batch(std::span<CacheCore* const> caches, std::size_t layer, const TensorTokens& tokens,
-                    const Tensor& out, Executor& executor) {
+                    const Tensor& out, Executor& executor, std::span<float> lse = {}) {
     answer("decode_batch", out, tokens.q.tokens, [&](Rows<float> rows) {
-      kvc::decode_batch(caches, layer, rows_of("decode_batch", tokens), rows, executor);
+      kvc::decode_batch(caches, layer, rows_of("decode_batch", tokens), rows, executor, lse);
     });
   }
   /// A pure read of any cache, which several threads may do at once: what is converted is so in memory of the call's own.

@@ -28,7 +28,9 @@ const kvc_shape CShape{.layers = 2,
                        .softcap = 0,
                        .inv_freq = Shape.rotary.inv_freq.data(),
                        .inv_freq_count = Shape.rotary.inv_freq.size(),
-                       .interleaved = 0};
+                       .interleaved = 0,
+                       .windows = nullptr,
+                       .sink_logits = nullptr};
 constexpr const char* Policy = "h2o:budget=24 | kivi:bits=4,group=16,residual=16";
 
 kvc_tensor tensor(const void* data, std::size_t tokens, std::size_t heads, std::size_t dim) {
@@ -84,14 +86,14 @@ std::vector<float> prefill(kvc_cache* cache, std::size_t at, std::size_t count, 
   return answers(at, count, [&](std::size_t layer, const kvc::Tokens& tokens, float* out) {
     const kvc_tokens own = c_tokens(tokens);
     const kvc_tensor answer = c_out(out, count);
-    REQUIRE(kvc_prefill(cache, layer, &own, &answer, last ? 1 : 0) == KVC_OK);
+    REQUIRE(kvc_prefill(cache, layer, &own, &answer, last ? 1 : 0, nullptr) == KVC_OK);
   });
 }
 std::vector<float> decode(kvc_cache* cache, std::size_t at) {
   return answers(at, 1, [&](std::size_t layer, const kvc::Tokens& tokens, float* out) {
     const kvc_tokens own = c_tokens(tokens);
     const kvc_tensor answer = c_out(out, 1);
-    REQUIRE(kvc_decode(cache, layer, &own, &answer) == KVC_OK);
+    REQUIRE(kvc_decode(cache, layer, &own, &answer, nullptr) == KVC_OK);
   });
 }
 
@@ -134,7 +136,7 @@ TEST_CASE("Calls of C answer bit for bit what the calls of C++ answer") {
   const auto c_drafted = answers(80, 4, [&](std::size_t layer, const kvc::Tokens& tokens, float* out) {
     const kvc_tokens own = c_tokens(tokens);
     const kvc_tensor answer = c_out(out, 4);
-    REQUIRE(kvc_draft(handle.get(), layer, &own, &answer) == KVC_OK);
+    REQUIRE(kvc_draft(handle.get(), layer, &own, &answer, nullptr) == KVC_OK);
   });
   CHECK(c_drafted == answers(80, 4, drafted));
   CHECK(kvc_accept(handle.get(), 3) == KVC_OK);
@@ -182,17 +184,17 @@ TEST_CASE("A call of C that fails says what was wrong, and changes nothing") {
   std::vector<float> out(3 * Shape.query_heads * Shape.head_dim);
   const kvc_tensor answer = c_out(out.data(), 3);
   tokens.k.heads = 3;
-  CHECK(kvc_prefill(handle.get(), 0, &tokens, &answer, 1) == KVC_SHAPE_MISMATCH);
+  CHECK(kvc_prefill(handle.get(), 0, &tokens, &answer, 1, nullptr) == KVC_SHAPE_MISMATCH);
   CHECK(std::string(kvc_last_error()).starts_with("prefill: k: got [tokens, 3, 16]"));
   tokens = c_tokens(text().tokens(0, 0, 3));
-  CHECK(kvc_prefill(handle.get(), 7, &tokens, &answer, 1) == KVC_INVALID_ARGUMENT);
-  CHECK(kvc_prefill(nullptr, 0, &tokens, &answer, 1) == KVC_INVALID_ARGUMENT);
-  CHECK(kvc_decode(handle.get(), 0, nullptr, &answer) == KVC_INVALID_ARGUMENT);
+  CHECK(kvc_prefill(handle.get(), 7, &tokens, &answer, 1, nullptr) == KVC_INVALID_ARGUMENT);
+  CHECK(kvc_prefill(nullptr, 0, &tokens, &answer, 1, nullptr) == KVC_INVALID_ARGUMENT);
+  CHECK(kvc_decode(handle.get(), 0, nullptr, &answer, nullptr) == KVC_INVALID_ARGUMENT);
   CHECK(kvc_accept(handle.get(), 1) == KVC_INVALID_ARGUMENT);
   std::vector<float> poisoned(3 * Shape.kv_heads * Shape.head_dim, 1.0f);
   poisoned[5] = std::numeric_limits<float>::quiet_NaN();
   tokens.v.data = poisoned.data();
-  CHECK(kvc_prefill(handle.get(), 0, &tokens, &answer, 1) == KVC_NON_FINITE);
+  CHECK(kvc_prefill(handle.get(), 0, &tokens, &answer, 1, nullptr) == KVC_NON_FINITE);
   CHECK(kvc_next_position(handle.get()) == 0);
   CHECK(kvc_positions(handle.get(), 9, 0, nullptr, 0) == 0);
 }
@@ -231,7 +233,7 @@ TEST_CASE("Sequences of C are decoded together as they are alone") {
   const auto together = answers(120, 2, [&](std::size_t layer, const kvc::Tokens& tokens, float* out) {
     const kvc_tokens own = c_tokens(tokens);
     const kvc_tensor answer = c_out(out, 2);
-    REQUIRE(kvc_decode_batch(both, 2, layer, &own, &answer) == KVC_OK);
+    REQUIRE(kvc_decode_batch(both, 2, layer, &own, &answer, nullptr) == KVC_OK);
   });
   const std::vector<float> a = decode(first_alone.get(), 120), b = decode(second_alone.get(), 121);
   const std::size_t width = Shape.query_heads * Shape.head_dim;
@@ -271,6 +273,49 @@ TEST_CASE("A cache of C is saved and loaded, and goes on as if nothing had happe
   Reader short_reader{file, 100};
   CHECK(kvc_load(loaded.get(), source, &short_reader, nullptr) == KVC_BAD_FILE);
   CHECK(decode(loaded.get(), 70) == decode(handle.get(), 70));
+}
+
+TEST_CASE("Windows and sink logits of layers, log-sum-exps and edits are those of C++") {
+  kvc::CacheShape shape = Shape;
+  shape.each_layer = {{.window = 20, .sink_logits = {}}, {.window = 0, .sink_logits = {}}};
+  const std::vector<float> sinks = {0.5f, -1, 2, 0, 1, 1, -3, 0.25f};
+  for (std::size_t layer = 0; layer < 2; ++layer)
+    shape.each_layer[layer].sink_logits.assign(sinks.begin() + static_cast<std::ptrdiff_t>(4 * layer),
+                                               sinks.begin() + static_cast<std::ptrdiff_t>(4 * layer + 4));
+  const std::int32_t windows[] = {20, 0};
+  kvc_shape own = CShape;
+  own.windows = windows;
+  own.sink_logits = sinks.data();
+  kvc_cache* made = nullptr;
+  REQUIRE(kvc_create(&own, "full", nullptr, &made) == KVC_OK);
+  const Handle handle(made);
+  kvc::KVCache cache(shape, kvc::AnyPolicy::parse("full"));
+  const auto check = [&](std::size_t at, std::size_t count) {
+    std::vector<float> lse(count * Shape.query_heads), expected_lse(lse.size());
+    const auto c_answers = answers(at, count, [&](std::size_t layer, const kvc::Tokens& tokens, float* out) {
+      const kvc_tokens fed = c_tokens(tokens);
+      const kvc_tensor answer = c_out(out, count);
+      REQUIRE((count == 1 ? kvc_decode(handle.get(), layer, &fed, &answer, lse.data())
+                          : kvc_prefill(handle.get(), layer, &fed, &answer, 1, lse.data())) == KVC_OK);
+    });
+    CHECK(c_answers == answers(at, count, [&](std::size_t layer, const kvc::Tokens& tokens, float* out) {
+            if (count == 1)
+              cache.decode(layer, tokens, rows(out, 1), expected_lse);
+            else
+              cache.prefill(layer, tokens, rows(out, count), true, expected_lse);
+          }));
+    CHECK(lse == expected_lse);
+  };
+  check(0, 60);
+  check(60, 1);
+  REQUIRE(kvc_remove(handle.get(), 45, 50) == KVC_OK);
+  REQUIRE(kvc_shift(handle.get(), 50, 61, -5) == KVC_OK);
+  cache.remove(45, 50);
+  cache.shift(50, 61, -5);
+  CHECK(kvc_next_position(handle.get()) == 56);
+  CHECK(cache.next_position() == 56);
+  check(70, 1);
+  CHECK(kvc_shift(handle.get(), 50, 56, -20) == KVC_INVALID_ARGUMENT);
 }
 
 TEST_CASE("C knows the library's version and the names of its policies") {

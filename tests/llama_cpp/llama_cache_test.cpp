@@ -251,6 +251,39 @@ TEST_CASE("tokens that were drafted and not accepted leave no trace, those that 
   }
 }
 
+TEST_CASE("a sequence whose middle is removed and whose end is shifted goes on where its tokens now stand") {
+  const Tiny tiny;
+  Served served(tiny.model, parameters_for(64), "full:type=f32");
+  const Decode decode = [&](llama_batch batch) { return served.cache.decode(batch); };
+  std::vector<float> ignored, shifted, compared;
+  feed(tiny.model, served.context.get(), decode, 0, 40, ignored);
+  served.cache.remove(0, 10, 20);
+  CHECK(served.cache.next_position(0) == 40);
+  served.cache.shift(0, 20, 40, -10);
+  CHECK(served.cache.next_position(0) == 30);
+  CHECK(served.cache.cache(0)->stats(0).slots == 30 * served.cache.shape().kv_heads);
+  Batch next;
+  next.add(token_at(40), 30);
+  CHECK(served.cache.decode(next.get()) == 0);
+  shifted = logits_of(served.context.get(), tiny.model, 0);
+
+  // llama.cpp's own cache, edited by llama.cpp.
+  llama_context_params parameters = parameters_for(64);
+  const Context context = exact_context(tiny.model, parameters);
+  const Decode own = [&](llama_batch batch) { return llama_decode(context.get(), batch); };
+  feed(tiny.model, context.get(), own, 0, 40, ignored);
+  llama_memory_seq_rm(llama_get_memory(context.get()), 0, 10, 20);
+  llama_memory_seq_add(llama_get_memory(context.get()), 0, 20, 40, -10);
+  CHECK(own(next.get()) == 0);
+  compared = logits_of(context.get(), tiny.model, 0);
+  CHECK(largest_difference(shifted, compared) < 1e-4f);
+
+  CHECK(served.cache.truncate(0, 15));
+  CHECK(served.cache.next_position(0) == 15);
+  served.cache.remove(0, 0, 15);
+  CHECK(served.cache.next_position(0) == 0);
+}
+
 TEST_CASE("a sequence that is saved goes on in another context as if it had never been away") {
   const Tiny tiny;
   for (const char* policy : {"full", "snapkv:budget=16,window=4 | kivi:group=8,residual=16"}) {
@@ -420,7 +453,8 @@ TEST_CASE("layers with a window are kvc's, give llama.cpp's logits, and hold no 
   CHECK(shape.softcap == 2.0f);
   const Decode decode = [&](llama_batch batch) { return served.cache.decode(batch); };
   const std::vector<float> logits = long_logits(model, served.context.get(), decode, 360);
-  CHECK(largest_difference(expected, logits) < 1e-4f);
+  // ggml reads this model's GELU from a table of f16, which makes steps of 5e-4 out of differences that are next to none.
+  CHECK(largest_difference(expected, logits) < 2e-3f);
   CHECK(served.cache.cache(0)->stats(kvc::HeadId{0, 0}).slots == 31);
   CHECK(served.cache.cache(0)->stats(kvc::HeadId{1, 0}).slots == 360);
 

@@ -110,6 +110,16 @@ inline CacheShape shape_of(const kvc_shape& shape) {
                  .softcap = shape.softcap};
   own.rotary.interleaved = shape.interleaved != 0;
   if (shape.inv_freq) own.rotary.inv_freq.assign(shape.inv_freq, shape.inv_freq + shape.inv_freq_count);
+  if (shape.windows || shape.sink_logits) {
+    own.validate();  // before memory is taken by its numbers
+    own.each_layer.resize(shape.layers);
+  }
+  for (std::size_t layer = 0; layer < own.each_layer.size(); ++layer) {
+    if (shape.windows) own.each_layer[layer].window = shape.windows[layer];
+    if (!shape.sink_logits) continue;
+    const float* const logits = shape.sink_logits + layer * shape.query_heads;
+    own.each_layer[layer].sink_logits.assign(logits, logits + shape.query_heads);
+  }
   return own;
 }
 
@@ -138,14 +148,18 @@ BasicTensor<Bytes> tensor_of(const kvc_tensor& tensor, const char* call, const c
           plain ? tensor.heads * tensor.dim : tensor.token_stride,
           plain ? tensor.dim : tensor.head_stride};
 }
-inline TensorTokens tokens_of(const kvc_tokens* tokens, const char* call, std::size_t kv_heads) {
+inline TensorTokens tokens_of(const kvc_tokens* tokens, const char* call, const CacheShape& shape) {
   require(call, "tokens", tokens);
   TensorTokens own{.q = tensor_of<const void>(tokens->q, call, "q"),
                    .k = tensor_of<const void>(tokens->k, call, "k"),
                    .v = tensor_of<const void>(tokens->v, call, "v")};
   if (tokens->positions) own.positions = {tokens->positions, tokens->q.tokens};
-  if (tokens->scores) own.scores = {tokens->scores, tokens->q.tokens * kv_heads};
+  if (tokens->scores) own.scores = {tokens->scores, tokens->q.tokens * shape.kv_heads};
   return own;
+}
+/// Of tokens that are there.
+inline std::span<float> lse_of(float* lse, const kvc_tokens* tokens, const CacheShape& shape) {
+  return lse && tokens ? std::span<float>(lse, tokens->q.tokens * shape.query_heads) : std::span<float>();
 }
 inline Tensor out_of(const kvc_tensor* out, const char* call) {
   require(call, "out", out);
@@ -218,28 +232,29 @@ const char* kvc_policy(const kvc_cache* cache) {
   return cache->policy.c_str();
 }
 
-kvc_status kvc_prefill(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, int last) {
+kvc_status kvc_prefill(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, int last,
+                       float* lse) {
   return kvc::c_api::guarded([&] {
     using namespace kvc::c_api;
-    known(cache, "prefill")
-        .calls.prefill(layer, tokens_of(tokens, "prefill", known(cache, "prefill").cache.shape().kv_heads),
-                       out ? out_of(out, "prefill") : kvc::Tensor(), last != 0);
+    kvc_cache& own = known(cache, "prefill");
+    own.calls.prefill(layer, tokens_of(tokens, "prefill", own.cache.shape()),
+                      out ? out_of(out, "prefill") : kvc::Tensor(), last != 0, lse_of(lse, tokens, own.cache.shape()));
   });
 }
-kvc_status kvc_decode(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out) {
+kvc_status kvc_decode(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, float* lse) {
   return kvc::c_api::guarded([&] {
     using namespace kvc::c_api;
-    known(cache, "decode")
-        .calls.decode(layer, tokens_of(tokens, "decode", known(cache, "decode").cache.shape().kv_heads),
-                      out_of(out, "decode"));
+    kvc_cache& own = known(cache, "decode");
+    own.calls.decode(layer, tokens_of(tokens, "decode", own.cache.shape()), out_of(out, "decode"),
+                     lse_of(lse, tokens, own.cache.shape()));
   });
 }
-kvc_status kvc_draft(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out) {
+kvc_status kvc_draft(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, const kvc_tensor* out, float* lse) {
   return kvc::c_api::guarded([&] {
     using namespace kvc::c_api;
-    known(cache, "draft")
-        .calls.draft(layer, tokens_of(tokens, "draft", known(cache, "draft").cache.shape().kv_heads),
-                     out_of(out, "draft"));
+    kvc_cache& own = known(cache, "draft");
+    own.calls.draft(layer, tokens_of(tokens, "draft", own.cache.shape()), out_of(out, "draft"),
+                    lse_of(lse, tokens, own.cache.shape()));
   });
 }
 kvc_status kvc_accept(kvc_cache* cache, size_t tokens) {
@@ -249,36 +264,33 @@ kvc_status kvc_probe(kvc_cache* cache, size_t layer, const kvc_tokens* tokens, c
                      int32_t end) {
   return kvc::c_api::guarded([&] {
     using namespace kvc::c_api;
-    known(cache, "probe")
-        .calls.probe(layer, tokens_of(tokens, "probe", known(cache, "probe").cache.shape().kv_heads),
-                     out_of(out, "probe"), begin, end);
+    kvc_cache& own = known(cache, "probe");
+    own.calls.probe(layer, tokens_of(tokens, "probe", own.cache.shape()), out_of(out, "probe"), begin, end);
   });
 }
 kvc_status kvc_decode_batch(kvc_cache* const* caches, size_t count, size_t layer, const kvc_tokens* tokens,
-                            const kvc_tensor* out) {
+                            const kvc_tensor* out, float* lse) {
   return kvc::c_api::guarded([&] {
     using namespace kvc::c_api;
     require("decode_batch", "caches", caches);
     if (count == 0) kvc::fail(kvc::ErrorCode::invalid_argument, {"decode_batch: no cache was given"});
     std::vector<kvc::CacheCore*> list;
-    for (size_t i = 0; i < count; ++i) {
-      require("decode_batch", "a cache", caches[i]);
-      list.push_back(&caches[i]->cache);
-    }
+    for (size_t i = 0; i < count; ++i) list.push_back(&known(caches[i], "decode_batch").cache);
     kvc::SerialExecutor serial;
-    kvc::Executor& executor = caches[0]->executor ? *caches[0]->executor : serial;
-    caches[0]->calls.decode_batch(list, layer, tokens_of(tokens, "decode_batch", caches[0]->cache.shape().kv_heads),
-                                  out_of(out, "decode_batch"), executor);
+    kvc_cache& first = *caches[0];
+    kvc::Executor& executor = first.executor ? *first.executor : serial;
+    first.calls.decode_batch(list, layer, tokens_of(tokens, "decode_batch", first.cache.shape()),
+                             out_of(out, "decode_batch"), executor, lse_of(lse, tokens, first.cache.shape()));
   });
 }
 kvc_status kvc_attend(const kvc_cache* cache, size_t layer, const kvc_tensor* queries, const kvc_tensor* out,
                       float* lse) {
   return kvc::c_api::guarded([&] {
     using namespace kvc::c_api;
+    const kvc::CacheCore& own = known(cache, "attend").cache;
     require("attend", "queries", queries);
-    const kvc::CacheCore& core = known(cache, "attend").cache;
-    const std::size_t numbers = queries->tokens * core.shape().query_heads;
-    kvc::TensorCalls::attend(core, layer, tensor_of<const void>(*queries, "attend", "queries"), out_of(out, "attend"),
+    const std::size_t numbers = queries->tokens * own.shape().query_heads;
+    kvc::TensorCalls::attend(own, layer, tensor_of<const void>(*queries, "attend", "queries"), out_of(out, "attend"),
                              lse ? std::span<float>(lse, numbers) : std::span<float>());
   });
 }
@@ -316,6 +328,12 @@ kvc_status kvc_can_truncate(const kvc_cache* cache, int32_t from, kvc_truncation
         break;
     }
   });
+}
+kvc_status kvc_remove(kvc_cache* cache, int32_t first, int32_t last) {
+  return kvc::c_api::guarded([&] { kvc::c_api::known(cache, "remove").cache.remove(first, last); });
+}
+kvc_status kvc_shift(kvc_cache* cache, int32_t first, int32_t last, int64_t delta) {
+  return kvc::c_api::guarded([&] { kvc::c_api::known(cache, "shift").cache.shift(first, last, delta); });
 }
 int32_t kvc_next_position(const kvc_cache* cache) {
   return cache->cache.next_position();

@@ -167,6 +167,7 @@ inline void LlamaCache::finish() {
     const llama::Feed& feed = feeds_.feeds[id];
     if (feed.positions.empty()) continue;
     Sequence& sequence = sequences_[id];
+    if (sequence.tokens == 0) sequence.begin = feed.positions.front();
     sequence.next = feed.positions.back() + 1;
     sequence.tokens += feed.positions.size();
     if (feed.draft)
@@ -215,8 +216,7 @@ inline bool LlamaCache::truncate(llama_seq_id id, Position from) {
   if (from < 0) fail(ErrorCode::invalid_argument, {"LlamaCache::truncate: position ", from, " is negative"});
   if (!sequence.cache || from >= sequence.next) return true;
   check_no_draft(sequence, "truncate");
-  const auto forgotten = static_cast<std::size_t>(sequence.next - from);
-  if (forgotten >= sequence.tokens) {
+  if (from <= sequence.begin) {
     drop(sequence, id);
     return true;
   }
@@ -226,7 +226,7 @@ inline bool LlamaCache::truncate(llama_seq_id id, Position from) {
           " on; clear() the sequence"});
   const bool exact = sequence.cache->truncate(from);
   sequence.next = from;
-  sequence.tokens -= forgotten;
+  sequence.tokens = std::min(sequence.tokens, static_cast<std::size_t>(from - sequence.begin));
   return exact;
 }
 
@@ -257,12 +257,32 @@ inline void LlamaCache::check_no_draft(const Sequence& sequence, const char* cal
          {"LlamaCache::", call, ": ", sequence.drafted, " drafted tokens wait for accept()"});
 }
 
-/// Of layers that llama.cpp serves itself, this class knows no bytes.
+/// What llama.cpp keeps for layers that it serves itself is its own affair.
 inline void LlamaCache::check_whole(const char* call) const {
   if (shared_)
     fail(ErrorCode::incompatible,
          {"LlamaCache::", call,
-          ": llama.cpp serves some of the model's layers itself, and a session has no rows of those"});
+          ": llama.cpp serves some of the model's layers itself, whose memory this class does not know"});
+}
+
+inline void LlamaCache::remove(llama_seq_id id, Position first, Position last) {
+  Sequence& sequence = sequence_at(id);
+  check_whole("remove");
+  check_no_draft(sequence, "remove");
+  if (!sequence.cache) return;
+  if (first <= sequence.begin && last >= sequence.next) return drop(sequence, id);
+  sequence.cache->remove(first, last);
+  sequence.next = sequence.cache->next_position();
+}
+
+inline void LlamaCache::shift(llama_seq_id id, Position first, Position last, std::int64_t delta) {
+  Sequence& sequence = sequence_at(id);
+  check_whole("shift");
+  check_no_draft(sequence, "shift");
+  if (!sequence.cache) return;
+  sequence.cache->shift(first, last, delta);
+  if (first <= sequence.begin) sequence.begin = 0;
+  sequence.next = sequence.cache->next_position();
 }
 
 inline std::uint64_t LlamaCache::save(llama_seq_id id, ByteSink sink) const {
@@ -280,6 +300,7 @@ inline std::uint64_t LlamaCache::load(llama_seq_id id, const SessionSource& sour
   auto cache = std::make_unique<Cache>(shape_, policy_, options_);
   const std::uint64_t bytes = kvc::load(*cache, source);
   sequence.cache = std::move(cache);
+  sequence.begin = 0;
   sequence.next = sequence.cache->next_position();
   sequence.tokens = static_cast<std::size_t>(sequence.next);
   sequence.drafted = 0;
@@ -300,6 +321,7 @@ inline void LlamaCache::fork(llama_seq_id from, llama_seq_id to) {
   drop(copy, to);
   if (shared_) llama_memory_seq_cp(llama_get_memory(context_), from, to, -1, -1);
   copy.cache = std::move(cache);
+  copy.begin = source.begin;
   copy.next = source.next;
   copy.tokens = source.tokens;
   copy.drafted = source.drafted;
