@@ -71,7 +71,7 @@ struct CacheShape {
   float logit_scale() const { return scale > 0 ? scale : 1.0f / std::sqrt(static_cast<float>(head_dim)); }
 
   /// Throws Error unless every field is usable; called by the constructors that take a shape.
-  void validate() const {
+  [[gnu::cold]] void validate() const {
     const auto at_most = [&](const char* name, std::size_t value, std::size_t most) {
       if (value > most) refuse({name, " must be at most ", most, ", got ", value});
     };
@@ -99,7 +99,7 @@ struct CacheShape {
   [[noreturn, gnu::cold]] static void refuse(std::initializer_list<Fragment> sentence) {
     fail(ErrorCode::invalid_argument, {"CacheShape: ", joined(sentence)});
   }
-  void validate_layers() const {
+  [[gnu::cold]] void validate_layers() const {
     if (!each_layer.empty() && each_layer.size() != layers)
       refuse({"each_layer must be empty or have one entry per layer (", layers, "), got ", each_layer.size()});
     for (std::size_t layer = 0; layer < each_layer.size(); ++layer) {

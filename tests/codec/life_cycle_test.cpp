@@ -57,10 +57,11 @@ struct Subject {
     Workspace::Frame frame(workspace);
     const std::size_t tokens = rows.size() / (Group * Dim);
     const auto memory = frame.take(rows.size());
-    auto queries = attention::load_queries(model, {rows.data(), tokens, Group * Dim}, 0, memory);
+    const attention::Settings settings{.shape = &model, .in_cache = in_cache};
+    auto queries = attention::load_queries(settings, {rows.data(), tokens, Group * Dim}, 0, memory);
     const std::vector<std::int32_t> shifts(tokens, static_cast<std::int32_t>(head.size()) - next);
     if (in_cache) queries.shifts = shifts;
-    const attention::HeadReader reader(head, {&model, in_cache}, frame);
+    const attention::HeadReader reader(head, settings, frame);
     const std::size_t width = attention::SumLayout::width(head.values());
     auto state = attention::Partial::empty_in(frame.take(attention::Partial::floats(queries.rows(), width)),
                                               queries.rows(), width);

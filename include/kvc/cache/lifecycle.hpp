@@ -11,7 +11,7 @@
 namespace kvc::inline KVC_ABI::cache {
 
 /// Notes every stage and, behind it, its members.
-inline void add_nodes(std::vector<Node>& nodes, const Stage& stage, std::size_t owner) {
+[[gnu::cold]] inline void add_nodes(std::vector<Node>& nodes, const Stage& stage, std::size_t owner) {
   nodes.push_back({.stage = &stage,
                    .owner = owner,
                    .verbs = stage.verbs(),
@@ -21,7 +21,7 @@ inline void add_nodes(std::vector<Node>& nodes, const Stage& stage, std::size_t 
     if (member) add_nodes(nodes, member.stage(), owner);
 }
 
-inline Demands demands_of(const std::vector<Node>& nodes) {
+[[gnu::cold]] inline Demands demands_of(const std::vector<Node>& nodes) {
   Demands all;
   for (const Node& node : nodes) {
     const Needs& needs = node.needs;
@@ -49,7 +49,7 @@ inline Demands demands_of(const std::vector<Node>& nodes) {
 }
 
 /// Refuses what the stages ask for together and cannot have.
-inline void check_demands(const Inside& in) {
+[[gnu::cold]] inline void check_demands(const Inside& in) {
   bool waits = false, in_cache = false;
   for (const auto& stage : in.stages) {
     waits |= stage->verbs().waits();
@@ -63,7 +63,7 @@ inline void check_demands(const Inside& in) {
 }
 
 /// An empty head, as the stages want it.
-inline HeadStore empty_head(const Inside& in, HeadId id) {
+[[gnu::cold]] inline HeadStore empty_head(const Inside& in, HeadId id) {
   Streams streams;
   for (const auto& stage : in.stages)
     if (stage->verbs().quantize && stage->works_on(id.layer)) streams = stage->quantize(id, in.shape);
@@ -83,7 +83,7 @@ inline HeadMemory empty_memory(const Inside& in) {
 }
 
 /// The heads of an empty cache.
-inline void fill_empty(Inside& in) {
+[[gnu::cold]] inline void fill_empty(Inside& in) {
   std::vector<HeadStore> heads;
   std::vector<HeadMemory> memory;
   heads.reserve(in.shape.heads());
@@ -98,7 +98,7 @@ inline void fill_empty(Inside& in) {
   in.layers = std::move(layers);
 }
 
-inline std::unique_ptr<Inside> make_inside(const CacheShape& shape, Stages stages, const CacheOptions& options) {
+[[gnu::cold]] inline std::unique_ptr<Inside> make_inside(const CacheShape& shape, Stages stages, const CacheOptions& options) {
   check_stages(stages, shape);
   auto in = std::make_unique<Inside>();
   in->shape = shape;

@@ -57,7 +57,7 @@ inline void check_pair_plan(const Inside& in, std::size_t stage, std::size_t her
 }
 
 /// Encodes the directions once, in blocks that both heads hold. What does not fill a group of the sealing codec lies dense.
-inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t here,
+[[gnu::cold]] inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t here,
                        std::span<const PairPlan::Shared> shared, Workspace& workspace) {
   if (shared.empty()) return;
   const auto side = [&](std::size_t head) -> const RowStore& {
@@ -103,7 +103,7 @@ inline void share_rows(Inside& in, Role role, std::size_t below, std::size_t her
 }
 
 /// Offers the tokens that came since the last time to the merging stage and lets both layers share what it merged.
-inline void merge_layers(Inside& in, std::size_t layer, const Occasion& occasion) {
+[[gnu::cold]] inline void merge_layers(Inside& in, std::size_t layer, const Occasion& occasion) {
   LayerState& state = in.layers[layer];
   occasion.executor->parallel_for(in.shape.kv_heads, [&](std::size_t local) {
     const WorkspacePool::Lease workspace(*in.workspaces), feed_memory(*in.workspaces);

@@ -66,7 +66,7 @@ inline void append_layer(Inside& in, const Pass& pass, Transaction& transaction)
 }
 
 /// Keeps reference queries of a pass. Which ones stay depends on how many tokens there were in all, and not on how they came.
-inline void remember_references(Inside& in, const Pass& pass, Transaction& transaction) {
+[[gnu::cold]] inline void remember_references(Inside& in, const Pass& pass, Transaction& transaction) {
   if (in.demands.query_stride == 0) return;
   LayerState& state = in.layers[pass.layer];
   const ConstRows queries = pass.tokens->q;

@@ -208,7 +208,7 @@ inline void check_layer_stages(const Stages& stages, std::size_t layer) {
 
 /// Throws Error unless the stages can work together on a cache of this shape: the rules of check_pipeline() for
 /// pipelines made at run time, then every policy's own validate().
-inline void check_stages(const Stages& stages, const CacheShape& shape) {
+[[gnu::cold]] inline void check_stages(const Stages& stages, const CacheShape& shape) {
   shape.validate();
   for (std::size_t layer = 0; layer < shape.layers; ++layer) detail::check_layer_stages(stages, layer);
   const auto merges = [](const auto& stage) { return stage->verbs().merge; };

@@ -60,7 +60,7 @@ inline void require_within(const RowStore& store, Role role) {
 
 /// An empty store of the keys, or the values, of a head whose rows are `dense` unless its stream says otherwise; an element type
 /// that the stream says is kept whatever the rows are. Throws Error if the stream's formats cannot encode rows of `dim` floats.
-inline RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense,
+[[gnu::cold]] inline RowStore make_store(const Stream& stream, Role role, std::size_t dim, const Dense& dense,
                            std::pmr::memory_resource* memory) {
   // A Dense stream only chooses the element type; anything else is sealed out of dense rows.
   const auto* own = stream.format ? stream.format->get_if<Dense>() : nullptr;
@@ -72,7 +72,7 @@ inline RowStore make_store(const Stream& stream, Role role, std::size_t dim, con
 
 /// Seals with other formats from now on. Nothing may be sealed yet, the type of dense rows stays as it is, and the formats must
 /// hold the rows that there are. Throws Error otherwise; the store may have changed then.
-inline void set_stream(RowStore& store, const Stream& stream, Role role) {
+[[gnu::cold]] inline void set_stream(RowStore& store, const Stream& stream, Role role) {
   if (store.sealed_rows() != 0)
     fail(ErrorCode::invalid_argument, {"set_streams: ", store.sealed_rows(), " ", detail::side_of(role),
                                        " rows are sealed already; only a head without any can change its format"});

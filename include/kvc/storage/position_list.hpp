@@ -47,7 +47,7 @@ class PositionList {
 
   /// Takes few bytes from now on. Any change but growing and truncating makes the list an ordinary one again. Throws what
   /// allocation throws.
-  void pack() {
+  [[gnu::cold]] void pack() {
     if (packed_ || list_.identity()) return;
     std::vector<std::uint8_t> gaps;
     std::vector<std::int32_t> anchors;

@@ -223,7 +223,7 @@ class Sealing {
   }
 
   /// Asks the codec whether it fits itself to the rows that this head seals first.
-  void fit() {
+  [[gnu::cold]] void fit() {
     Workspace::Frame frame(frame_.workspace());
     const auto values = frame.take(left_.size() * table_.dim());
     const auto positions = frame.take<Position>(left_.size());

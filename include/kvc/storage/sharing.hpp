@@ -18,7 +18,7 @@ struct SharedRows {
 
 /// Gives slots the rows of shared blocks. Dense rows between those that they leave move together. Where it throws, part of
 /// the work has been done: it is for a table that nobody sees yet.
-inline void share_rows(RowTable& table, std::span<const SharedRows> blocks, Workspace& workspace) {
+[[gnu::cold]] inline void share_rows(RowTable& table, std::span<const SharedRows> blocks, Workspace& workspace) {
   SegmentList& segments = table.segments;
   for (const SharedRows& shared : blocks) {
     segments.reserve(1);
