@@ -187,6 +187,7 @@ class LlamaCache {
   void throw_failure();
   std::string roll_back();
   void drop(Sequence& sequence, llama_seq_id id);
+  void check_learned_positions(const llama::Feeds& feeds) const;
   static void check_no_draft(const Sequence& sequence, const char* call);
   void check_whole(const char* call) const;
   const Sequence& sequence_at(llama_seq_id id) const {

@@ -8,6 +8,10 @@ program=$1
 folder=$2
 text=$3
 shift 3
+case " $* " in
+  *" --prompt "*) ;;
+  *) set -- --prompt 96 "$@" ;;
+esac
 
 served=0
 refused=0
@@ -15,7 +19,7 @@ broken=0
 for model in "$folder"/*.gguf; do
   name=$(basename "$model" .gguf)
   code=0
-  output=$("$program" --model "$model" --text "$text" --policies full:type=f32 --own f32-plain --dense f32 --prompt 96 \
+  output=$("$program" --model "$model" --text "$text" --policies full:type=f32 --own f32-plain --dense f32 \
     --decode 16 --offset 0 --batch 32 --threads 1 "$@" 2>&1) || code=$?
   case $code in
     0)

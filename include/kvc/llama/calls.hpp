@@ -117,6 +117,7 @@ inline int LlamaCache::decode(llama_batch batch, LlamaFeed feed) {
   for (int token = 0; token < batch.n_tokens; ++token)
     check_no_draft(sequence_at(llama::Feeds::sequence_of(batch, token, sequences_.size())), "decode");
   llama::Feeds feeds = llama::Feeds::of(batch, next);
+  check_learned_positions(feeds);
   for (std::size_t id = 0; id < sequences_.size(); ++id)
     llama::name_feed(feeds.feeds[id], feed, sequences_[id].prompt_open);
   prepare(std::move(feeds));
@@ -249,6 +250,18 @@ inline void LlamaCache::accept(llama_seq_id id, std::size_t tokens) {
   sequence.next = next;
   sequence.tokens -= dropped;
   sequence.drafted = 0;
+}
+
+/// A model that learned a row for every position (GPT-2) has none for those beyond its training, and ggml aborts there. Nothing
+/// tells it from a model without any positions, which is then refused such a length too.
+inline void LlamaCache::check_learned_positions(const llama::Feeds& feeds) const {
+  const llama_model* model = llama_get_model(context_);
+  if (llama_model_rope_type(model) != LLAMA_ROPE_TYPE_NONE) return;
+  const llama_pos trained = llama_model_n_ctx_train(model);
+  for (const llama_pos position : feeds.positions)
+    if (position >= trained)
+      fail(ErrorCode::invalid_argument, {"LlamaCache::decode: position ", position,
+                                         ": the model, which has no rotary embedding, knows ", trained, " positions"});
 }
 
 inline void LlamaCache::check_no_draft(const Sequence& sequence, const char* call) {
