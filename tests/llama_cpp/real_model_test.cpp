@@ -45,8 +45,7 @@ std::vector<Fed> feed(const evaluation::Window& window, std::span<llama_programs
 
 }  // namespace
 
-TEST_CASE("on a real model an exact cache gives llama.cpp's logits, and policies the perplexities of the engine",
-          "[model]") {
+TEST_CASE("a real model's logits are llama.cpp's, perplexities of policies are the engine's", "[model]") {
   const auto contestants =
       evaluation::read_contestants("snapkv:budget=64,window=16 | kivi:bits=4; kivi:bits=2", {0.25});
   const evaluation::WindowPlan plan{.count = 1, .offset = 4096, .stride = 1, .prompt = 200, .decode = 24};
